@@ -1,0 +1,10 @@
+//! deepfm-stream keeps a click model fresh: it reads impressions and clicks from Kafka, joins them, trains a `DeepFM`
+//! incrementally, checkpoints everything and publishes versions.
+//!
+//! The modules below are declared in reading order, and **a module may import only modules declared above it** (a test
+//! checks this). The first half is the *core*: a deterministic, synchronous state machine without clock, I/O, async,
+//! threads or hash-order dependence. The second half is the *shell*: adapters between that core and the world.
+
+// The core: from bytes to a trained model, as a function of the log alone.
+
+// The shell: configuration, Kafka, files, sled, HTTP, and the programs made of them.
