@@ -6,5 +6,6 @@
 //! threads or hash-order dependence. The second half is the *shell*: adapters between that core and the world.
 
 // The core: from bytes to a trained model, as a function of the log alone.
+pub mod feature;
 
 // The shell: configuration, Kafka, files, sled, HTTP, and the programs made of them.

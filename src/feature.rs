@@ -1,0 +1,84 @@
+//! Fields, feature ids and encoded features: how a value of an event becomes a row of the embedding table.
+//!
+//! Training, backtests and serving share this code; [`field::FieldSet::fingerprint`] names what it was told, and travels
+//! in every version.
+
+pub mod encoder;
+pub mod field;
+pub mod hash;
+pub mod id;
+
+use serde::{Deserialize, Serialize};
+
+/// A feature id: the XXH3-64 of a field and a value.
+pub type FeatureId = u64;
+
+/// One value of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its feature id.
+    pub id: FeatureId,
+    /// Its weight; 1 for a plain value.
+    pub x: f32,
+}
+
+/// The encoded features of one event, grouped by field.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Features {
+    entries: Box<[Entry]>,
+    ends: Box<[u32]>,
+}
+
+impl Features {
+    /// Features from the entries of each field.
+    pub fn new(fields: &[Vec<Entry>]) -> Self {
+        let ends = fields.iter().scan(0, |end, entries| {
+            *end += entries.len() as u32;
+            Some(*end)
+        });
+        Self { ends: ends.collect(), entries: fields.concat().into() }
+    }
+
+    /// Features from entries in any order, each with its field, out of `fields`. Within a field their order stays.
+    pub fn from_pairs(fields: usize, pairs: &[(u16, Entry)]) -> Self {
+        let mut ends = vec![0_u32; fields];
+        for (field, _) in pairs {
+            ends[usize::from(*field)] += 1;
+        }
+        let mut end = 0;
+        let mut next = Vec::with_capacity(fields);
+        for count in &mut ends {
+            next.push(end as usize);
+            end += *count;
+            *count = end;
+        }
+        let mut entries = vec![Entry { id: 0, x: 0.0 }; pairs.len()];
+        for (field, entry) in pairs {
+            let at = &mut next[usize::from(*field)];
+            entries[*at] = *entry;
+            *at += 1;
+        }
+        Self { entries: entries.into(), ends: ends.into() }
+    }
+
+    /// Number of fields.
+    pub fn fields(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The entries of a field.
+    pub fn field(&self, field: usize) -> &[Entry] {
+        let start = if field == 0 { 0 } else { self.ends[field - 1] };
+        &self.entries[start as usize..self.ends[field] as usize]
+    }
+
+    /// The entries of all fields, field by field.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Where each field ends in [`Self::entries`].
+    pub fn ends(&self) -> &[u32] {
+        &self.ends
+    }
+}
