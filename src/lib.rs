@@ -8,5 +8,6 @@
 // The core: from bytes to a trained model, as a function of the log alone.
 pub mod feature;
 pub mod event;
+pub mod stream;
 
 // The shell: configuration, Kafka, files, sled, HTTP, and the programs made of them.

@@ -1,0 +1,38 @@
+//! A record as the core receives it: decoded, or refused with all that a dead letter needs.
+
+use crate::event::{Decoded, Refusal};
+
+/// One record of a partition, decoded by the shell with the core's decoder.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// Its offset in the partition.
+    pub offset: i64,
+    /// What it said, or why it could not be read.
+    pub body: Result<Decoded, Box<Refused>>,
+}
+
+impl Arrival {
+    /// The event time, if the record has a usable one (milliseconds).
+    pub fn event_time(&self) -> Option<i64> {
+        self.body.as_ref().ok().map(|decoded| decoded.event.event_time())
+    }
+}
+
+/// A record that could not be read, as it is sent to the dead-letter topic.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refused {
+    /// Why.
+    pub refusal: Refusal,
+    /// The record's value, or its beginning when it is longer than `dead_letter_bytes_max`.
+    pub payload: Option<Vec<u8>>,
+    /// Length of the whole value, in bytes.
+    pub payload_bytes: u64,
+    /// SHA-256 of the whole value, when only its beginning is kept.
+    pub payload_sha256: Option<[u8; 32]>,
+    /// The record's headers.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    /// The record's key.
+    pub key: Option<Vec<u8>>,
+    /// The record's Kafka timestamp, in milliseconds.
+    pub timestamp: Option<i64>,
+}
