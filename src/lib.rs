@@ -9,5 +9,6 @@
 pub mod feature;
 pub mod event;
 pub mod stream;
+pub mod join;
 
 // The shell: configuration, Kafka, files, sled, HTTP, and the programs made of them.

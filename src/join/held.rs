@@ -1,0 +1,144 @@
+//! The impressions that the join knows of, open and resolved.
+//!
+//! Found by id through a hash table that is never iterated, and in order of (event time, impression id) through two
+//! sets. Invariants: every key of the table is in exactly one of the sets, with its event time; in `open` while its
+//! state is open, else in `resolved`. Both share the table's allocation of the id.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::digest::{IdHash, Sum};
+use super::state::{ImpressionState, Kept, KeptState};
+
+#[derive(Clone, Debug)]
+pub(super) struct HeldImpressions<P> {
+    table: HashMap<Arc<str>, Held<P>, IdHash>,
+    open: BTreeSet<Key>,
+    resolved: BTreeSet<Key>,
+    sum: Sum,
+}
+
+#[derive(Clone, Debug)]
+struct Held<P> {
+    time: i64,
+    state: KeptState<P>,
+}
+
+/// Event time and impression id: the order in which impressions mature and are forgotten.
+pub(super) type Key = (i64, Arc<str>);
+
+impl<P> HeldImpressions<P> {
+    pub(super) fn new() -> Self {
+        Self { table: HashMap::default(), open: BTreeSet::new(), resolved: BTreeSet::new(), sum: Sum::default() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(super) fn open_len(&self) -> usize {
+        self.open.len()
+    }
+
+    pub(super) fn resolved_len(&self) -> usize {
+        self.resolved.len()
+    }
+
+    pub(super) fn sum(&self) -> u128 {
+        self.sum.total()
+    }
+
+    pub(super) fn contains(&self, id: &str) -> bool {
+        self.table.contains_key(id)
+    }
+
+    /// When an impression was shown, if it is held.
+    pub(super) fn time(&self, id: &str) -> Option<i64> {
+        self.table.get(id).map(|held| held.time)
+    }
+
+    pub(super) fn oldest_open(&self) -> Option<&Key> {
+        self.open.first()
+    }
+
+    pub(super) fn oldest_resolved(&self) -> Option<i64> {
+        self.resolved.first().map(|&(time, _)| time)
+    }
+
+    /// The open impressions, then the resolved ones, each the oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, ImpressionState<&P>)> {
+        self.open.iter().chain(&self.resolved).map(|key| {
+            let held = self.table.get(&key.1).expect("the sets name what the table holds");
+            (key, held.state.as_ref().map(|kept| &kept.payload))
+        })
+    }
+
+    /// Lets `change` make another state of the one that an impression is in; `None` if it is not held.
+    pub(super) fn update<R>(&mut self, id: &str, change: impl FnOnce(KeptState<P>) -> (KeptState<P>, R)) -> Option<R> {
+        let held = self.table.get_mut(id)?;
+        let was_open = held.state.is_open();
+        self.sum.remove(&bytes_of(id, held.time, &held.state.as_ref().map(|kept| kept.hash)));
+        let (state, result) = change(std::mem::replace(&mut held.state, ImpressionState::Unlabelled));
+        held.state = state;
+        self.sum.add(&bytes_of(id, held.time, &held.state.as_ref().map(|kept| kept.hash)));
+        if was_open && !held.state.is_open() {
+            let time = held.time;
+            self.resolve(time, id);
+        }
+        Some(result)
+    }
+
+    pub(super) fn forget_oldest_resolved(&mut self) {
+        let Some((time, id)) = self.resolved.pop_first() else {
+            return;
+        };
+        if let Some(held) = self.table.remove(&id) {
+            self.sum.remove(&bytes_of(&id, time, &held.state.as_ref().map(|kept| kept.hash)));
+        }
+    }
+
+    fn resolve(&mut self, time: i64, id: &str) {
+        let (key, _) = self.table.get_key_value(id).expect("only held impressions are resolved");
+        let key = (time, Arc::clone(key));
+        self.open.remove(&key);
+        self.resolved.insert(key);
+    }
+}
+
+impl<P: Serialize> HeldImpressions<P> {
+    /// Holds one more impression; says whether it was new, and changes nothing if it was not.
+    pub(super) fn insert(&mut self, time: i64, id: Arc<str>, state: ImpressionState<P>) -> Inserted {
+        let Entry::Vacant(slot) = self.table.entry(Arc::clone(&id)) else {
+            return Inserted::HeldAlready;
+        };
+        let sum = &mut self.sum;
+        let state = state.map(|payload| {
+            let hash = sum.hash(&payload);
+            Box::new(Kept { payload, hash })
+        });
+        sum.add(&bytes_of(&id, time, &state.as_ref().map(|kept| kept.hash)));
+        let order = if state.is_open() { &mut self.open } else { &mut self.resolved };
+        order.insert((time, id));
+        slot.insert(Held { time, state });
+        Inserted::New
+    }
+}
+
+/// Whether an impression was held already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inserted {
+    New,
+    HeldAlready,
+}
+
+/// What is hashed of an impression: its payload enters as the payload's own hash.
+pub(super) fn bytes_of<'a>(
+    id: &'a str,
+    time: i64,
+    state: &'a ImpressionState<u128>,
+) -> (u8, &'a str, i64, &'a ImpressionState<u128>) {
+    (0, id, time, state)
+}

@@ -1,0 +1,93 @@
+//! Event ids are remembered, so that a second record with the same one is recognised.
+//!
+//! What is remembered of an id is its XXH3-128: 16 bytes whatever its length. Two different ids would be taken for one
+//! if their hashes were equal, which chance does not bring about, and who wants it can repeat an id as well. Ids are
+//! remembered by kind of event. Invariant: `ids` and the ids of `order` are the same.
+
+use std::collections::{BTreeSet, HashSet};
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::event::EventKind;
+
+use super::digest::{IdHash, Sum};
+
+/// The XXH3-128 of an event id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct EventIdHash {
+    high: u64,
+    low: u64,
+}
+
+impl EventIdHash {
+    fn of(event_id: &str) -> Self {
+        let hash = xxh3_128(event_id.as_bytes());
+        Self { high: (hash >> 64) as u64, low: hash as u64 }
+    }
+}
+
+/// The remembered event ids of one kind of event.
+#[derive(Clone, Debug)]
+pub(super) struct Memory {
+    kind: EventKind,
+    ids: HashSet<EventIdHash, IdHash>,
+    /// Event times and ids, the oldest first.
+    order: BTreeSet<(i64, EventIdHash)>,
+    sum: Sum,
+}
+
+/// Whether an event id was remembered already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remembered {
+    Now,
+    Before,
+}
+
+impl Memory {
+    pub(super) fn new(kind: EventKind) -> Self {
+        Self { kind, ids: HashSet::default(), order: BTreeSet::new(), sum: Sum::default() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    pub(super) fn sum(&self) -> u128 {
+        self.sum.total()
+    }
+
+    /// Event times and ids, the oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (i64, EventIdHash)> {
+        self.order.iter().copied()
+    }
+
+    pub(super) fn oldest(&self) -> Option<i64> {
+        self.order.first().map(|&(time, _)| time)
+    }
+
+    pub(super) fn remember(&mut self, time: i64, event_id: &str) -> Remembered {
+        self.restore(time, EventIdHash::of(event_id))
+    }
+
+    pub(super) fn restore(&mut self, time: i64, id: EventIdHash) -> Remembered {
+        if !self.ids.insert(id) {
+            return Remembered::Before;
+        }
+        self.sum.add(&bytes_of(self.kind, time, id));
+        self.order.insert((time, id));
+        Remembered::Now
+    }
+
+    pub(super) fn forget_oldest(&mut self) {
+        if let Some((time, id)) = self.order.pop_first() {
+            self.sum.remove(&bytes_of(self.kind, time, id));
+            self.ids.remove(&id);
+        }
+    }
+}
+
+/// What is hashed of a remembered id.
+pub(super) fn bytes_of(kind: EventKind, time: i64, id: EventIdHash) -> (u8, EventKind, i64, EventIdHash) {
+    (2, kind, time, id)
+}
