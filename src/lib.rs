@@ -10,5 +10,7 @@ pub mod feature;
 pub mod event;
 pub mod stream;
 pub mod join;
+pub mod optim;
+pub mod model;
 
 // The shell: configuration, Kafka, files, sled, HTTP, and the programs made of them.

@@ -1,0 +1,284 @@
+//! `DeepFM` (Guo et al. 2017): a linear part, a factorization machine and an MLP over one embedding table, learned one
+//! micro-batch at a time.
+//!
+//! `logit = bias + Σ w·x + FM(e_0 … e_{F-1}) + MLP(e_0 ‖ … ‖ e_{F-1})`, where `e_f` is the weighted sum of the embeddings
+//! of field f's entries. A step gathers the rows of a batch into slots, evaluates, and writes everything back at once or
+//! not at all:
+//!
+//! * all examples of a batch are scored with the weights from before it;
+//! * a batch that would leave a non-finite value anywhere is refused as a whole, and the model stays as it was.
+
+pub mod batch;
+pub mod executor;
+pub mod gather;
+pub mod loss;
+pub mod mlp;
+pub mod params;
+pub mod table;
+
+use serde::{Deserialize, Serialize};
+
+use crate::feature::{FeatureId, Features, hash};
+use crate::optim::{ftrl, sgd};
+use batch::{Architecture, Dense};
+use params::ModelParams;
+use table::{RowNumber, Table};
+
+pub use batch::{Example, Scratch};
+pub use executor::{Executor, Inline};
+pub use loss::Importance;
+
+/// Bias, MLP and their optimizer state: everything but the table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DenseState {
+    /// FTRL state z of the bias.
+    pub bias_z: f32,
+    /// FTRL state n of the bias.
+    pub bias_n: f32,
+    /// The MLP's parameters, flat (see [`mlp::MlpShape`]).
+    pub mlp: Vec<f32>,
+    /// Momentum of each of them.
+    pub momentum: Vec<f32>,
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Learned {
+    /// Norm of the MLP's gradient, divided but not clipped.
+    pub mlp_gradient_norm: f64,
+    /// Rows that the step created.
+    pub rows_created: usize,
+}
+
+/// A batch would have left a non-finite gradient, state or weight: nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the batch has a non-finite gradient or weight")]
+pub struct NonFinite;
+
+/// The model with its optimizer state.
+#[derive(Debug)]
+pub struct DeepFm {
+    params: ModelParams,
+    architecture: Architecture,
+    table: Table,
+    dense: DenseState,
+}
+
+impl DeepFm {
+    /// A model that has learned nothing: no rows, zero bias, an MLP of hashed weights.
+    pub fn new(params: ModelParams) -> Self {
+        let architecture = Architecture::new(&params);
+        let mlp = architecture.mlp.initial();
+        let dense = DenseState { bias_z: 0.0, bias_n: 0.0, momentum: vec![0.0; mlp.len()], mlp };
+        Self { table: Table::new(params.embedding_dim), architecture, dense, params }
+    }
+
+    /// A model from its parts, each row as its bytes.
+    pub fn restore<'r>(params: ModelParams, dense: DenseState, rows: impl IntoIterator<Item = &'r [u8]>) -> Self {
+        let mut model = Self { dense, ..Self::new(params) };
+        rows.into_iter().for_each(|row| model.table.restore(row));
+        model
+    }
+
+    /// Scores a batch with the weights as they are, `[batch]` logits.
+    pub fn score<'s, E: Executor>(&self, batch: &[&Features], scratch: &'s mut Scratch, executor: &E) -> &'s [f32] {
+        scratch.gather(&self.architecture, batch.iter().copied(), |id, v| self.weights(id, v));
+        scratch.forward(&self.architecture, self.dense_weights(), executor);
+        scratch.logits()
+    }
+
+    /// Scores a batch, then learns from it: one FTRL round for each touched row and the bias with the summed gradient, one
+    /// SGD step for the MLP with the summed gradient over `divisor`. `seconds` is the event time that touched rows note.
+    /// The training logits are in `scratch` afterwards, also when the batch was refused.
+    ///
+    /// # Errors
+    /// When a gradient, state or weight would not be finite; nothing is changed then.
+    pub fn learn<E: Executor>(
+        &mut self,
+        batch: &[Example<'_>],
+        divisor: f32,
+        seconds: u32,
+        scratch: &mut Scratch,
+        executor: &E,
+    ) -> Result<Learned, NonFinite> {
+        self.gather(batch, scratch);
+        scratch.backward(&self.architecture, self.dense_weights(), batch, executor);
+        let (bias_z, bias_n) = self.next_bias(scratch);
+        self.update_slots(scratch);
+        let mlp_gradient_norm = self.update_mlp(divisor, scratch);
+        let groups = [&scratch.linear, &scratch.embedding];
+        let finite = bias_z.is_finite()
+            && bias_n.is_finite()
+            && mlp_gradient_norm.is_finite()
+            && all_finite(&scratch.mlp_next)
+            && groups.iter().all(|group| all_finite(&group.z) && all_finite(&group.n));
+        if !finite {
+            return Err(NonFinite);
+        }
+        (self.dense.bias_z, self.dense.bias_n) = (bias_z, bias_n);
+        std::mem::swap(&mut self.dense.mlp, &mut scratch.mlp_next);
+        std::mem::swap(&mut self.dense.momentum, &mut scratch.momentum_next);
+        let rows_created = self.write_rows(seconds, scratch);
+        Ok(Learned { mlp_gradient_norm, rows_created })
+    }
+
+    /// Everything but the table.
+    pub fn dense(&self) -> DenseState {
+        self.dense.clone()
+    }
+
+    /// The weight of the bias.
+    pub fn bias(&self) -> f32 {
+        ftrl::weight(&self.params.bias, self.dense.bias_z, self.dense.bias_n)
+    }
+
+    /// The parameters that the model was made with.
+    pub fn params(&self) -> &ModelParams {
+        &self.params
+    }
+
+    /// Shapes of its parts.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// Number of rows of the table.
+    pub fn row_count(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Bytes of a row.
+    pub fn row_bytes(&self) -> usize {
+        self.table.row_bytes()
+    }
+
+    /// The table.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Every row as its bytes.
+    pub fn rows(&self) -> impl Iterator<Item = &[u8]> {
+        self.table.rows()
+    }
+
+    /// Sum modulo 2^128 of the XXH3-128 of every row.
+    pub fn rows_digest(&mut self) -> u128 {
+        self.table.digest()
+    }
+
+    /// Writes the embedding of an id to `v` (`[dim]`) and returns its linear weight; zeros for an id without a row.
+    pub fn weights(&self, id: FeatureId, v: &mut [f32]) -> f32 {
+        match self.table.find(id) {
+            Some(row) => self.row_weights(row, v),
+            None => 0.0,
+        }
+    }
+
+    /// The same for a row by its number.
+    pub fn row_weights(&self, row: RowNumber, v: &mut [f32]) -> f32 {
+        let (z, n) = self.table.state(row).split_at(1 + self.params.embedding_dim);
+        ftrl::weights(&self.params.embedding, &z[1..], &n[1..], v);
+        ftrl::shrink_group(&self.params.embedding, &z[1..], v);
+        ftrl::weight(&self.params.linear, z[0], n[0])
+    }
+
+    fn dense_weights(&self) -> Dense<'_> {
+        Dense { bias: self.bias(), mlp: &self.dense.mlp }
+    }
+
+    /// Reads the state of every distinct id into its slot, with a new row's initial state where there is none yet.
+    fn gather(&self, batch: &[Example<'_>], scratch: &mut Scratch) {
+        let dim = self.params.embedding_dim;
+        let Scratch { layout, linear, embedding, rows, .. } = scratch;
+        layout.fill(self.architecture.fields, batch.iter().map(|example| example.features));
+        rows.clear();
+        rows.extend(layout.ids.iter().map(|id| self.table.find(*id)));
+        linear.clear();
+        embedding.clear();
+        for (id, row) in layout.ids.iter().zip(rows.iter()) {
+            if let Some(row) = *row {
+                let (z, n) = self.table.state(row).split_at(1 + dim);
+                linear.z.push(z[0]);
+                linear.n.push(n[0]);
+                embedding.z.extend_from_slice(&z[1..]);
+                embedding.n.extend_from_slice(&n[1..]);
+            } else {
+                linear.z.push(0.0);
+                linear.n.push(0.0);
+                embedding.z.extend((0..dim as u64).map(|lane| {
+                    let w0 = hash::uniform_weight(self.params.seed, *id, lane, self.params.init_scale);
+                    ftrl::centred(&self.params.embedding, w0, 0.0)
+                }));
+                embedding.n.resize(embedding.z.len(), 0.0);
+            }
+        }
+        linear.w.resize(linear.z.len(), 0.0);
+        embedding.w.resize(embedding.z.len(), 0.0);
+        ftrl::weights(&self.params.linear, &linear.z, &linear.n, &mut linear.w);
+        ftrl::weights(&self.params.embedding, &embedding.z, &embedding.n, &mut embedding.w);
+        if self.params.embedding.l21 > 0.0 {
+            for (z, w) in embedding.z.chunks_exact(dim).zip(embedding.w.chunks_exact_mut(dim)) {
+                ftrl::shrink_group(&self.params.embedding, z, w);
+            }
+        }
+    }
+
+    fn next_bias(&self, scratch: &Scratch) -> (f32, f32) {
+        let gradient = scratch.dlogits().iter().map(|d| f64::from(*d)).sum::<f64>() as f32;
+        let (mut z, mut n) = ([self.dense.bias_z], [self.dense.bias_n]);
+        ftrl::update(&self.params.bias, self.params.n_max, &[gradient], &[self.bias()], &mut z, &mut n);
+        (z[0], n[0])
+    }
+
+    fn update_slots(&self, scratch: &mut Scratch) {
+        let Scratch { linear, embedding, .. } = scratch;
+        for (params, group) in [(&self.params.linear, linear), (&self.params.embedding, embedding)] {
+            ftrl::update(params, self.params.n_max, &group.g, &group.w, &mut group.z, &mut group.n);
+        }
+    }
+
+    /// Computes the next MLP into `scratch`; returns the norm of the divided gradient.
+    fn update_mlp(&self, divisor: f32, scratch: &mut Scratch) -> f64 {
+        let sgd_params = &self.params.sgd;
+        scratch.mlp_gradient.iter_mut().for_each(|g| *g /= divisor);
+        let norm = sgd::norm(&scratch.mlp_gradient);
+        let factor = sgd::clip_factor(sgd_params, norm);
+        scratch.mlp_next.clone_from(&self.dense.mlp);
+        scratch.momentum_next.clone_from(&self.dense.momentum);
+        for (run, is_penalised) in self.architecture.mlp.runs() {
+            let l2 = if is_penalised { sgd_params.l2 } else { 0.0 };
+            let (gradient, momentum) = (&scratch.mlp_gradient[run.clone()], &mut scratch.momentum_next[run.clone()]);
+            sgd::step(sgd_params, l2, factor, gradient, momentum, &mut scratch.mlp_next[run]);
+        }
+        norm
+    }
+
+    fn write_rows(&mut self, seconds: u32, scratch: &Scratch) -> usize {
+        let dim = self.params.embedding_dim;
+        let mut created = 0;
+        let (mut z, mut n) = (vec![0.0; 1 + dim], vec![0.0; 1 + dim]);
+        for (slot, (id, row)) in scratch.layout.ids.iter().zip(&scratch.rows).enumerate() {
+            let row = row.unwrap_or_else(|| {
+                created += 1;
+                self.table.insert(*id)
+            });
+            (z[0], n[0]) = (scratch.linear.z[slot], scratch.linear.n[slot]);
+            z[1..].copy_from_slice(&scratch.embedding.z[slot * dim..][..dim]);
+            n[1..].copy_from_slice(&scratch.embedding.n[slot * dim..][..dim]);
+            self.table.write(row, &z, &n, seconds);
+        }
+        created
+    }
+}
+
+/// Whether every value is finite; adds up `0 · x`, which vectorises and is NaN as soon as one is not.
+fn all_finite(values: &[f32]) -> bool {
+    let mut sums = [0.0_f32; 8];
+    let chunks = values.chunks_exact(8);
+    let rest: f32 = chunks.remainder().iter().map(|value| value * 0.0).sum();
+    for chunk in chunks {
+        sums.iter_mut().zip(chunk).for_each(|(sum, value)| *sum += value * 0.0);
+    }
+    sums.iter().sum::<f32>() + rest == 0.0
+}

@@ -1,0 +1,68 @@
+//! A batch, laid out for arithmetic: every distinct feature id gets a *slot*, and the entries of all examples refer to
+//! slots. A row is read once into its slot and written once from it, however often its id occurs in the batch.
+
+use hashbrown::HashTable;
+
+use crate::feature::hash::mix64;
+use crate::feature::{FeatureId, Features};
+
+/// Which slot each entry of a batch refers to.
+#[derive(Clone, Debug, Default)]
+pub struct Layout {
+    /// The distinct ids, by slot.
+    pub ids: Vec<FeatureId>,
+    /// `(slot, x)` of each entry, example by example, field by field.
+    pub entries: Vec<(u32, f32)>,
+    /// Where field f of example e ends in `entries`: at `ends[e * fields + f]`.
+    pub ends: Vec<u32>,
+    /// Fields of an example.
+    pub fields: usize,
+    slots: HashTable<u32>,
+}
+
+impl Layout {
+    /// Lays a batch out; the memory of the last one is used again.
+    ///
+    /// # Panics
+    /// When an example has another number of fields than the model.
+    pub fn fill<'f>(&mut self, fields: usize, batch: impl Iterator<Item = &'f Features>) {
+        self.ids.clear();
+        self.entries.clear();
+        self.ends.clear();
+        self.slots.clear();
+        self.fields = fields;
+        for features in batch {
+            assert_eq!(features.fields(), fields, "the encoder and the model have the same fields");
+            let base = self.entries.len() as u32;
+            for entry in features.entries() {
+                let slot = self.slot(entry.id);
+                self.entries.push((slot, entry.x));
+            }
+            self.ends.extend(features.ends().iter().map(|end| base + end));
+        }
+    }
+
+    /// Number of examples.
+    pub fn examples(&self) -> usize {
+        self.ends.len().checked_div(self.fields).unwrap_or(0)
+    }
+
+    /// The entries of a field of an example.
+    #[inline]
+    pub fn field(&self, example: usize, field: usize) -> &[(u32, f32)] {
+        let at = example * self.fields + field;
+        let start = if at == 0 { 0 } else { self.ends[at - 1] };
+        &self.entries[start as usize..self.ends[at] as usize]
+    }
+
+    fn slot(&mut self, id: FeatureId) -> u32 {
+        let ids = &mut self.ids;
+        let next = ids.len() as u32;
+        let entry = self.slots.entry(mix64(id), |&slot| ids[slot as usize] == id, |&slot| mix64(ids[slot as usize]));
+        let slot = *entry.or_insert(next).get();
+        if slot == next {
+            ids.push(id);
+        }
+        slot
+    }
+}

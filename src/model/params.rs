@@ -1,0 +1,102 @@
+//! The shape of a model and everything that fixes how it learns.
+
+use serde::{Deserialize, Serialize};
+
+use crate::optim::params::{FtrlParams, SgdParams};
+
+/// The shape of a model and its optimizers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelParams {
+    /// Number of fields.
+    pub fields: usize,
+    /// Width of an embedding.
+    pub embedding_dim: usize,
+    /// Seed of the initial weights and the dropout masks.
+    pub seed: u64,
+    /// Initial embeddings are uniform in `(-init_scale, init_scale)`.
+    pub init_scale: f32,
+    /// Which parts the logit has.
+    pub parts: Parts,
+    /// The MLP over the concatenated field vectors.
+    pub mlp: MlpParams,
+    /// Optimizer of the bias.
+    pub bias: FtrlParams,
+    /// Optimizer of the linear weights.
+    pub linear: FtrlParams,
+    /// Optimizer of the embeddings.
+    pub embedding: FtrlParams,
+    /// Optimizer of the MLP.
+    pub sgd: SgdParams,
+    /// Bound on a coordinate's `n`, which keeps an old model able to move; `None` is off.
+    pub n_max: Option<f32>,
+}
+
+/// Which parts the logit has, beside the bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Parts {
+    /// Linear weights only: logistic regression.
+    Linear,
+    /// Linear weights and pair interactions: a factorization machine.
+    Fm,
+    /// Linear, pairs and the MLP.
+    Deepfm,
+}
+
+/// The MLP: any number of hidden layers of one activation, then an output vector without bias.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MlpParams {
+    /// Widths of the hidden layers; empty is no MLP.
+    pub layers: Vec<usize>,
+    /// The activation of every hidden layer.
+    pub activation: Activation,
+    /// Dropout probability after each hidden layer; empty is none.
+    pub dropout: Vec<f32>,
+}
+
+/// Activations of the hidden layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `max(0, x)`, with derivative 0 at 0.
+    Relu,
+    /// `x` above 0, `0.01 x` below.
+    LeakyRelu,
+    /// Hyperbolic tangent.
+    Tanh,
+    /// Logistic function.
+    Sigmoid,
+}
+
+impl ModelParams {
+    /// Bytes of a row of the table: head, then z and n of the linear weight and the embedding.
+    pub fn row_bytes(&self) -> usize {
+        16 + 8 * (1 + self.embedding_dim)
+    }
+}
+
+impl Default for ModelParams {
+    /// A `DeepFM` of no fields yet: dimension 10, layers of 64 and 32.
+    fn default() -> Self {
+        let ftrl = FtrlParams { alpha: 0.1, beta: 1.0, l1: 0.0, l2: 0.0, l21: 0.0 };
+        Self {
+            fields: 0,
+            embedding_dim: 10,
+            seed: 1,
+            init_scale: 0.01,
+            parts: Parts::Deepfm,
+            mlp: MlpParams::default(),
+            bias: ftrl,
+            linear: ftrl,
+            embedding: ftrl,
+            sgd: SgdParams { learning_rate: 0.01, momentum: 0.0, l2: 0.0, clip_norm: 0.0 },
+            n_max: None,
+        }
+    }
+}
+
+impl Default for MlpParams {
+    fn default() -> Self {
+        Self { layers: vec![64, 32], activation: Activation::Relu, dropout: Vec::new() }
+    }
+}

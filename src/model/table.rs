@@ -1,0 +1,302 @@
+//! The embedding table: a collision-free map from feature ids to rows of optimizer state.
+//!
+//! A row is `id, last seen, count, z[1 + dim], n[1 + dim]` in 32-bit words, the linear coordinate first: 104 bytes at
+//! dimension 10. Weights are derived, never stored. Rows lie in chunks of an arena, which never move; the index is cut
+//! into shards that hold row numbers only and grow one at a time, so that no growth is a pause.
+//!
+//! The digest is the sum modulo 2^128 of the XXH3-128 of every row's bytes. It is kept from what changed: a row's old
+//! hash leaves the sum when the row is first touched after a digest, its new one enters when the next digest is taken.
+//! Invariant: `sum` covers exactly the rows that are not in `changed`.
+
+use hashbrown::HashTable;
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::feature::FeatureId;
+use crate::feature::hash::mix64;
+
+/// Rows in a chunk of the arena.
+const CHUNK_ROWS: usize = 4096;
+
+/// Shards of the index.
+const SHARDS: usize = 256;
+
+/// Words of a row before its state: id (2), last seen, count.
+const HEAD_WORDS: usize = 4;
+
+/// A row's number in the arena.
+pub type RowNumber = u32;
+
+/// Feature ids and their rows.
+#[derive(Debug)]
+pub struct Table {
+    coordinates: usize,
+    chunks: Vec<Box<[u32]>>,
+    len: usize,
+    shards: Vec<HashTable<RowNumber>>,
+    is_changed: Vec<u64>,
+    changed: Vec<RowNumber>,
+    sum: u128,
+}
+
+/// What is known of a row besides its optimizer state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowHead {
+    /// The feature id.
+    pub id: FeatureId,
+    /// Event time at which it was last learned, in seconds since 1970.
+    pub last_seen: u32,
+    /// Batches in which it was learned.
+    pub count: u32,
+}
+
+impl Table {
+    /// An empty table of embeddings of this dimension.
+    pub fn new(embedding_dim: usize) -> Self {
+        Self {
+            coordinates: 1 + embedding_dim,
+            chunks: Vec::new(),
+            len: 0,
+            shards: vec![HashTable::new(); SHARDS],
+            is_changed: Vec::new(),
+            changed: Vec::new(),
+            sum: 0,
+        }
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes of a row.
+    pub fn row_bytes(&self) -> usize {
+        4 * self.row_words()
+    }
+
+    /// Bytes held, index and unused room included.
+    pub fn bytes(&self) -> usize {
+        let index: usize = self.shards.iter().map(HashTable::allocation_size).sum();
+        self.chunks.len() * CHUNK_ROWS * self.row_bytes()
+            + index
+            + 8 * self.is_changed.len()
+            + 4 * self.changed.capacity()
+    }
+
+    fn row_words(&self) -> usize {
+        HEAD_WORDS + 2 * self.coordinates
+    }
+
+    /// The row of an id.
+    #[inline]
+    pub fn find(&self, id: FeatureId) -> Option<RowNumber> {
+        let hash = index_hash(id);
+        self.shards[shard(hash)].find(hash, |&row| self.id(row) == id).copied()
+    }
+
+    /// Makes a row of zeros for an id that has none.
+    pub fn insert(&mut self, id: FeatureId) -> RowNumber {
+        debug_assert!(self.find(id).is_none(), "an id has one row");
+        let row = self.len as RowNumber;
+        if self.len == self.chunks.len() * CHUNK_ROWS {
+            self.chunks.push(vec![0; CHUNK_ROWS * self.row_words()].into_boxed_slice());
+            self.is_changed.resize(self.is_changed.len() + CHUNK_ROWS / 64, 0);
+        }
+        self.len += 1;
+        let words = self.row_mut(row);
+        words[0] = id as u32;
+        words[1] = (id >> 32) as u32;
+        self.mark_new(row);
+        let hash = index_hash(id);
+        let (chunks, row_words) = (&self.chunks, self.row_words());
+        let rehash = |&row: &RowNumber| index_hash(id_of(&chunks[row as usize / CHUNK_ROWS], row, row_words));
+        self.shards[shard(hash)].insert_unique(hash, row, rehash);
+        row
+    }
+
+    /// The optimizer state of a row: `z[1 + dim]` then `n[1 + dim]`, linear coordinate first.
+    #[inline]
+    pub fn state(&self, row: RowNumber) -> &[f32] {
+        bytemuck::cast_slice(&self.row(row)[HEAD_WORDS..])
+    }
+
+    /// Writes a row's state back, counts the batch and notes when it was seen.
+    pub fn write(&mut self, row: RowNumber, z: &[f32], n: &[f32], seconds: u32) {
+        self.mark_changed(row);
+        let coordinates = self.coordinates;
+        let words = self.row_mut(row);
+        words[2] = words[2].max(seconds);
+        words[3] = words[3].saturating_add(1);
+        let state: &mut [f32] = bytemuck::cast_slice_mut(&mut words[HEAD_WORDS..]);
+        state[..coordinates].copy_from_slice(z);
+        state[coordinates..].copy_from_slice(n);
+    }
+
+    /// A row's id, last seen and count.
+    pub fn head(&self, row: RowNumber) -> RowHead {
+        let words = self.row(row);
+        RowHead { id: self.id(row), last_seen: words[2], count: words[3] }
+    }
+
+    /// Every row as its bytes, in the order of creation. Little-endian machines only, like everything that reads them.
+    pub fn rows(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.len).map(|row| bytemuck::cast_slice(self.row(row as RowNumber)))
+    }
+
+    /// Every row's number.
+    pub fn numbers(&self) -> std::ops::Range<RowNumber> {
+        0..self.len as RowNumber
+    }
+
+    /// Takes a row back in as its bytes.
+    ///
+    /// # Panics
+    /// When the slice has not the length of a row, or its id has a row already.
+    pub fn restore(&mut self, bytes: &[u8]) {
+        assert_eq!(bytes.len(), self.row_bytes(), "a row has a fixed length");
+        let word = |at: usize| u32::from_le_bytes(bytes[4 * at..4 * at + 4].try_into().expect("four bytes"));
+        let id = u64::from(word(0)) | u64::from(word(1)) << 32;
+        assert!(self.find(id).is_none(), "id {id} has two rows");
+        let row = self.insert(id);
+        let words = self.row_mut(row);
+        for (at, value) in words.iter_mut().enumerate() {
+            *value = word(at);
+        }
+    }
+
+    /// The digest of all rows; afterwards none counts as changed.
+    pub fn digest(&mut self) -> u128 {
+        for row in std::mem::take(&mut self.changed) {
+            self.is_changed[row as usize / 64] &= !(1 << (row % 64));
+            self.sum = self.sum.wrapping_add(self.row_hash(row));
+        }
+        self.sum
+    }
+
+    fn row_hash(&self, row: RowNumber) -> u128 {
+        xxh3_128(bytemuck::cast_slice(self.row(row)))
+    }
+
+    fn mark_new(&mut self, row: RowNumber) {
+        self.is_changed[row as usize / 64] |= 1 << (row % 64);
+        self.changed.push(row);
+    }
+
+    #[inline]
+    fn mark_changed(&mut self, row: RowNumber) {
+        if self.is_changed[row as usize / 64] & 1 << (row % 64) == 0 {
+            self.sum = self.sum.wrapping_sub(self.row_hash(row));
+            self.mark_new(row);
+        }
+    }
+
+    #[inline]
+    fn id(&self, row: RowNumber) -> FeatureId {
+        id_of(&self.chunks[row as usize / CHUNK_ROWS], row, self.row_words())
+    }
+
+    #[inline]
+    fn row(&self, row: RowNumber) -> &[u32] {
+        let at = row as usize % CHUNK_ROWS * self.row_words();
+        &self.chunks[row as usize / CHUNK_ROWS][at..at + self.row_words()]
+    }
+
+    #[inline]
+    fn row_mut(&mut self, row: RowNumber) -> &mut [u32] {
+        let words = self.row_words();
+        let at = row as usize % CHUNK_ROWS * words;
+        &mut self.chunks[row as usize / CHUNK_ROWS][at..at + words]
+    }
+}
+
+/// Ids are hashes themselves when they come from features, but not in tests and foreign tables.
+#[inline]
+fn index_hash(id: FeatureId) -> u64 {
+    mix64(id)
+}
+
+/// The shard of a hash: bits that the shard's own table uses neither for its slot nor for its tag.
+#[inline]
+fn shard(hash: u64) -> usize {
+    (hash >> 48) as usize % SHARDS
+}
+
+#[inline]
+fn id_of(chunk: &[u32], row: RowNumber, row_words: usize) -> FeatureId {
+    let at = row as usize % CHUNK_ROWS * row_words;
+    u64::from(chunk[at]) | u64::from(chunk[at + 1]) << 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(rows: u64) -> Table {
+        let mut table = Table::new(10);
+        for id in 0..rows {
+            let row = table.insert(mix64(id));
+            table.write(row, &[id as f32; 11], &[1.0; 11], 7);
+        }
+        table
+    }
+
+    fn recomputed(table: &Table) -> u128 {
+        table.rows().fold(0, |sum, row| sum.wrapping_add(xxh3_128(row)))
+    }
+
+    #[test]
+    fn a_row_is_104_bytes_at_dimension_10_and_at_most_130_with_its_share_of_the_index() {
+        for rows in [300_000, 470_000, 1_000_000] {
+            let table = filled(rows);
+            assert_eq!(table.row_bytes(), 104);
+            let each = table.bytes() as f64 / rows as f64;
+            assert!(each <= 130.0, "{each} bytes a row at {rows} rows");
+        }
+    }
+
+    #[test]
+    fn every_id_finds_its_own_row_and_no_other() {
+        let table = filled(10_000);
+        for id in 0..10_000 {
+            let row = table.find(mix64(id)).expect("it was inserted");
+            assert_eq!(table.state(row)[0], id as f32);
+            assert_eq!(table.head(row), RowHead { id: mix64(id), last_seen: 7, count: 1 });
+        }
+        assert_eq!(table.find(mix64(10_000)), None);
+    }
+
+    #[test]
+    fn the_digest_kept_from_changes_is_the_digest_of_all_rows() {
+        let mut table = filled(5000);
+        assert_eq!(table.digest(), recomputed(&table));
+        for id in [3, 4999, 3] {
+            let row = table.find(mix64(id)).expect("it was inserted");
+            table.write(row, &[-1.0; 11], &[2.0; 11], 9);
+        }
+        assert_eq!(table.changed.len(), 2, "a digest costs what changed");
+        assert_eq!(table.digest(), recomputed(&table));
+    }
+
+    #[test]
+    fn the_digest_does_not_depend_on_the_order_of_creation_and_rows_survive_as_bytes() {
+        let mut table = filled(2000);
+        let mut reversed = Table::new(10);
+        let rows: Vec<Vec<u8>> = table.rows().map(<[u8]>::to_vec).collect();
+        rows.iter().rev().for_each(|row| reversed.restore(row));
+        assert_eq!(reversed.digest(), table.digest());
+    }
+
+    #[test]
+    fn small_consecutive_ids_spread_over_the_shards() {
+        let mut table = Table::new(1);
+        for id in 0..25_600 {
+            table.insert(id);
+        }
+        let largest = table.shards.iter().map(HashTable::len).max().expect("there are shards");
+        assert!(largest < 200, "a shard holds {largest} of 25,600 ids where 100 are due");
+    }
+}

@@ -1,0 +1,23 @@
+//! Stochastic gradient descent for the MLP, in golden's order: clip the whole gradient by its norm, add L2, average into
+//! the momentum buffer, step.
+
+use super::params::SgdParams;
+
+/// Euclidean norm of a gradient, summed in f64.
+pub fn norm(gradient: &[f32]) -> f64 {
+    gradient.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>().sqrt()
+}
+
+/// The factor that brings a gradient of this norm to the largest allowed one; 1 when it is within.
+pub fn clip_factor(params: &SgdParams, norm: f64) -> f32 {
+    let bound = f64::from(params.clip_norm);
+    if bound > 0.0 && norm > bound { (bound / norm) as f32 } else { 1.0 }
+}
+
+/// One step over a run of parameters. `l2` is the penalty for this run: 0 for biases.
+pub fn step(params: &SgdParams, l2: f32, factor: f32, gradient: &[f32], momentum: &mut [f32], weights: &mut [f32]) {
+    for ((w, m), &g) in weights.iter_mut().zip(momentum).zip(gradient) {
+        *m = params.momentum * *m + (g * factor + l2 * *w);
+        *w -= params.learning_rate * *m;
+    }
+}
