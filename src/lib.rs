@@ -12,5 +12,6 @@ pub mod stream;
 pub mod join;
 pub mod optim;
 pub mod model;
+pub mod metric;
 
 // The shell: configuration, Kafka, files, sled, HTTP, and the programs made of them.
