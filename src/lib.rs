@@ -13,5 +13,6 @@ pub mod join;
 pub mod optim;
 pub mod model;
 pub mod metric;
+pub mod train;
 
 // The shell: configuration, Kafka, files, sled, HTTP, and the programs made of them.

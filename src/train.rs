@@ -1,0 +1,270 @@
+//! The state machine: records of the log in, a trained model out.
+//!
+//! [`Trainer`] owns everything that a checkpoint holds: the sequencer's positions, the join, the half-filled
+//! micro-batch, the model with its optimizer state, the metrics and the counters. It has no clock and does no I/O:
+//! records are pushed into it, decisions about the log come as [`Control`]s, and [`Trainer::step`] consumes one record
+//! of the merged order. Its state after n records is a function of those records and of the journal alone, which
+//! [`Trainer::state_digest`] shows.
+//!
+//! Invariants: an example is scored with the weights from before its micro-batch, and its score enters the metrics
+//! before it is learned from; micro-batches are cut by counts and event times, never by arrival.
+
+mod batch;
+mod counters;
+mod digest;
+mod first_scores;
+mod label;
+mod params;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Decoded, Event};
+use crate::feature::Features;
+use crate::join::{ClickIn, Emission, ImpressionIn, Join, JoinCounters};
+use crate::metric::Windows;
+use crate::model::{DeepFm, Executor, Scratch};
+use crate::stream::{Arrival, Control, JournalEntry, Partition, Positions, Refused, Released, Sequencer, StreamError};
+
+pub use batch::{Batch, Metered, Pending};
+pub use counters::Counters;
+pub use digest::{Restore, Scalars, StateDigest};
+pub use first_scores::FirstScores;
+pub use params::{BatchParams, TrainParams};
+
+/// What the join carries of an impression until its label is known.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Shown {
+    /// Its number among the impressions of the merged order, from 0.
+    pub number: u64,
+    /// Its example weight.
+    pub weight: f32,
+    /// Its encoded features.
+    pub features: Features,
+}
+
+/// An impression's first score with its matured label, as it enters the metrics.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scored {
+    /// The impression's number in the merged order.
+    pub number: u64,
+    /// Its logit, corrected for negative down-sampling.
+    pub logit: f64,
+    /// Whether it was clicked.
+    pub label: bool,
+    /// Its weight in the metrics.
+    pub weight: f64,
+}
+
+/// A record that was consumed.
+#[derive(Debug)]
+pub struct Step {
+    /// Where it was read.
+    pub partition: Partition,
+    /// Its offset.
+    pub offset: i64,
+    /// Present when the record could not be read: the dead letter to send.
+    pub refused: Option<Box<Refused>>,
+}
+
+/// The learner: one state over one log.
+#[derive(Debug)]
+pub struct Trainer {
+    params: TrainParams,
+    sequencer: Sequencer<Result<Decoded, Box<Refused>>>,
+    join: Join<Arc<Shown>>,
+    batch: Batch,
+    model: DeepFm,
+    windows: Windows,
+    first_scores: FirstScores,
+    counters: Counters,
+    emissions: Vec<Emission<Arc<Shown>>>,
+    scratch: Scratch,
+}
+
+impl Trainer {
+    /// A trainer that has seen nothing.
+    pub fn new(params: TrainParams) -> Self {
+        Self {
+            sequencer: Sequencer::default(),
+            join: Join::new(params.join.clone(), []),
+            batch: Batch::default(),
+            model: DeepFm::new(params.model.clone()),
+            windows: Windows::new(params.window_impressions),
+            first_scores: FirstScores::default(),
+            counters: Counters::default(),
+            emissions: Vec::new(),
+            scratch: Scratch::default(),
+            params,
+        }
+    }
+
+    /// Queues a record that was read.
+    ///
+    /// # Errors
+    /// When the partition is not part of the log, or the offset was pushed or consumed before.
+    pub fn push(&mut self, partition: Partition, arrival: Arrival) -> Result<(), StreamError> {
+        let time = arrival.event_time();
+        self.sequencer.push(partition, arrival.offset, time, arrival.body)
+    }
+
+    /// Applies a decision that the log does not contain, and journals it.
+    ///
+    /// # Errors
+    /// When it does not fit how the partition stands; nothing is changed then.
+    pub fn control<E: Executor>(
+        &mut self,
+        control: &Control,
+        executor: &E,
+        observe: &mut dyn FnMut(Scored),
+    ) -> Result<(), StreamError> {
+        self.sequencer.control(control)?;
+        match control {
+            Control::Start { partition, .. } | Control::Added { partition, .. } => self.join.add_partition(*partition),
+            Control::Idle(partition) | Control::Ended(partition) => {
+                let mut emissions = std::mem::take(&mut self.emissions);
+                self.join.idle(*partition, &mut emissions);
+                self.learn_from(emissions, executor, observe);
+            }
+            Control::Returned(_) | Control::Gap { .. } | Control::Configured { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Consumes the next record of the merged order; nothing while a live partition's queue is empty.
+    pub fn step<E: Executor>(&mut self, executor: &E, observe: &mut dyn FnMut(Scored)) -> Option<Step> {
+        let Released { partition, offset, body } = self.sequencer.pop()?;
+        self.cut_batch_by_time(executor, observe);
+        self.counters.records += 1;
+        let refused = match body {
+            Ok(decoded) => {
+                self.counters.unknown_keys += u64::from(decoded.unknown_keys);
+                self.counters.unknown_fields += u64::from(decoded.unknown_fields);
+                self.consume(partition, offset, decoded.event, executor, observe);
+                None
+            }
+            Err(refused) => {
+                *self.counters.refused.entry(refused.refusal.reason).or_default() += 1;
+                Some(refused)
+            }
+        };
+        Some(Step { partition, offset, refused })
+    }
+
+    fn consume<E: Executor>(
+        &mut self,
+        partition: Partition,
+        offset: i64,
+        event: Event,
+        executor: &E,
+        observe: &mut dyn FnMut(Scored),
+    ) {
+        let mut emissions = std::mem::take(&mut self.emissions);
+        match event {
+            Event::Impression(impression) => {
+                let number = self.counters.impressions;
+                self.counters.impressions += 1;
+                self.counters.first_impression_time.get_or_insert(impression.event_time);
+                let shown = Shown { number, weight: impression.weight, features: impression.features };
+                let arrived = ImpressionIn {
+                    partition,
+                    offset,
+                    impression_id: impression.impression_id,
+                    event_id: impression.event_id,
+                    time: impression.event_time,
+                    payload: Arc::new(shown),
+                };
+                self.join.impression(arrived, &mut emissions);
+            }
+            Event::Click(click) => {
+                self.counters.clicks += 1;
+                let arrived = ClickIn {
+                    partition,
+                    offset,
+                    impression_id: click.impression_id,
+                    event_id: click.event_id,
+                    time: click.event_time,
+                };
+                self.join.click(arrived, &mut emissions);
+            }
+        }
+        self.learn_from(emissions, executor, observe);
+    }
+
+    /// Learns at once what is left: the half-filled batch, and every open impression as the flushed join labels it.
+    /// Only for a final report: the state afterwards is not a state of the log.
+    pub fn flush<E: Executor>(&mut self, executor: &E, observe: &mut dyn FnMut(Scored)) {
+        let mut emissions = std::mem::take(&mut self.emissions);
+        self.join.flush(&mut emissions);
+        self.learn_from(emissions, executor, observe);
+        self.learn_batch(executor, observe);
+    }
+
+    /// The live partitions that the next record waits for.
+    pub fn awaited(&self) -> impl Iterator<Item = Partition> {
+        self.sequencer.awaited()
+    }
+
+    /// The sequencer: queues, standings and the journal.
+    pub fn sequencer(&self) -> &Sequencer<Result<Decoded, Box<Refused>>> {
+        &self.sequencer
+    }
+
+    /// Takes the journal segment that ends here; it belongs to the version that is cut here.
+    pub fn cut_journal(&mut self) -> Vec<JournalEntry> {
+        self.sequencer.cut_journal()
+    }
+
+    /// The next offset of each partition.
+    pub fn positions(&self) -> Positions {
+        self.sequencer.positions()
+    }
+
+    /// Records consumed since the log began.
+    pub fn released(&self) -> u64 {
+        self.sequencer.released()
+    }
+
+    /// The model.
+    pub fn model(&self) -> &DeepFm {
+        &self.model
+    }
+
+    /// Progressive metrics.
+    pub fn windows(&self) -> &Windows {
+        &self.windows
+    }
+
+    /// What was counted outside the join.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// What the join counted.
+    pub fn join_counters(&self) -> &JoinCounters {
+        self.join.counters()
+    }
+
+    /// The join.
+    pub fn join(&self) -> &Join<Arc<Shown>> {
+        &self.join
+    }
+
+    /// The parameters that the trainer was made with.
+    pub fn params(&self) -> &TrainParams {
+        &self.params
+    }
+
+    /// Whether labels have begun to mature: the watermark has passed the first impression and its window. Before that
+    /// only clicked impressions have labels, and a model of them must not be served.
+    pub fn has_matured(&self) -> bool {
+        match (self.counters.first_impression_time, self.join.watermark()) {
+            (Some(first), Some(watermark)) => watermark > first.saturating_add(self.params.join.window_ms),
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,48 @@
+//! The half-filled micro-batch, which a checkpoint stores as it is.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Shown;
+use crate::model::Importance;
+
+/// Labelled impressions that wait for their micro-batch to be cut.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Batch {
+    /// In the order of their labels.
+    pub pending: Vec<Pending>,
+    /// The largest event time released when the first of them was labelled, in milliseconds.
+    pub since: Option<i64>,
+}
+
+/// A labelled impression that has not been learned yet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pending {
+    /// The impression.
+    pub impression_id: Arc<str>,
+    /// What was shown.
+    pub shown: Arc<Shown>,
+    /// Its label.
+    pub label: bool,
+    /// How its own logit changes its weight.
+    pub importance: Importance,
+    /// How its score enters the metrics.
+    pub metered: Metered,
+    /// Its number among the examples, which fixes its dropout mask.
+    pub number: u64,
+}
+
+/// How the score of an example enters the metrics, which count each impression once.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Metered {
+    /// At once, with this label and this factor on its weight.
+    Now {
+        /// One over the share of negatives that are kept, or 1.
+        factor: f64,
+    },
+    /// When its label has matured.
+    AtMaturity,
+    /// Not again: the impression was scored before.
+    Never,
+}

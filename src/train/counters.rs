@@ -1,0 +1,38 @@
+//! What the trainer counts outside the join; part of the state, since it is a function of the log.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Reason;
+
+/// Counts since the log began.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Records consumed, refused ones included.
+    pub records: u64,
+    /// Impressions that could be read.
+    pub impressions: u64,
+    /// Clicks that could be read.
+    pub clicks: u64,
+    /// Records that could not be read, by reason.
+    pub refused: BTreeMap<Reason, u64>,
+    /// Unknown keys of events.
+    pub unknown_keys: u64,
+    /// Features of no configured field.
+    pub unknown_fields: u64,
+    /// Negatives that down-sampling left out.
+    pub sampled_out: u64,
+    /// Examples put into micro-batches; numbers them for dropout.
+    pub examples: u64,
+    /// Examples learned.
+    pub learned: u64,
+    /// Micro-batches learned.
+    pub batches: u64,
+    /// Micro-batches refused because of a non-finite gradient or weight.
+    pub batches_refused: u64,
+    /// Examples of refused micro-batches.
+    pub examples_refused: u64,
+    /// Event time of the first impression, in milliseconds.
+    pub first_impression_time: Option<i64>,
+}

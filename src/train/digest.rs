@@ -1,0 +1,115 @@
+//! What a checkpoint holds of a trainer, and the digest over it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{Batch, Counters, FirstScores, Shown, TrainParams, Trainer};
+use crate::join::{Join, JoinEntry, JoinScalars, RestoreError};
+use crate::metric::Windows;
+use crate::model::{DeepFm, DenseState, Scratch};
+use crate::stream::{JournalEntry, Progress, Sequencer};
+
+/// SHA-256 over everything that a checkpoint holds of the log's effect, in canonical form. Rows and join entries enter
+/// as the sum modulo 2^128 of the XXH3-128 of each, so that it costs what changed. The version counter and the journal
+/// are not part of it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct StateDigest(pub [u8; 32]);
+
+impl fmt::Display for StateDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for StateDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Everything of the state but the rows of the table and the entries of the join.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scalars {
+    /// Positions, standings, released records.
+    pub progress: Progress,
+    /// Watermark and counters of the join.
+    pub join: JoinScalars,
+    /// The half-filled micro-batch.
+    pub batch: Batch,
+    /// The trainer's counters.
+    pub counters: Counters,
+    /// Progressive metrics.
+    pub windows: Windows,
+    /// First scores that wait for labels.
+    pub first_scores: FirstScores,
+    /// Bias, MLP and their optimizer state.
+    pub dense: DenseState,
+}
+
+/// The parts of a checkpoint, from which a trainer goes on.
+#[derive(Debug)]
+pub struct Restore<R, J> {
+    /// Everything but rows and join entries.
+    pub scalars: Scalars,
+    /// The journal since the last version.
+    pub journal: Vec<JournalEntry>,
+    /// The rows of the table, each as its bytes.
+    pub rows: R,
+    /// The entries of the join.
+    pub entries: J,
+}
+
+impl Trainer {
+    /// Everything of the state but rows and join entries.
+    pub fn scalars(&self) -> Scalars {
+        Scalars {
+            progress: self.sequencer.progress(),
+            join: self.join.scalars(),
+            batch: self.batch.clone(),
+            counters: self.counters.clone(),
+            windows: self.windows.clone(),
+            first_scores: self.first_scores.clone(),
+            dense: self.model.dense(),
+        }
+    }
+
+    /// The digest of the state here.
+    pub fn state_digest(&mut self) -> StateDigest {
+        let scalars = postcard::to_allocvec(&self.scalars()).expect("a state without foreign types always encodes");
+        let mut hasher = Sha256::new();
+        hasher.update((scalars.len() as u64).to_le_bytes());
+        hasher.update(&scalars);
+        hasher.update(self.model.rows_digest().to_le_bytes());
+        hasher.update(self.join.entries_sum().to_le_bytes());
+        StateDigest(hasher.finalize().into())
+    }
+
+    /// A trainer that goes on where the checkpoint was taken. Records that were queued then are pushed again.
+    ///
+    /// # Errors
+    /// When the join's entries contradict each other.
+    ///
+    /// # Panics
+    /// When a row has not the length of a row, or two rows have one id.
+    pub fn restore<'r>(
+        params: TrainParams,
+        saved: Restore<impl IntoIterator<Item = &'r [u8]>, impl IntoIterator<Item = JoinEntry<Arc<Shown>>>>,
+    ) -> Result<Self, RestoreError> {
+        let Scalars { progress, join, batch, counters, windows, first_scores, dense } = saved.scalars;
+        Ok(Self {
+            sequencer: Sequencer::resume(progress, saved.journal),
+            join: Join::restore(params.join.clone(), &join, saved.entries)?,
+            batch,
+            model: DeepFm::restore(params.model.clone(), dense, saved.rows),
+            windows,
+            first_scores,
+            counters,
+            emissions: Vec::new(),
+            scratch: Scratch::default(),
+            params,
+        })
+    }
+}

@@ -1,0 +1,192 @@
+use super::*;
+use crate::event::{Click, EventKind, Impression};
+use crate::feature::Entry;
+use crate::join::params::{JoinParams, LabelPolicy, LatePolicy};
+use crate::model::Inline;
+use crate::model::params::{MlpParams, ModelParams, Parts};
+use crate::optim::params::{FtrlParams, SgdParams};
+
+const IMPRESSIONS: Partition = Partition { kind: EventKind::Impression, number: 0 };
+const CLICKS: Partition = Partition { kind: EventKind::Click, number: 0 };
+const START: i64 = 1_700_000_000_000;
+
+fn params() -> TrainParams {
+    let ftrl = FtrlParams { alpha: 0.5, beta: 1.0, l1: 0.0, l2: 0.0, l21: 0.0 };
+    TrainParams {
+        join: JoinParams {
+            window_ms: 100,
+            lateness_ms: 0,
+            retention_ms: 1000,
+            labels: LabelPolicy::AtClick,
+            late_clicks: LatePolicy::Drop,
+            open_impressions_max: 100,
+            waiting_clicks_max: 100,
+            remembered_max: 100,
+        },
+        model: ModelParams {
+            fields: 1,
+            embedding_dim: 2,
+            parts: Parts::Linear,
+            mlp: MlpParams { layers: Vec::new(), ..MlpParams::default() },
+            bias: ftrl,
+            linear: ftrl,
+            embedding: ftrl,
+            sgd: SgdParams { learning_rate: 0.1, momentum: 0.0, l2: 0.0, clip_norm: 0.0 },
+            ..ModelParams::default()
+        },
+        batch: BatchParams { min: 1, max: 1, growth_examples: 1, span_ms: 1_000_000 },
+        negative_sampling_rate: 1.0,
+        window_impressions: 1000,
+    }
+}
+
+/// A trainer over one partition of each kind, fed one record at a time. Each kind's other records are not waited for.
+struct Feed {
+    trainer: Trainer,
+    next: std::collections::BTreeMap<Partition, i64>,
+    scored: Vec<Scored>,
+}
+
+impl Feed {
+    fn new(params: TrainParams) -> Self {
+        let mut trainer = Trainer::new(params);
+        for partition in [IMPRESSIONS, CLICKS] {
+            let start = Control::Start { partition, next_offset: 0 };
+            trainer.control(&start, &Inline, &mut |_| ()).expect("it is new");
+        }
+        Self { trainer, next: [(IMPRESSIONS, 0), (CLICKS, 0)].into(), scored: Vec::new() }
+    }
+
+    fn event(&mut self, partition: Partition, event: Event) {
+        let offset = self.next[&partition];
+        self.next.insert(partition, offset + 1);
+        let body = Ok(Decoded { event, unknown_keys: 0, unknown_fields: 0 });
+        self.trainer.push(partition, Arrival { offset, body }).expect("in order");
+        let other = if partition == IMPRESSIONS { CLICKS } else { IMPRESSIONS };
+        let scored = &mut self.scored;
+        self.trainer.control(&Control::Idle(other), &Inline, &mut |s| scored.push(s)).expect("it is live");
+        self.trainer.step(&Inline, &mut |s| scored.push(s)).expect("nothing is waited for");
+        self.trainer.control(&Control::Returned(other), &Inline, &mut |s| scored.push(s)).expect("it was idle");
+    }
+
+    fn impression(&mut self, id: &str, after_ms: i64, value: f32) {
+        let features = Features::new(&[vec![Entry { id: 42, x: value }]]);
+        let event_time = START + after_ms;
+        self.event(
+            IMPRESSIONS,
+            Event::Impression(Impression {
+                impression_id: id.into(),
+                event_id: None,
+                event_time,
+                weight: 1.0,
+                features,
+            }),
+        );
+    }
+
+    fn click(&mut self, id: &str, after_ms: i64) {
+        let event_time = START + after_ms;
+        self.event(CLICKS, Event::Click(Click { impression_id: id.into(), event_id: None, event_time }));
+    }
+}
+
+#[test]
+fn every_example_is_scored_before_it_is_learned_from() {
+    let mut feed = Feed::new(params());
+    feed.impression("a", 0, 1.0);
+    feed.click("a", 10);
+    assert_eq!(feed.scored.len(), 1);
+    assert_eq!(feed.scored[0].logit, 0.0, "an untrained linear model predicts one half");
+    feed.impression("b", 20, 1.0);
+    feed.click("b", 30);
+    assert!(feed.scored[1].logit > 0.1, "the second score knows of the first click: {:?}", feed.scored);
+}
+
+#[test]
+fn a_half_filled_batch_is_cut_when_the_logs_time_has_moved_past_its_span() {
+    let batch = BatchParams { min: 100, max: 100, growth_examples: 1, span_ms: 500 };
+    let mut feed = Feed::new(TrainParams { batch, ..params() });
+    feed.impression("a", 0, 1.0);
+    feed.click("a", 10);
+    feed.impression("b", 509, 1.0);
+    assert_eq!(feed.trainer.counters().learned, 0, "499 ms are not the span");
+    feed.impression("c", 510, 1.0);
+    assert_eq!(feed.trainer.counters().learned, 1);
+}
+
+#[test]
+fn the_batch_grows_with_the_number_of_examples_learned() {
+    let batch = BatchParams { min: 8, max: 256, growth_examples: 100, span_ms: 0 };
+    let sizes: Vec<usize> = [0, 899, 900, 5000, u64::MAX].map(|learned| batch.size(learned)).to_vec();
+    assert_eq!(sizes, [8, 8, 9, 50, 256]);
+}
+
+#[test]
+fn down_sampled_negatives_are_counted_and_their_logits_corrected() {
+    let mut feed = Feed::new(TrainParams { negative_sampling_rate: 0.5, ..params() });
+    for n in 0..200 {
+        feed.impression(&format!("i{n}"), n * 200, 1.0);
+    }
+    let counters = feed.trainer.counters().clone();
+    assert!((70..130).contains(&counters.sampled_out), "{counters:?}");
+    assert_eq!(counters.sampled_out + counters.learned, 199, "the last impression is open");
+    assert!(feed.scored.iter().all(|scored| scored.weight == 2.0 && !scored.label), "kept negatives stand for two");
+    let offset = 0.5_f64.ln();
+    assert!((feed.scored[0].logit - offset).abs() < 1e-12, "the first logit is the correction alone");
+}
+
+#[test]
+fn a_late_click_corrects_what_was_learned_but_is_not_counted_twice_in_the_metrics() {
+    let join = JoinParams { late_clicks: LatePolicy::Correct, ..params().join };
+    let mut feed = Feed::new(TrainParams { join, ..params() });
+    feed.impression("a", 0, 1.0);
+    feed.impression("b", 150, 1.0);
+    assert_eq!((feed.scored.len(), feed.trainer.counters().learned), (1, 1), "a was labelled negative");
+    feed.click("a", 90);
+    assert_eq!((feed.scored.len(), feed.trainer.counters().learned), (1, 2));
+    assert_eq!(feed.trainer.join_counters().corrections, 1);
+}
+
+#[test]
+fn a_fake_negative_is_scored_when_shown_and_metered_when_its_label_matures() {
+    let join = JoinParams { labels: LabelPolicy::FakeNegative, ..params().join };
+    let mut feed = Feed::new(TrainParams { join, ..params() });
+    feed.impression("clicked", 0, 1.0);
+    assert_eq!((feed.scored.len(), feed.trainer.counters().learned), (0, 1), "learned at once, metered later");
+    feed.click("clicked", 10);
+    feed.impression("ignored", 20, 1.0);
+    feed.impression("later", 500, 1.0);
+    let labels: Vec<(u64, bool)> = feed.scored.iter().map(|scored| (scored.number, scored.label)).collect();
+    assert_eq!(labels, [(0, true), (1, false)]);
+    assert_eq!(feed.scored[0].logit, 0.0, "the first score counts, not the one after its own fake negative");
+}
+
+#[test]
+fn a_batch_with_a_non_finite_gradient_is_refused_and_the_join_goes_on() {
+    let mut feed = Feed::new(params());
+    feed.impression("a", 0, 1.0);
+    feed.click("a", 10);
+    let rows = feed.trainer.model.rows_digest();
+    feed.impression("huge", 20, f32::MIN);
+    feed.click("huge", 30);
+    let counters = feed.trainer.counters().clone();
+    assert_eq!((counters.batches_refused, counters.examples_refused, counters.learned), (1, 1, 1));
+    assert_eq!(feed.trainer.model.rows_digest(), rows);
+    assert_eq!(feed.scored.len(), 1, "a refused batch is not metered");
+    feed.impression("b", 40, 1.0);
+    feed.click("b", 50);
+    assert_eq!(feed.trainer.counters().learned, 2);
+    feed.click("huge", 60);
+    assert_eq!(feed.trainer.counters().learned, 2, "a second click on a refused impression teaches nothing");
+}
+
+#[test]
+fn nothing_has_matured_before_the_watermark_has_passed_the_first_impression_and_its_window() {
+    let mut feed = Feed::new(params());
+    assert!(!feed.trainer.has_matured());
+    feed.impression("a", 0, 1.0);
+    feed.impression("b", 100, 1.0);
+    assert!(!feed.trainer.has_matured(), "the window includes its end");
+    feed.impression("c", 101, 1.0);
+    assert!(feed.trainer.has_matured());
+}
