@@ -14,5 +14,6 @@ pub mod optim;
 pub mod model;
 pub mod metric;
 pub mod train;
+pub mod snapshot;
 
 // The shell: configuration, Kafka, files, sled, HTTP, and the programs made of them.

@@ -1,0 +1,186 @@
+//! Weights only: what a server scores with. Reads an artefact's tensors as hostile bytes: shapes, order and finiteness are
+//! checked before anything is used. Scoring shares the forward code of training.
+
+use safetensors::{Dtype, SafeTensors};
+
+use super::manifest::Shape;
+use crate::feature::{FeatureId, Features};
+use crate::model::batch::{Architecture, Dense};
+use crate::model::params::ModelParams;
+use crate::model::{DeepFm, Inline, Scratch};
+
+use super::safetensors::Tensor;
+
+/// Weights that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ServableError {
+    /// The bytes are not safetensors.
+    #[error("not a safetensors file: {0}")]
+    Format(String),
+    /// A tensor is missing.
+    #[error("tensor {0} is missing")]
+    Missing(String),
+    /// A tensor has another type or shape than the manifest asks for.
+    #[error("tensor {name} is {found}, expected {expected}")]
+    Shape {
+        /// Its name.
+        name: String,
+        /// Its type and shape.
+        found: String,
+        /// What was expected.
+        expected: String,
+    },
+    /// A value is NaN or infinite.
+    #[error("tensor {0} has a value that is not finite")]
+    NotFinite(String),
+    /// The feature ids do not ascend.
+    #[error("the feature ids do not ascend strictly")]
+    Order,
+}
+
+/// The weights of one version.
+#[derive(Debug)]
+pub struct Servable {
+    architecture: Architecture,
+    bias: f32,
+    logit_offset: f64,
+    ids: Vec<FeatureId>,
+    linear: Vec<f32>,
+    embeddings: Vec<f32>,
+    mlp: Vec<f32>,
+}
+
+impl Servable {
+    /// The weights of a model as it stands.
+    pub fn of(model: &DeepFm, logit_offset: f64) -> Self {
+        let dim = model.params().embedding_dim;
+        let table = model.table();
+        let mut rows: Vec<(FeatureId, u32)> = table.numbers().map(|row| (table.head(row).id, row)).collect();
+        rows.sort_unstable();
+        let mut embeddings = vec![0.0; rows.len() * dim];
+        let weights = rows.iter().zip(embeddings.chunks_exact_mut(dim));
+        let linear = weights.map(|((_, row), v)| model.row_weights(*row, v)).collect();
+        Self {
+            architecture: model.architecture().clone(),
+            bias: model.bias(),
+            logit_offset,
+            ids: rows.into_iter().map(|(id, _)| id).collect(),
+            linear,
+            embeddings,
+            mlp: model.dense().mlp,
+        }
+    }
+
+    /// Reads the weights of a version with this many fields and this shape.
+    ///
+    /// # Errors
+    /// When a tensor is missing, misshapen or not finite, or ids do not ascend.
+    pub fn from_bytes(bytes: &[u8], fields: usize, shape: &Shape) -> Result<Self, ServableError> {
+        let file = SafeTensors::deserialize(bytes).map_err(|error| ServableError::Format(error.to_string()))?;
+        let params = ModelParams {
+            fields,
+            embedding_dim: shape.embedding_dim,
+            parts: shape.parts,
+            mlp: shape.mlp.clone(),
+            ..ModelParams::default()
+        };
+        let architecture = Architecture::new(&params);
+        let ids = u64s(&file, "feature_ids")?;
+        if ids.windows(2).any(|pair| pair[0] >= pair[1]) {
+            return Err(ServableError::Order);
+        }
+        let mut mlp = vec![0.0; architecture.mlp.len];
+        for (number, layer) in architecture.mlp.layers.iter().enumerate() {
+            let weight = f32s(&file, &format!("mlp.{number}.weight"), &[layer.outputs, layer.inputs])?;
+            mlp[layer.weight..layer.bias].copy_from_slice(&weight);
+            let bias = f32s(&file, &format!("mlp.{number}.bias"), &[layer.outputs])?;
+            mlp[layer.bias..layer.bias + layer.outputs].copy_from_slice(&bias);
+        }
+        if let Some(last) = architecture.mlp.layers.last() {
+            mlp[architecture.mlp.output..].copy_from_slice(&f32s(&file, "mlp.output", &[last.outputs])?);
+        }
+        Ok(Self {
+            bias: f32s(&file, "bias", &[1])?[0],
+            logit_offset: shape.logit_offset,
+            linear: f32s(&file, "linear", &[ids.len()])?,
+            embeddings: f32s(&file, "embeddings", &[ids.len(), shape.embedding_dim])?,
+            ids,
+            mlp,
+            architecture,
+        })
+    }
+
+    /// The tensors, as they are written.
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>, Tensor)> {
+        let (rows, dim) = (self.ids.len(), self.architecture.dim);
+        let real =
+            |name: &str, shape: Vec<usize>, values: &[f32]| (name.to_owned(), shape, Tensor::F32(values.to_vec()));
+        let mut tensors = vec![
+            ("feature_ids".to_owned(), vec![rows], Tensor::U64(self.ids.clone())),
+            real("linear", vec![rows], &self.linear),
+            real("embeddings", vec![rows, dim], &self.embeddings),
+            real("bias", vec![1], &[self.bias]),
+        ];
+        let shape = &self.architecture.mlp;
+        for (number, layer) in shape.layers.iter().enumerate() {
+            let weight = &self.mlp[layer.weight..layer.bias];
+            tensors.push(real(&format!("mlp.{number}.weight"), vec![layer.outputs, layer.inputs], weight));
+            let bias = &self.mlp[layer.bias..layer.bias + layer.outputs];
+            tensors.push(real(&format!("mlp.{number}.bias"), vec![layer.outputs], bias));
+        }
+        if let Some(last) = shape.layers.last() {
+            tensors.push(real("mlp.output", vec![last.outputs], &self.mlp[shape.output..]));
+        }
+        tensors
+    }
+
+    /// The logits of encoded features, corrected for down-sampling: what a server answers with.
+    pub fn logits(&self, batch: &[Features]) -> Vec<f64> {
+        let dim = self.architecture.dim;
+        let mut scratch = Scratch::default();
+        scratch.gather(&self.architecture, batch.iter(), |id, v| match self.ids.binary_search(&id) {
+            Ok(row) => {
+                v.copy_from_slice(&self.embeddings[row * dim..][..dim]);
+                self.linear[row]
+            }
+            Err(_) => 0.0,
+        });
+        scratch.forward(&self.architecture, Dense { bias: self.bias, mlp: &self.mlp }, &Inline);
+        scratch.logits().iter().map(|logit| f64::from(*logit) + self.logit_offset).collect()
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether every weight is finite.
+    pub fn is_finite(&self) -> bool {
+        let parts = [&self.linear, &self.embeddings, &self.mlp];
+        self.bias.is_finite() && parts.iter().all(|part| part.iter().all(|weight| weight.is_finite()))
+    }
+}
+
+fn u64s(file: &SafeTensors<'_>, name: &str) -> Result<Vec<u64>, ServableError> {
+    let view = file.tensor(name).map_err(|_| ServableError::Missing(name.to_owned()))?;
+    if view.dtype() != Dtype::U64 || view.shape().len() != 1 {
+        let found = format!("{:?} {:?}", view.dtype(), view.shape());
+        return Err(ServableError::Shape { name: name.to_owned(), found, expected: "U64 [rows]".to_owned() });
+    }
+    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+    Ok(view.data().chunks_exact(8).map(word).collect())
+}
+
+fn f32s(file: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Vec<f32>, ServableError> {
+    let view = file.tensor(name).map_err(|_| ServableError::Missing(name.to_owned()))?;
+    if view.dtype() != Dtype::F32 || view.shape() != shape {
+        let found = format!("{:?} {:?}", view.dtype(), view.shape());
+        return Err(ServableError::Shape { name: name.to_owned(), found, expected: format!("F32 {shape:?}") });
+    }
+    let word = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("four bytes"));
+    let values: Vec<f32> = view.data().chunks_exact(4).map(word).collect();
+    if values.iter().any(|value| !value.is_finite()) {
+        return Err(ServableError::NotFinite(name.to_owned()));
+    }
+    Ok(values)
+}
