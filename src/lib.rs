@@ -17,3 +17,4 @@ pub mod train;
 pub mod snapshot;
 
 // The shell: configuration, Kafka, files, sled, HTTP, and the programs made of them.
+pub mod config;

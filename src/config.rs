@@ -1,0 +1,212 @@
+//! A file becomes validated parameters.
+//!
+//! TOML text, with the overriding variables laid over it, becomes a tree whose values know their lines; the sections
+//! are then walked with small typed readers. Every error is found in one pass, with its line, its key and the fix;
+//! a [`Config`] exists only when there is none. Units stand in the names of keys, unknown keys are refused.
+//!
+//! * [`load`] and [`Config::parse`] read, [`check::summarize`] sums up, [`init`] writes a first file from sample events.
+//! * `defaults` is the one place of defaults, `keys` the one list of keys.
+//! * [`Config::fingerprint`] covers what decides the state, and nothing else.
+
+pub mod check;
+mod defaults;
+mod document;
+pub mod error;
+pub mod events;
+mod fields;
+mod fingerprint;
+pub mod init;
+pub mod join;
+pub mod kafka;
+pub mod keys;
+pub mod model;
+pub mod operation;
+mod overlay;
+pub mod properties;
+mod section;
+#[cfg(test)]
+mod tests;
+pub mod training;
+
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::event::options::EventOptions;
+use crate::feature::field::{Field, FieldError, FieldSet};
+use crate::join::params::JoinParams;
+use crate::model::params::ModelParams;
+use crate::train::{BatchParams, TrainParams};
+use training::Training;
+
+pub use error::{ConfigError, ConfigErrors, Origin};
+pub use overlay::{PREFIX, environment};
+
+use error::Report;
+use section::Section;
+
+/// A validated configuration: one part for each section of the file, all defaults filled in.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Config {
+    /// `[[fields]]`; the default has none, a loaded configuration at least one.
+    #[serde(serialize_with = "fields::serialize")]
+    pub fields: Vec<Field>,
+    /// `[model]`
+    pub model: model::Model,
+    /// `[optimizer]`
+    pub optimizer: model::Optimizer,
+    /// `[training]`
+    pub training: training::Training,
+    /// `[join]`
+    pub join: join::Join,
+    /// `[events]`
+    pub events: events::Events,
+    /// `[kafka]`
+    pub kafka: kafka::Kafka,
+    /// `[state]`
+    pub state: operation::State,
+    /// `[versions]`
+    pub versions: operation::Versions,
+    /// `[admin]`
+    pub admin: operation::Admin,
+    /// `[metrics]`
+    pub metrics: operation::Metrics,
+}
+
+/// Reads a file, with the variables of `environment` laid over it (see [`environment`]; others are ignored).
+///
+/// # Errors
+/// Everything that is wrong with the file and the variables, or that the file cannot be read.
+pub fn load(path: &Path, environment: impl IntoIterator<Item = (String, String)>) -> Result<Config, ConfigErrors> {
+    let file = path.display().to_string();
+    match fs::read_to_string(path) {
+        Ok(text) => Config::parse(&text, &file, environment),
+        Err(error) => {
+            let report = Report::default();
+            let fix = "write one with `deepfm config init`";
+            report.add(Origin::Whole, "", format!("cannot be read: {error}"), fix);
+            Err(report.settle(&file, ()).expect_err("an error was just noted"))
+        }
+    }
+}
+
+impl Config {
+    /// Reads a text; `file` is what errors call it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the text and the variables. Where the text is not TOML, only that.
+    pub fn parse(
+        text: &str,
+        file: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigErrors> {
+        let syntax = Report::default();
+        let mut tree = document::parse(text, &syntax);
+        syntax.settle(file, ())?;
+        let report = Report::default();
+        overlay::lay_over(&mut tree, environment, &report);
+        let config = Self::read(&Section::root(&tree, &report));
+        report.settle(file, config)
+    }
+
+    fn read(root: &Section<'_>) -> Self {
+        let training = training::Training::read(&root.section("training"));
+        let versions = root.section("versions");
+        let config = Self {
+            fields: fields::read(root),
+            model: model::Model::read(&root.section("model")),
+            optimizer: model::Optimizer::read(&root.section("optimizer")),
+            join: join::Join::read(&root.section("join"), training.negative_sampling_rate),
+            training,
+            events: events::Events::read(&root.section("events")),
+            kafka: kafka::Kafka::read(&root.section("kafka")),
+            state: operation::State::read(&root.section("state")),
+            versions: operation::Versions::read(&versions),
+            admin: operation::Admin::read(&root.section("admin")),
+            metrics: operation::Metrics::read(&root.section("metrics")),
+        };
+        if config.state.dir == config.versions.dir {
+            let problem = format!("\"{}\" is state.dir too", config.versions.dir.display());
+            versions.refuse("dir", problem, "the state is the worker's alone: give each its own");
+        }
+        config
+    }
+
+    /// What the decoder is given.
+    pub fn event_options(&self) -> EventOptions {
+        self.events.options()
+    }
+
+    /// What the join is given.
+    pub fn join_params(&self) -> JoinParams {
+        self.join.params()
+    }
+
+    /// What the model and its optimizers are given.
+    pub fn model_params(&self) -> ModelParams {
+        self.model.params(self.fields.len(), &self.optimizer, self.training.n_max)
+    }
+
+    /// The fields of the model.
+    ///
+    /// # Errors
+    /// Never for a loaded configuration; the default one has no fields.
+    pub fn field_set(&self) -> Result<FieldSet, FieldError> {
+        FieldSet::new(self.fields.clone())
+    }
+
+    /// Everything that fixes how the log becomes a state.
+    pub fn train_params(&self) -> TrainParams {
+        let Training { batch_min, batch_max, batch_growth_examples, batch_span_ms, negative_sampling_rate, .. } =
+            self.training;
+        TrainParams {
+            join: self.join_params(),
+            model: self.model_params(),
+            batch: BatchParams {
+                min: batch_min,
+                max: batch_max,
+                growth_examples: batch_growth_examples,
+                span_ms: i64::try_from(batch_span_ms).unwrap_or(i64::MAX),
+            },
+            negative_sampling_rate: f64::from(negative_sampling_rate),
+            window_impressions: self.metrics.window_impressions,
+        }
+    }
+
+    /// 16 hex digits that two configurations share if and only if (but for collisions) they learn the same state from
+    /// the same log.
+    pub fn fingerprint(&self) -> String {
+        fingerprint::of(self)
+    }
+
+    /// Everything that decides the state, as canonical JSON: what the fingerprint is taken of.
+    pub fn canonical(&self) -> String {
+        fingerprint::canonical(self)
+    }
+
+    /// What differs between this configuration and the canonical JSON of another, as `path (was …, is …)`.
+    pub fn differences_from(&self, canonical: &str) -> Vec<String> {
+        fingerprint::differences(canonical, &self.canonical())
+    }
+
+    /// The whole configuration as TOML that loads again, defaults filled in. Secrets are not shown: one from a file is
+    /// shown as that file, one from the configuration itself as `(redacted)`.
+    ///
+    /// # Panics
+    /// Never: every part has a form in TOML.
+    pub fn to_toml(&self) -> String {
+        let body = toml::to_string(self).expect("sections are tables of plain values, paths are from TOML strings");
+        format!("# The effective configuration, fingerprint {}\n{body}", self.fingerprint())
+    }
+
+    /// The same as one JSON document.
+    ///
+    /// # Panics
+    /// Never: every part has a form in JSON.
+    pub fn to_json(&self) -> serde_json::Value {
+        // By way of text: a `Value` made directly would widen 0.1 in 32 bits to 0.10000000149011612.
+        let text = serde_json::to_string(self).expect("sections are objects of plain values, paths from TOML strings");
+        serde_json::from_str(&text).expect("it was just written")
+    }
+}

@@ -1,0 +1,96 @@
+//! `[events]`: limits of one record, and where foreign events keep their parts.
+
+use serde::Serialize;
+
+use crate::event::options::{EventOptions, Mapping, Mappings, TimeUnit};
+
+use super::section::Section;
+
+/// Limits of one record, and how topics that look different are read.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Events {
+    /// How far an event time may be ahead of its record's own Kafka timestamp.
+    pub future_max_seconds: u64,
+    /// The largest record that is decoded.
+    pub record_bytes_max: usize,
+    /// The most feature entries that one impression may have.
+    pub features_max: usize,
+    /// The most bytes of a refused record that its dead letter carries.
+    pub dead_letter_bytes_max: usize,
+    /// Where foreign events keep their parts.
+    pub mapping: Mappings,
+}
+
+impl Events {
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        let default = Self::default();
+        let mapping = section.section("mapping");
+        let future = "a record ahead of the rest holds its partition and the watermark as long, at most a day";
+        let record = "records have at least a few bytes, and one is held in memory at a time: at most 64 MiB";
+        let features = "an impression has at least one entry";
+        let letters = "a dead letter is a Kafka record itself: at most 8 MiB";
+        Self {
+            future_max_seconds: section.whole("future_max_seconds", default.future_max_seconds, 0, 86_400, future),
+            record_bytes_max: section.count("record_bytes_max", default.record_bytes_max, 64, 64 << 20, record),
+            features_max: section.count("features_max", default.features_max, 1, 1 << 20, features),
+            dead_letter_bytes_max: section.count(
+                "dead_letter_bytes_max",
+                default.dead_letter_bytes_max,
+                0,
+                8 << 20,
+                letters,
+            ),
+            mapping: Mappings {
+                impression: read_impression(&mapping.section("impression")),
+                click: read_click(&mapping.section("click")),
+            },
+        }
+    }
+
+    /// What the decoder is given.
+    pub(super) fn options(&self) -> EventOptions {
+        EventOptions {
+            future_max_seconds: self.future_max_seconds,
+            record_bytes_max: self.record_bytes_max,
+            features_max: self.features_max,
+            mapping: self.mapping.clone(),
+        }
+    }
+}
+
+fn read_impression(section: &Section<'_>) -> Mapping {
+    Mapping {
+        features: read_pointer(section, "features"),
+        weight: read_pointer(section, "weight"),
+        ..read_click(section)
+    }
+}
+
+fn read_click(section: &Section<'_>) -> Mapping {
+    let units = [
+        ("ms", TimeUnit::Ms),
+        ("s", TimeUnit::S),
+        ("us", TimeUnit::Us),
+        ("ns", TimeUnit::Ns),
+        ("rfc3339", TimeUnit::Rfc3339),
+    ];
+    Mapping {
+        impression_id: read_pointer(section, "impression_id"),
+        event_id: read_pointer(section, "event_id"),
+        event_time: read_pointer(section, "event_time"),
+        time_unit: section.choice("time_unit", TimeUnit::default(), &units),
+        ..Mapping::default()
+    }
+}
+
+/// A JSON pointer (RFC 6901, section 3). Only features may be the whole document.
+fn read_pointer(section: &Section<'_>, key: &str) -> Option<String> {
+    let pointer = section.text(key)?;
+    let escapes_are_whole = pointer.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
+    let names_a_part = pointer.starts_with('/') || (pointer.is_empty() && key == "features");
+    if !(names_a_part && escapes_are_whole) {
+        let problem = format!("\"{pointer}\" is not a JSON pointer to it");
+        section.refuse(key, problem, "write \"/outer/inner\", with ~1 for a / and ~0 for a ~ inside a name");
+    }
+    Some(pointer)
+}

@@ -1,0 +1,130 @@
+//! `[[fields]]`: names and kinds of the model's fields, in the order in which the MLP sees them.
+
+use std::collections::BTreeSet;
+
+use serde::{Serialize, Serializer};
+
+use crate::feature::field::{Field, FieldKind};
+
+use super::document::{Node, Value};
+use super::error::Origin;
+use super::section::Section;
+
+/// The most fields a model can have.
+pub(super) const FIELDS_MAX: usize = 1024;
+
+/// The longest name of a field, in bytes.
+pub(super) const NAME_BYTES_MAX: usize = 256;
+
+/// The most edges of a numeric field.
+const EDGES_MAX: usize = 4096;
+
+const EXAMPLE: &str =
+    "add [[fields]] with name and kind for each feature to learn from, or let `deepfm config init` find them";
+
+/// Reads every entry; entries with errors are left out.
+pub(super) fn read(root: &Section<'_>) -> Vec<Field> {
+    if root.node("fields").is_none() {
+        root.report().add(Origin::Whole, "fields", "a model needs at least one field", EXAMPLE);
+        return Vec::new();
+    }
+    let Some(items) = root.list("fields", "write each field as its own [[fields]]") else {
+        return Vec::new();
+    };
+    if items.is_empty() || items.len() > FIELDS_MAX {
+        let problem = format!("{} fields: a model has 1 to {FIELDS_MAX}", items.len());
+        root.refuse("fields", problem, EXAMPLE);
+    }
+    let mut names = BTreeSet::new();
+    let entries = items.iter().enumerate();
+    entries.filter_map(|(index, node)| read_field(index, node, &mut names, root)).collect()
+}
+
+fn read_field(index: usize, node: &Node, names: &mut BTreeSet<String>, root: &Section<'_>) -> Option<Field> {
+    let section = Section::entry(format!("fields[{index}]"), node, root.report())?;
+    let kind = read_kind(&section);
+    if section.node("name").is_none() {
+        section.refuse("name", "is missing", "give the key of the field in the features of impressions");
+    }
+    let name = section.text("name")?;
+    if name.is_empty() || name.len() > NAME_BYTES_MAX {
+        let problem = format!("a name of {} bytes", name.len());
+        section.refuse("name", problem, "give the field's key in the features of impressions, 1 to 256 bytes");
+    }
+    if !names.insert(name.clone()) {
+        section.refuse("name", format!("\"{name}\" is the name of another field too"), "remove one of the two");
+    }
+    Some(Field { name, kind })
+}
+
+fn read_kind(section: &Section<'_>) -> FieldKind {
+    let numeric = FieldKind::Numeric { edges: None };
+    let kinds = [("categorical", &FieldKind::Categorical), ("multi", &FieldKind::Multi), ("numeric", &numeric)];
+    if section.node("kind").is_none() {
+        section.refuse("kind", "is missing", "give \"categorical\" or \"multi\" or \"numeric\"");
+        return FieldKind::Categorical;
+    }
+    match section.choice("kind", kinds[0].1, &kinds) {
+        FieldKind::Numeric { .. } => FieldKind::Numeric { edges: read_edges(section) },
+        other => {
+            if section.node("edges").is_some() && section.are_sound(&["kind"]) {
+                section.refuse("edges", "only numeric fields have edges", "remove them, or set kind = \"numeric\"");
+            }
+            other.clone()
+        }
+    }
+}
+
+fn read_edges(section: &Section<'_>) -> Option<Vec<f64>> {
+    let items = section.list("edges", "give ascending numbers, such as [0, 10, 100]")?;
+    if items.is_empty() || items.len() > EDGES_MAX {
+        let problem = format!("{} edges: there can be 1 to {EDGES_MAX}", items.len());
+        section.refuse("edges", problem, "leave edges out for logarithmic buckets");
+    }
+    let mut edges: Vec<f64> = Vec::with_capacity(items.len());
+    for item in items {
+        let edge = match item.value {
+            Value::Integer(number) => number as f64,
+            Value::Float(number) if number.is_finite() => number,
+            _ => {
+                let problem = format!("{} is not an edge", item.value.describe());
+                section.report().add(item.origin.clone(), section.key("edges"), problem, "give finite numbers");
+                continue;
+            }
+        };
+        if let Some(&last) = edges.last().filter(|last| **last >= edge) {
+            let problem = format!("{edge} comes after {last}");
+            section.report().add(item.origin.clone(), section.key("edges"), problem, "sort the edges, each once");
+        }
+        edges.push(edge);
+    }
+    Some(edges)
+}
+
+/// Fields as the file writes them.
+pub(super) fn serialize<S: Serializer>(fields: &[Field], serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Entry<'a> {
+        name: &'a str,
+        kind: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        edges: Option<&'a [f64]>,
+    }
+    serializer.collect_seq(fields.iter().map(|field| Entry {
+        name: &field.name,
+        kind: kind_name(&field.kind),
+        edges: match &field.kind {
+            FieldKind::Numeric { edges } => edges.as_deref(),
+            FieldKind::Categorical | FieldKind::Multi => None,
+        },
+    }))
+}
+
+/// The name of a kind in the file.
+pub(super) fn kind_name(kind: &FieldKind) -> &'static str {
+    match kind {
+        FieldKind::Categorical => "categorical",
+        FieldKind::Multi => "multi",
+        FieldKind::Numeric { .. } => "numeric",
+    }
+}

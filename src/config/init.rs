@@ -1,0 +1,183 @@
+//! Sample events become a commented first configuration: the fields that were found, an attribution window from the
+//! click delays that were seen, and everything else at its default.
+//!
+//! Only the beginning of each file is read ([`SAMPLE_LINES`]), in memory that does not grow with it. Lines that cannot
+//! be used are counted and said, never fatal; without a single usable impression there is nothing to write.
+
+mod delays;
+mod number;
+mod profile;
+mod render;
+mod sample;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use thiserror::Error;
+
+pub use sample::Tally;
+
+/// How many lines of each file are looked at.
+pub const SAMPLE_LINES: u64 = 200_000;
+
+/// The commented default configuration, with example fields.
+pub const TEMPLATE: &str = include_str!("../../deploy/deepfm.toml");
+
+/// Why no configuration could be made.
+#[derive(Debug, Error)]
+pub enum InitError {
+    /// The directory has no impressions.
+    #[error("no impressions.jsonl or impressions.jsonl.zst in {}", .0.display())]
+    NoFile(PathBuf),
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Not one line is an impression.
+    #[error("no usable impression in {file}: {tally}; topics that look different need [events.mapping]")]
+    NoImpressions {
+        /// The name of the file.
+        file: String,
+        /// What is wrong with its lines.
+        tally: Tally,
+    },
+    /// The impressions have no features to learn from.
+    #[error("no usable field in the {impressions} usable impressions of {file}{}", reasons(.left_out))]
+    NoFields {
+        /// The name of the file.
+        file: String,
+        /// How many impressions were looked at.
+        impressions: u64,
+        /// The fields that were found, each with the reason why it is of no use.
+        left_out: Vec<String>,
+    },
+}
+
+fn reasons(left_out: &[String]) -> String {
+    left_out.iter().flat_map(|reason| ["; ", reason]).collect()
+}
+
+/// A configuration made from sample events, and what it was made from.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Draft {
+    /// The text of the configuration.
+    #[serde(skip)]
+    pub toml: String,
+    /// The lines of the impressions.
+    pub impressions: Tally,
+    /// The lines of the clicks, if there is a file of them.
+    pub clicks: Option<Tally>,
+    /// The share of the sampled impressions that were clicked.
+    pub click_rate: f64,
+    /// The fields, in the order in which they first appeared.
+    pub fields: Vec<FoundField>,
+    /// The attribution window that was chosen; `None` where there were no clicks to choose it by.
+    pub attribution_window_seconds: Option<u64>,
+    /// The share of the clicks seen that this window keeps.
+    pub clicks_kept: Option<f64>,
+}
+
+/// A field that was found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FoundField {
+    /// Its key in the features.
+    pub name: String,
+    /// The kind that was chosen; `None` where its values cannot be used.
+    pub kind: Option<&'static str>,
+    /// Distinct values, those of a list or object each for itself.
+    pub cardinality: u64,
+    /// Whether there may be more: counting stops at a bound.
+    pub cardinality_is_bound: bool,
+    /// The share of impressions that have it.
+    pub share_present: f64,
+    /// Why it was left out of the configuration, if it was.
+    pub left_out: Option<String>,
+}
+
+impl fmt::Display for Draft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "impressions: {}", self.impressions)?;
+        match &self.clicks {
+            Some(clicks) => writeln!(f, "clicks: {clicks}")?,
+            None => writeln!(f, "clicks: no file")?,
+        }
+        for field in &self.fields {
+            let bound = if field.cardinality_is_bound { "at least " } else { "" };
+            let values = number::grouped(field.cardinality);
+            let share = number::percent(field.share_present);
+            let kind = field.kind.unwrap_or("unusable");
+            let plural = if field.cardinality == 1 { "value" } else { "values" };
+            write!(f, "field {:?}: {kind}, {bound}{values} {plural}, in {share}", field.name)?;
+            match &field.left_out {
+                Some(reason) => writeln!(f, "; left out: {reason}")?,
+                None => writeln!(f)?,
+            }
+        }
+        match (self.attribution_window_seconds, self.clicks_kept) {
+            (Some(seconds), Some(kept)) => {
+                let share = number::percent(kept);
+                write!(f, "attribution window: {seconds} s, which keeps {share} of the clicks")
+            }
+            _ => write!(f, "attribution window: the default, for want of clicks"),
+        }
+    }
+}
+
+/// Looks at the first `lines` lines of a directory's `impressions.jsonl` and `clicks.jsonl` (or `.jsonl.zst`), and
+/// writes a configuration for them that [`super::load`] accepts.
+///
+/// # Errors
+/// A file cannot be read, or no line is an impression with a field to learn from.
+pub fn from_events(dir: &Path, lines: u64) -> Result<Draft, InitError> {
+    let Some(path) = sample::find(dir, "impressions") else {
+        return Err(InitError::NoFile(dir.to_owned()));
+    };
+    let impressions = sample::read_impressions(&path, lines)?;
+    let file = file_name(&path);
+    if impressions.tally.usable == 0 {
+        return Err(InitError::NoImpressions { file, tally: impressions.tally });
+    }
+    let mut shown = impressions.shown;
+    let click_path = sample::find(dir, "clicks");
+    let clicks = click_path.as_deref().map(|path| sample::read_clicks(path, lines, &mut shown)).transpose()?;
+    let usable = impressions.tally.usable;
+    let found: Vec<profile::Found> = impressions.profiles.into_iter().map(|profile| profile.decide(usable)).collect();
+    if found.iter().all(|found| found.left_out.is_some()) {
+        let reason = |found: &profile::Found| Some(format!("{:?}: {}", found.name, found.left_out.as_ref()?));
+        return Err(InitError::NoFields {
+            file,
+            impressions: usable,
+            left_out: found.iter().filter_map(reason).collect(),
+        });
+    }
+    let delays = clicks.as_ref().map(|clicks| &clicks.delays);
+    let window = delays.and_then(delays::Window::choose);
+    let view = render::View {
+        file: &file,
+        click_file: click_path.as_deref().map(file_name),
+        impressions: &impressions.tally,
+        clicks: clicks.as_ref(),
+        found: &found,
+        window: window.as_ref(),
+        times: delays::Times::new(&shown),
+    };
+    Ok(Draft {
+        toml: view.render(),
+        click_rate: view.click_rate(),
+        fields: found.iter().map(|found| found.describe(usable)).collect(),
+        attribution_window_seconds: window.as_ref().map(|window| window.seconds),
+        clicks_kept: window.as_ref().map(|window| window.kept),
+        impressions: impressions.tally,
+        clicks: clicks.map(|clicks| clicks.tally),
+    })
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,232 @@
+//! The first lines of an event file, in bounded memory: what is on each, or why it cannot be used.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::InitError;
+use super::delays::Delays;
+use super::number::grouped;
+use super::profile::Profile;
+use crate::config::fields::FIELDS_MAX;
+
+/// The longest line that is parsed, in bytes: the default bound of a record.
+const LINE_BYTES_MAX: usize = 1 << 20;
+
+/// What was read of one file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Tally {
+    /// Lines that were read, empty ones left out.
+    pub lines: u64,
+    /// Lines that are events.
+    pub usable: u64,
+    /// Whether the file goes on after them.
+    pub more: bool,
+    /// Lines that are not, by reason: how many, and the number of the first.
+    pub refused: BTreeMap<&'static str, (u64, u64)>,
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first = if self.more { "the first " } else { "" };
+        write!(f, "{first}{} lines, {} usable", grouped(self.lines), grouped(self.usable))?;
+        for (reason, (count, line)) in &self.refused {
+            write!(f, ", {} {reason} (first on line {line})", grouped(*count))?;
+        }
+        Ok(())
+    }
+}
+
+/// An impression of the sample, by the hash of its id.
+pub(super) struct Shown {
+    /// Its event time.
+    pub(super) time: i64,
+    /// Whether a click of the sample names it.
+    pub(super) clicked: bool,
+}
+
+/// The impressions of the sample.
+pub(super) type ShownById = HashMap<u64, Shown>;
+
+/// What the impressions' lines have.
+pub(super) struct Impressions {
+    pub(super) tally: Tally,
+    pub(super) profiles: Vec<Profile>,
+    pub(super) shown: ShownById,
+}
+
+/// What the clicks' lines have.
+pub(super) struct Clicks {
+    pub(super) tally: Tally,
+    pub(super) delays: Delays,
+}
+
+/// The file of one kind of events in a directory, plain before compressed.
+pub(super) fn find(dir: &Path, stem: &str) -> Option<PathBuf> {
+    let candidates = [format!("{stem}.jsonl"), format!("{stem}.jsonl.zst")];
+    candidates.iter().map(|name| dir.join(name)).find(|path| path.is_file())
+}
+
+/// Reads impressions and profiles their features.
+pub(super) fn read_impressions(path: &Path, lines: u64) -> Result<Impressions, InitError> {
+    let mut profiles: Vec<Profile> = Vec::new();
+    let mut index: BTreeMap<String, usize> = BTreeMap::new();
+    let mut shown = ShownById::new();
+    let tally = for_each_line(path, lines, |line| {
+        let line: Line = parse(line)?;
+        let (id, time) = line.key()?;
+        let Features(features) = line.features.ok_or("missing_key")?;
+        for (name, value) in features {
+            if let Some(&at) = index.get(&name) {
+                profiles[at].add(&value);
+            } else if profiles.len() < FIELDS_MAX {
+                let mut profile = Profile::new(name.clone());
+                profile.add(&value);
+                index.insert(name, profiles.len());
+                profiles.push(profile);
+            }
+        }
+        shown.entry(id).or_insert(Shown { time, clicked: false });
+        Ok(())
+    })?;
+    Ok(Impressions { tally, profiles, shown })
+}
+
+/// Reads clicks and measures how long after its impression each came.
+pub(super) fn read_clicks(path: &Path, lines: u64, shown: &mut ShownById) -> Result<Clicks, InitError> {
+    let mut delays = Delays::default();
+    let tally = for_each_line(path, lines, |line| {
+        let (id, time) = parse::<Line>(line)?.key()?;
+        match shown.get_mut(&id) {
+            None => delays.unmatched += 1,
+            Some(impression) if impression.clicked => delays.repeated += 1,
+            Some(impression) if time < impression.time => delays.before += 1,
+            Some(impression) => {
+                impression.clicked = true;
+                delays.add(time - impression.time);
+            }
+        }
+        Ok(())
+    })?;
+    delays.sort();
+    Ok(Clicks { tally, delays })
+}
+
+/// The parts of an event that matter here.
+#[derive(Deserialize)]
+struct Line {
+    #[serde(default)]
+    impression_id: Option<Value>,
+    #[serde(default)]
+    event_time: Option<Value>,
+    #[serde(default)]
+    features: Option<Features>,
+}
+
+impl Line {
+    /// The hash of the impression's id and the event time, or why there is none.
+    fn key(&self) -> Result<(u64, i64), &'static str> {
+        let id = match self.impression_id.as_ref().ok_or("missing_key")? {
+            Value::String(id) if (1..=256).contains(&id.chars().count()) => xxh3_64(id.as_bytes()),
+            Value::Number(id) if id.is_i64() => xxh3_64(id.to_string().as_bytes()),
+            _ => return Err("mistyped"),
+        };
+        let time = self.event_time.as_ref().ok_or("missing_key")?.as_i64().ok_or("mistyped")?;
+        match time {
+            ..0 => Err("time_out_of_range"),
+            0..100_000_000_000 => Err("seconds_not_milliseconds"),
+            100_000_000_000..100_000_000_000_000 => Ok((id, time)),
+            _ => Err("microseconds_not_milliseconds"),
+        }
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, &'static str> {
+    serde_json::from_slice(line).map_err(|error| if error.is_data() { "mistyped" } else { "malformed" })
+}
+
+/// Features in the order of the line, which a map of `serde_json` would lose.
+struct Features(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Features {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Ordered;
+        impl<'de> Visitor<'de> for Ordered {
+            type Value = Features;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of features")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Features, A::Error> {
+                let mut features = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    features.push(entry);
+                }
+                Ok(Features(features))
+            }
+        }
+        deserializer.deserialize_map(Ordered)
+    }
+}
+
+/// Hands over each of the first lines that is not empty; what it answers is counted.
+fn for_each_line(
+    path: &Path,
+    lines_max: u64,
+    mut job: impl FnMut(&[u8]) -> Result<(), &'static str>,
+) -> Result<Tally, InitError> {
+    let failed = |source| InitError::Read { path: path.to_owned(), source };
+    let mut reader = open(path).map_err(failed)?;
+    let mut tally = Tally::default();
+    let mut line = Vec::new();
+    let mut number = 0;
+    while let Some(fits) = read_line(reader.as_mut(), &mut line).map_err(failed)? {
+        number += 1;
+        if line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        if tally.lines == lines_max {
+            tally.more = true;
+            break;
+        }
+        tally.lines += 1;
+        match if fits { job(&line) } else { Err("oversized") } {
+            Ok(()) => tally.usable += 1,
+            Err(reason) => tally.refused.entry(reason).or_insert((0, number)).0 += 1,
+        }
+    }
+    Ok(tally)
+}
+
+fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
+    let file = File::open(path)?;
+    if path.extension().is_some_and(|extension| extension == "zst") {
+        return Ok(Box::new(BufReader::new(zstd::Decoder::new(file)?)));
+    }
+    Ok(Box::new(BufReader::with_capacity(1 << 16, file)))
+}
+
+/// Reads one line, without its end, into `line`. `None` at the end of the file; `false` if the line was too long, and
+/// was skipped without being held.
+fn read_line(reader: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<Option<bool>> {
+    line.clear();
+    let bound = LINE_BYTES_MAX as u64 + 1;
+    if (&mut *reader).take(bound).read_until(b'\n', line)? == 0 {
+        return Ok(None);
+    }
+    if line.last() == Some(&b'\n') {
+        line.pop();
+        return Ok(Some(true));
+    }
+    let fits = line.len() as u64 != bound;
+    if !fits {
+        reader.skip_until(b'\n')?;
+    }
+    Ok(Some(fits))
+}

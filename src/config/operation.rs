@@ -1,0 +1,131 @@
+//! `[state]`, `[versions]`, `[admin]` and `[metrics]`: where the worker keeps, publishes and shows what it learned.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Serialize, Serializer};
+
+use super::section::Section;
+
+/// A day: nothing that is done regularly is done less often.
+const DAY_SECONDS: u64 = 86_400;
+
+/// The checkpoints.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct State {
+    /// The directory of the checkpoints, of this worker alone.
+    pub dir: PathBuf,
+    /// How often a checkpoint is taken.
+    pub checkpoint_interval_seconds: u64,
+}
+
+/// The versions that servers load.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Versions {
+    /// The directory of the artefacts.
+    pub dir: PathBuf,
+    /// How often a version is published; 0 is not by time.
+    pub interval_seconds: u64,
+    /// After how many learned examples a version is published; 0 is not by examples.
+    pub interval_examples: u64,
+    /// Raw feature rows with expected logits that travel in each version.
+    pub probes: usize,
+}
+
+/// The admin port.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Admin {
+    /// Where metrics and status are served; `None` is off.
+    #[serde(serialize_with = "empty_for_off")]
+    pub listen: Option<SocketAddr>,
+}
+
+/// The progressive metrics.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Metrics {
+    /// Impressions in a window.
+    pub window_impressions: u64,
+}
+
+impl State {
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        let default = Self::default();
+        let why = "what was read since the last checkpoint is read again after a crash, at most a day of it";
+        Self {
+            dir: read_dir(section, default.dir),
+            checkpoint_interval_seconds: section.whole(
+                "checkpoint_interval_seconds",
+                default.checkpoint_interval_seconds,
+                1,
+                DAY_SECONDS,
+                why,
+            ),
+        }
+    }
+}
+
+impl Versions {
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        let default = Self::default();
+        let time = "it is at most 30 days; 0 is not by time";
+        let examples = "it is at most 10^12; 0 is not by examples";
+        let probes = "servers score each probe before they serve a version";
+        Self {
+            dir: read_dir(section, default.dir),
+            interval_seconds: section.whole("interval_seconds", default.interval_seconds, 0, 30 * DAY_SECONDS, time),
+            interval_examples: section.whole(
+                "interval_examples",
+                default.interval_examples,
+                0,
+                1_000_000_000_000,
+                examples,
+            ),
+            probes: section.count("probes", default.probes, 1, 10_000, probes),
+        }
+    }
+}
+
+impl Admin {
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        let Some(text) = section.text("listen") else {
+            return Self::default();
+        };
+        if text.is_empty() {
+            return Self { listen: None };
+        }
+        let listen = text.parse().ok();
+        if listen.is_none() {
+            let fix = "give an IP address and a port, such as \"127.0.0.1:9464\", or \"\" for none";
+            section.refuse("listen", format!("\"{text}\" is not an address to listen at"), fix);
+        }
+        Self { listen }
+    }
+}
+
+impl Metrics {
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        let default = Self::default().window_impressions;
+        let why = "below 100 impressions a metric is noise";
+        Self { window_impressions: section.whole("window_impressions", default, 100, 1_000_000_000, why) }
+    }
+}
+
+fn read_dir(section: &Section<'_>, default: PathBuf) -> PathBuf {
+    match section.text("dir") {
+        None => default,
+        Some(text) => {
+            if text.is_empty() {
+                section.refuse("dir", "is empty", "give a directory; it is made when it is missing");
+            }
+            PathBuf::from(text)
+        }
+    }
+}
+
+#[expect(clippy::ref_option, reason = "serde's serialize_with passes the field by reference")]
+fn empty_for_off<S: Serializer>(listen: &Option<SocketAddr>, serializer: S) -> Result<S::Ok, S::Error> {
+    match listen {
+        Some(address) => serializer.collect_str(address),
+        None => serializer.serialize_str(""),
+    }
+}
