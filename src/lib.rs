@@ -18,3 +18,4 @@ pub mod snapshot;
 
 // The shell: configuration, Kafka, files, sled, HTTP, and the programs made of them.
 pub mod config;
+pub mod simulate;
