@@ -19,3 +19,4 @@ pub mod snapshot;
 // The shell: configuration, Kafka, files, sled, HTTP, and the programs made of them.
 pub mod config;
 pub mod simulate;
+pub mod source;

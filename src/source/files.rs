@@ -1,0 +1,142 @@
+//! A directory of event files as a log: `impressions.jsonl` is partition 0 of impressions, `clicks.jsonl` partition 0 of
+//! clicks (none if it is missing), each also as `.jsonl.zst`. A record's offset is its line's number from 0; empty lines
+//! are passed over.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::ingest::{Ingest, Message};
+use super::{Source, SourceError, SourceEvent};
+use crate::event::{EventKind, RawRecord};
+use crate::stream::{Partition, Positions};
+
+/// Lines read at a time.
+const LINES: usize = 512;
+
+/// Records of a file that may wait for the core.
+const WAITING_MAX: usize = 8 * LINES;
+
+struct EventFile {
+    partition: Partition,
+    path: PathBuf,
+    reader: Box<dyn BufRead + Send>,
+    next_offset: i64,
+    waiting: usize,
+    /// The end was reached, and said.
+    ended: bool,
+    line: Vec<u8>,
+}
+
+/// The reader of a directory.
+pub struct FileSource {
+    files: VecDeque<EventFile>,
+    ingest: Ingest,
+}
+
+/// The path of an event file, and its lines decompressed.
+pub type OpenFile = (PathBuf, Box<dyn BufRead + Send>);
+
+/// Opens one event file of a directory, plain or compressed; `None` when there is neither.
+///
+/// # Errors
+/// When the file exists but cannot be opened.
+pub fn open(directory: &Path, kind: EventKind) -> Result<Option<OpenFile>, SourceError> {
+    let plain = directory.join(format!("{kind}s.jsonl"));
+    let compressed = directory.join(format!("{kind}s.jsonl.zst"));
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| SourceError::File { path, source }
+    };
+    if plain.exists() {
+        let file = File::open(&plain).map_err(failed(&plain))?;
+        return Ok(Some((plain, Box::new(BufReader::with_capacity(1 << 18, file)))));
+    }
+    if compressed.exists() {
+        let file = File::open(&compressed).map_err(failed(&compressed))?;
+        let reader = zstd::Decoder::new(file).map_err(failed(&compressed))?;
+        return Ok(Some((compressed, Box::new(BufReader::with_capacity(1 << 18, reader)))));
+    }
+    Ok(None)
+}
+
+impl FileSource {
+    /// Opens a directory. Gives the source, and the positions from which its partitions are read, to their end.
+    ///
+    /// # Errors
+    /// When there are no impressions, or a file cannot be opened.
+    pub fn open(directory: &Path, ingest: Ingest) -> Result<(Self, Positions), SourceError> {
+        let mut files = VecDeque::new();
+        for kind in [EventKind::Impression, EventKind::Click] {
+            match open(directory, kind)? {
+                Some((path, reader)) => files.push_back(EventFile {
+                    partition: Partition { kind, number: 0 },
+                    path,
+                    reader,
+                    next_offset: 0,
+                    waiting: 0,
+                    ended: false,
+                    line: Vec::new(),
+                }),
+                None if kind == EventKind::Impression => return Err(SourceError::NoEvents(directory.to_owned())),
+                None => {}
+            }
+        }
+        let positions = files.iter().map(|file| (file.partition, 0)).collect();
+        Ok((Self { files, ingest }, positions))
+    }
+}
+
+impl EventFile {
+    fn read(&mut self, ingest: &mut Ingest) -> Result<SourceEvent, SourceError> {
+        let mut arrivals = Vec::with_capacity(LINES);
+        while arrivals.len() < LINES {
+            self.line.clear();
+            let read = self.reader.read_until(b'\n', &mut self.line);
+            let read = read.map_err(|source| SourceError::File { path: self.path.clone(), source })?;
+            if read == 0 {
+                break;
+            }
+            let offset = self.next_offset;
+            self.next_offset += 1;
+            let line = self.line.trim_ascii();
+            if !line.is_empty() {
+                let record = RawRecord { payload: Some(line), ..RawRecord::default() };
+                arrivals.push(ingest.arrival(self.partition.kind, &Message { offset, key: None, record }));
+            }
+        }
+        self.waiting += arrivals.len();
+        let partition = self.partition;
+        // A file does not grow: its end is the end for good.
+        let end = SourceEvent::EndOfPartition { partition, next_offset: i64::MAX };
+        Ok(if arrivals.is_empty() { end } else { SourceEvent::Records { partition, arrivals } })
+    }
+}
+
+impl Source for FileSource {
+    fn next(&mut self, _: Duration) -> Result<Option<SourceEvent>, SourceError> {
+        // In turn, so that no file runs ahead of the other by more than it must.
+        for _ in 0..self.files.len() {
+            self.files.rotate_left(1);
+            let Some(file) = self.files.front_mut() else { break };
+            if file.waiting < WAITING_MAX && !file.ended {
+                let event = file.read(&mut self.ingest)?;
+                file.ended = matches!(event, SourceEvent::EndOfPartition { .. });
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+
+    fn consumed(&mut self, partition: Partition, records: usize) {
+        if let Some(file) = self.files.iter_mut().find(|file| file.partition == partition) {
+            file.waiting -= records;
+        }
+    }
+
+    fn confirm_end(&mut self, _: Partition, _: i64) -> Result<bool, SourceError> {
+        Ok(true)
+    }
+}

@@ -1,0 +1,80 @@
+//! From a raw record to an [`Arrival`]: decoded, or refused with all that its dead letter needs. Runs on the source's thread.
+
+use sha2::{Digest as _, Sha256};
+
+use crate::event::{Decoder, EventKind, RawRecord, Refusal};
+use crate::stream::{Arrival, Refused};
+
+/// A record with its key, as a source hands it over.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// Its offset.
+    pub offset: i64,
+    /// Its key.
+    pub key: Option<&'a [u8]>,
+    /// Value, headers, timestamp.
+    pub record: RawRecord<'a>,
+}
+
+type Observer = Box<dyn FnMut(EventKind, &[u8]) + Send>;
+
+/// Decodes records, and shows those that could be decoded to an observer, which may keep some of their raw form.
+pub struct Ingest {
+    decoder: Decoder,
+    dead_letter_bytes_max: usize,
+    observe: Observer,
+}
+
+impl std::fmt::Debug for Ingest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ingest").field("dead_letter_bytes_max", &self.dead_letter_bytes_max).finish_non_exhaustive()
+    }
+}
+
+impl Ingest {
+    /// An ingest that keeps at most `dead_letter_bytes_max` bytes of what it refuses.
+    pub fn new(
+        decoder: Decoder,
+        dead_letter_bytes_max: usize,
+        observe: impl FnMut(EventKind, &[u8]) + Send + 'static,
+    ) -> Self {
+        Self { decoder, dead_letter_bytes_max, observe: Box::new(observe) }
+    }
+
+    /// Another ingest of the same kind, for a second thread; it shows its records to nobody.
+    #[must_use]
+    pub fn unobserved(&self) -> Self {
+        Self::new(self.decoder.clone(), self.dead_letter_bytes_max, |_, _| ())
+    }
+
+    /// Decodes a record.
+    pub fn arrival(&mut self, kind: EventKind, message: &Message<'_>) -> Arrival {
+        let body = match self.decoder.decode(kind, &message.record) {
+            Ok(decoded) => {
+                (self.observe)(kind, message.record.payload.unwrap_or_default());
+                Ok(decoded)
+            }
+            Err(refusal) => Err(Box::new(self.refused(refusal, message))),
+        };
+        Arrival { offset: message.offset, body }
+    }
+
+    fn refused(&self, refusal: Refusal, message: &Message<'_>) -> Refused {
+        let payload = message.record.payload;
+        let is_cut = payload.is_some_and(|payload| payload.len() > self.dead_letter_bytes_max);
+        Refused {
+            refusal,
+            payload: payload.map(|payload| payload[..payload.len().min(self.dead_letter_bytes_max)].to_vec()),
+            payload_bytes: payload.map_or(0, |payload| payload.len() as u64),
+            payload_sha256: payload.filter(|_| is_cut).map(|payload| Sha256::digest(payload).into()),
+            headers: message
+                .record
+                .headers
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), value.map(<[u8]>::to_vec)))
+                .collect(),
+            key: message.key.map(<[u8]>::to_vec),
+            timestamp: message.record.timestamp,
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! The two event topics as a log. All partitions are assigned once, from offsets that are ours; the client's groups and
+//! commits are not used.
+//!
+//! Each topic is read by a consumer on a thread of its own. A partition whose records wait for the core up to
+//! `queue_records_max` is paused until half of them are consumed. (A queue per partition would need no pausing, but the
+//! client may put records into its common queue again after the queues were split: order could not be relied on.)
+
+mod reader;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::{Ingest, Source, SourceError, SourceEvent, client};
+use crate::config::kafka::{Kafka, Start};
+use crate::event::EventKind;
+use crate::stream::{Partition, Positions};
+use reader::Reader;
+
+pub use reader::Health;
+
+/// How long one question to the broker may take.
+const ASK: Duration = Duration::from_secs(5);
+
+/// What the broker has of a partition: the first offset, and the one after the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The first offset that can be read.
+    pub low: i64,
+    /// The offset that the next record will have.
+    pub high: i64,
+}
+
+/// The log as it stands at the broker, not yet read.
+pub struct KafkaLog {
+    consumer: Arc<BaseConsumer<Health>>,
+    kafka: Kafka,
+    extents: BTreeMap<Partition, Extent>,
+}
+
+/// Records waiting for the core, by partition.
+type Waiting = Arc<Mutex<BTreeMap<Partition, Arc<AtomicUsize>>>>;
+
+/// A reader of the log.
+pub struct KafkaSource {
+    /// For questions to the broker; it reads nothing.
+    consumer: Arc<BaseConsumer<Health>>,
+    kafka: Kafka,
+    events: Receiver<Result<SourceEvent, SourceError>>,
+    waiting: Waiting,
+    known_waiting: BTreeMap<Partition, Arc<AtomicUsize>>,
+    last_high: BTreeMap<Partition, i64>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// The topic of a kind of events.
+pub(super) fn topic(kafka: &Kafka, kind: EventKind) -> &str {
+    match kind {
+        EventKind::Impression => &kafka.impressions_topic,
+        EventKind::Click => &kafka.clicks_topic,
+    }
+}
+
+/// Asks until there is an answer, at most for the bound; missing topics are an answer.
+pub(super) fn ask<T>(kafka: &Kafka, mut question: impl FnMut() -> Result<T, KafkaError>) -> Result<T, SourceError> {
+    let start = Instant::now();
+    let bound = Duration::from_secs(kafka.retry_max_seconds);
+    loop {
+        match question() {
+            Ok(answer) => return Ok(answer),
+            Err(error) if start.elapsed() >= bound => {
+                return Err(SourceError::Unreachable {
+                    brokers: kafka.brokers.clone(),
+                    bound,
+                    reason: error.to_string(),
+                });
+            }
+            Err(error) => {
+                let tried = start.elapsed().as_secs();
+                tracing::warn!("the brokers {} do not answer ({error}); tried for {tried} of {bound:?}", kafka.brokers);
+                std::thread::park_timeout(Duration::from_millis(500).min(bound.saturating_sub(start.elapsed())));
+            }
+        }
+    }
+}
+
+/// The number of partitions of a topic.
+pub(super) fn partition_count(
+    consumer: &impl Consumer<Health>,
+    kafka: &Kafka,
+    topic: &str,
+) -> Result<usize, SourceError> {
+    let metadata = ask(kafka, || consumer.fetch_metadata(Some(topic), ASK.min(retry_bound(kafka))))?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
+    match found.map(|found| found.partitions().len()) {
+        Some(count) if count > 0 => Ok(count),
+        _ => Err(SourceError::MissingTopic { topic: topic.to_owned() }),
+    }
+}
+
+fn retry_bound(kafka: &Kafka) -> Duration {
+    Duration::from_secs(kafka.retry_max_seconds.max(1))
+}
+
+impl KafkaLog {
+    /// Asks the brokers for both topics and what they have of each partition.
+    ///
+    /// # Errors
+    /// When the brokers do not answer within `kafka.retry_max_seconds`, or a topic is missing.
+    pub fn connect(kafka: &Kafka) -> Result<Self, SourceError> {
+        let consumer: BaseConsumer<Health> = client::consumer(kafka).create_with_context(Health::default())?;
+        let mut extents = BTreeMap::new();
+        for kind in [EventKind::Impression, EventKind::Click] {
+            let topic = topic(kafka, kind);
+            let count = partition_count(&consumer, kafka, topic)?;
+            for number in 0..count as i32 {
+                let (low, high) = ask(kafka, || consumer.fetch_watermarks(topic, number, ASK.min(retry_bound(kafka))))?;
+                extents.insert(Partition { kind, number }, Extent { low, high });
+            }
+        }
+        Ok(Self { consumer: Arc::new(consumer), kafka: kafka.clone(), extents })
+    }
+
+    /// What the broker has of each partition.
+    pub fn extents(&self) -> &BTreeMap<Partition, Extent> {
+        &self.extents
+    }
+
+    /// The offset after the last record of each partition.
+    pub fn ends(&self) -> Positions {
+        self.extents.iter().map(|(partition, extent)| (*partition, extent.high)).collect()
+    }
+
+    /// The offsets at which a log without a checkpoint starts. A time is looked up in the broker's index, which is a hint:
+    /// the first record at or after it by the records' own timestamps.
+    ///
+    /// # Errors
+    /// When the brokers cannot be asked for a time.
+    pub fn starts(&self, start: &Start) -> Result<Positions, SourceError> {
+        let at = match start {
+            Start::Earliest => return Ok(self.extents.iter().map(|(p, extent)| (*p, extent.low)).collect()),
+            Start::Latest => return Ok(self.ends()),
+            Start::At(milliseconds) => *milliseconds,
+        };
+        let mut wanted = TopicPartitionList::new();
+        for partition in self.extents.keys() {
+            wanted.add_partition_offset(topic(&self.kafka, partition.kind), partition.number, Offset::Offset(at))?;
+        }
+        let found = ask(&self.kafka, || self.consumer.offsets_for_times(wanted.clone(), ASK))?;
+        let offset = |partition: &Partition, extent: &Extent| {
+            let element = found.find_partition(topic(&self.kafka, partition.kind), partition.number);
+            match element.map(|element| element.offset()) {
+                Some(Offset::Offset(offset)) if offset >= 0 => offset,
+                Some(Offset::End) => extent.high,
+                _ => extent.low,
+            }
+        };
+        Ok(self.extents.iter().map(|(partition, extent)| (*partition, offset(partition, extent))).collect())
+    }
+
+    /// Checks that everything from these positions on is still there.
+    ///
+    /// # Errors
+    /// When a position is before what the broker has, or after it.
+    pub fn check(&self, positions: &Positions) -> Result<(), SourceError> {
+        for (partition, offset) in positions {
+            let Some(Extent { low, high }) = self.extents.get(partition).copied() else {
+                return Err(SourceError::MissingTopic {
+                    topic: format!("{} (partition {})", topic(&self.kafka, partition.kind), partition.number),
+                });
+            };
+            if *offset < low || *offset > high {
+                return Err(SourceError::OutOfRange { partition: *partition, offset: *offset, low, high });
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads from these positions on, on threads of its own.
+    ///
+    /// # Errors
+    /// When the partitions cannot be assigned.
+    pub fn read(self, positions: &Positions, ingest: Ingest) -> Result<KafkaSource, SourceError> {
+        let (sender, events) = std::sync::mpsc::channel();
+        let waiting = Waiting::default();
+        let stop = Arc::new(AtomicBool::new(false));
+        let ends = self.ends();
+        let clicks = (EventKind::Click, ingest.unobserved());
+        let mut threads = Vec::new();
+        for (kind, ingest) in [(EventKind::Impression, ingest), clicks] {
+            let consumer = client::consumer(&self.kafka).create_with_context(Health::default())?;
+            let reader = Reader {
+                consumer: Arc::new(consumer),
+                kind,
+                kafka: self.kafka.clone(),
+                ingest,
+                sender: sender.clone(),
+                waiting: Arc::clone(&waiting),
+                stop: Arc::clone(&stop),
+            };
+            let reader = reader.assign(positions, &ends)?;
+            threads.push(std::thread::spawn(move || reader.run()));
+        }
+        let (consumer, kafka) = (self.consumer, self.kafka);
+        let (known_waiting, last_high) = (BTreeMap::new(), BTreeMap::new());
+        Ok(KafkaSource { consumer, kafka, events, waiting, known_waiting, last_high, stop, threads })
+    }
+}
+
+impl Source for KafkaSource {
+    fn next(&mut self, wait: Duration) -> Result<Option<SourceEvent>, SourceError> {
+        match self.events.recv_timeout(wait) {
+            Ok(event) => event.map(Some),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(SourceError::Ended),
+        }
+    }
+
+    fn consumed(&mut self, partition: Partition, records: usize) {
+        if !self.known_waiting.contains_key(&partition) {
+            self.known_waiting = self.waiting.lock().expect("the reading thread does not panic here").clone();
+        }
+        if let Some(waiting) = self.known_waiting.get(&partition) {
+            waiting.fetch_sub(records, Ordering::AcqRel);
+        }
+    }
+
+    /// Records that do not exist (transaction markers) may stand before the end: then the end has been reached as well,
+    /// if it is the same as when it was last asked for.
+    fn confirm_end(&mut self, partition: Partition, position: i64) -> Result<bool, SourceError> {
+        let name = topic(&self.kafka, partition.kind);
+        let Ok((_, high)) = self.consumer.fetch_watermarks(name, partition.number, Duration::from_secs(1)) else {
+            return Ok(false);
+        };
+        let before = self.last_high.insert(partition, high);
+        Ok(position >= high || before == Some(high))
+    }
+}
+
+impl Drop for KafkaSource {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a reading thread has panicked");
+            }
+        }
+    }
+}
+
+/// Whether an error says that a topic or partition does not exist.
+pub(crate) fn is_unknown_topic(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition
+        )
+    )
+}

@@ -1,0 +1,299 @@
+//! The reading thread of one topic: polls, decodes, hands over, and pauses a partition whose records wait for the core.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers, Message as _};
+use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::{ASK, Waiting, is_unknown_topic, partition_count, topic};
+use crate::config::kafka::Kafka;
+use crate::event::{EventKind, RawRecord};
+use crate::source::ingest::Message;
+use crate::source::{Ingest, SourceError, SourceEvent};
+use crate::stream::{Arrival, Partition, Positions};
+
+/// Records handed over at a time.
+const HANDFUL: usize = 512;
+
+/// How long a poll waits when nothing has arrived. Bounds the time until a partition with room again is resumed.
+const NAP: Duration = Duration::from_millis(5);
+
+/// How often a broker that was lost is asked whether it is back.
+const KNOCK: Duration = Duration::from_secs(1);
+
+/// Notes when all brokers were lost.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    lost: Arc<Mutex<Option<(Instant, String)>>>,
+}
+
+impl ClientContext for Health {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+            lost.get_or_insert_with(|| (Instant::now(), reason.to_owned()));
+        } else {
+            tracing::debug!("kafka: {error}: {reason}");
+        }
+    }
+}
+
+impl ConsumerContext for Health {}
+
+struct Lane {
+    waiting: Arc<AtomicUsize>,
+    next_offset: i64,
+    captured_end: i64,
+    is_paused: bool,
+    /// Decoded, not handed over yet.
+    arrivals: Vec<Arrival>,
+}
+
+/// The reading thread of one topic. A consumer of its own, since the client's end-of-partition events name no topic.
+pub(super) struct Reader {
+    pub(super) consumer: Arc<BaseConsumer<Health>>,
+    pub(super) kind: EventKind,
+    pub(super) kafka: Kafka,
+    pub(super) ingest: Ingest,
+    pub(super) sender: Sender<Result<SourceEvent, SourceError>>,
+    pub(super) waiting: Waiting,
+    pub(super) stop: Arc<AtomicBool>,
+}
+
+/// A reader with its partitions assigned.
+pub(super) struct Assigned {
+    reader: Reader,
+    lanes: BTreeMap<i32, Lane>,
+    refreshed: Instant,
+    knocked: Instant,
+}
+
+impl Reader {
+    /// Assigns every partition of the topic at once.
+    pub(super) fn assign(self, positions: &Positions, ends: &Positions) -> Result<Assigned, SourceError> {
+        let mut assignment = TopicPartitionList::new();
+        let mut lanes = BTreeMap::new();
+        for (partition, offset) in positions.iter().filter(|(partition, _)| partition.kind == self.kind) {
+            assignment.add_partition_offset(self.topic(), partition.number, Offset::Offset(*offset))?;
+            let end = ends.get(partition).copied().unwrap_or(*offset);
+            lanes.insert(partition.number, self.lane(*partition, *offset, end));
+        }
+        self.consumer.assign(&assignment)?;
+        let now = Instant::now();
+        Ok(Assigned { reader: self, lanes, refreshed: now, knocked: now })
+    }
+
+    fn topic(&self) -> &str {
+        topic(&self.kafka, self.kind)
+    }
+
+    fn lane(&self, partition: Partition, next_offset: i64, captured_end: i64) -> Lane {
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let mut known = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(partition, Arc::clone(&waiting));
+        Lane { waiting, next_offset, captured_end, is_paused: false, arrivals: Vec::new() }
+    }
+
+    fn send(&self, event: SourceEvent) -> Result<(), SourceError> {
+        self.sender.send(Ok(event)).map_err(|_| SourceError::Ended)
+    }
+
+    fn one(&self, number: i32) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(self.topic(), number);
+        list
+    }
+
+    /// Decides whether an error of the client ends the run.
+    fn judge(&self, error: &KafkaError) -> Result<(), SourceError> {
+        if is_unknown_topic(error) {
+            return Err(SourceError::MissingTopic { topic: self.topic().to_owned() });
+        }
+        if let Some(
+            RDKafkaErrorCode::Fatal
+            | RDKafkaErrorCode::Authentication
+            | RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed,
+        ) = error.rdkafka_error_code()
+        {
+            Err(SourceError::Client(error.clone()))
+        } else {
+            tracing::warn!("kafka: {error}");
+            Ok(())
+        }
+    }
+}
+
+impl Assigned {
+    /// Reads until it is told to stop, or fails.
+    pub(super) fn run(mut self) {
+        while !self.reader.stop.load(Ordering::Acquire) {
+            if let Err(error) = self.turn() {
+                // The receiver may be gone already; then nobody wants to know.
+                let _ = self.reader.sender.send(Err(error));
+                return;
+            }
+        }
+    }
+
+    /// Takes what has arrived, hands it over, and sees to pauses, health and new partitions.
+    fn turn(&mut self) -> Result<(), SourceError> {
+        let moved = self.poll()?;
+        self.hand_over()?;
+        self.resume()?;
+        self.check_health(moved)?;
+        if self.refreshed.elapsed() >= Duration::from_secs(self.reader.kafka.partition_refresh_seconds) {
+            self.refreshed = Instant::now();
+            self.look_for_partitions()?;
+        }
+        Ok(())
+    }
+
+    /// Polls a handful of records; waits a little only for the first.
+    fn poll(&mut self) -> Result<bool, SourceError> {
+        let consumer = Arc::clone(&self.reader.consumer);
+        for at in 0..HANDFUL {
+            match consumer.poll(if at == 0 { NAP } else { Duration::ZERO }) {
+                None => return Ok(at > 0),
+                Some(Ok(message)) => self.take(&message)?,
+                Some(Err(KafkaError::PartitionEOF(number))) => self.end(number)?,
+                Some(Err(error)) => self.judge(&error)?,
+            }
+        }
+        Ok(true)
+    }
+
+    fn take(&mut self, message: &BorrowedMessage<'_>) -> Result<(), SourceError> {
+        let Self { reader, lanes, .. } = self;
+        let number = message.partition();
+        let Some(lane) = lanes.get_mut(&number) else {
+            return Ok(());
+        };
+        if message.offset() < lane.next_offset {
+            // A partition that was paused may be fetched again from a little before.
+            return Ok(());
+        }
+        let arrival = arrival(&mut reader.ingest, reader.kind, message);
+        lane.next_offset = arrival.offset + 1;
+        lane.arrivals.push(arrival);
+        if lane.waiting.fetch_add(1, Ordering::AcqRel) + 1 >= reader.kafka.queue_records_max && !lane.is_paused {
+            reader.consumer.pause(&reader.one(number))?;
+            lane.is_paused = true;
+        }
+        Ok(())
+    }
+
+    fn hand_over(&mut self) -> Result<(), SourceError> {
+        let Self { reader, lanes, .. } = self;
+        for (number, lane) in lanes.iter_mut().filter(|(_, lane)| !lane.arrivals.is_empty()) {
+            let partition = Partition { kind: reader.kind, number: *number };
+            reader.send(SourceEvent::Records { partition, arrivals: std::mem::take(&mut lane.arrivals) })?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, number: i32) -> Result<(), SourceError> {
+        self.hand_over()?;
+        let Some(lane) = self.lanes.get(&number) else {
+            return Ok(());
+        };
+        // Everything up to the broker's end was read, so whatever lies before the captured end and did not come
+        // (transaction markers, compacted records) is not there.
+        let next_offset = lane.next_offset.max(lane.captured_end);
+        let partition = Partition { kind: self.reader.kind, number };
+        self.reader.send(SourceEvent::EndOfPartition { partition, next_offset })
+    }
+
+    /// Resumes partitions of which half of what was waiting has been consumed.
+    fn resume(&mut self) -> Result<(), SourceError> {
+        let Self { reader, lanes, .. } = self;
+        for (number, lane) in lanes.iter_mut().filter(|(_, lane)| lane.is_paused) {
+            if lane.waiting.load(Ordering::Acquire) <= reader.kafka.queue_records_max / 2 {
+                reader.consumer.resume(&reader.one(*number))?;
+                lane.is_paused = false;
+            }
+        }
+        Ok(())
+    }
+
+    fn judge(&self, error: &KafkaError) -> Result<(), SourceError> {
+        let code = error.rdkafka_error_code();
+        if !matches!(code, Some(RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset)) {
+            return self.reader.judge(error);
+        }
+        // The client does not say which partition: it is the one whose position the broker does not have.
+        for (number, lane) in &self.lanes {
+            let extent = self.reader.consumer.fetch_watermarks(self.reader.topic(), *number, ASK);
+            let (low, high) = extent.unwrap_or((-1, -1));
+            if lane.next_offset < low || lane.next_offset > high {
+                let partition = Partition { kind: self.reader.kind, number: *number };
+                return Err(SourceError::OutOfRange { partition, offset: lane.next_offset, low, high });
+            }
+        }
+        Err(SourceError::Client(error.clone()))
+    }
+
+    /// Ends the run when all brokers were lost for longer than the bound.
+    fn check_health(&mut self, moved: bool) -> Result<(), SourceError> {
+        let Reader { consumer, kafka, .. } = &self.reader;
+        let health = Arc::clone(&consumer.context().lost);
+        let lost = health.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some((since, reason)) = lost else { return Ok(()) };
+        if !moved && self.knocked.elapsed() < KNOCK {
+            return Ok(());
+        }
+        self.knocked = Instant::now();
+        let is_back = moved || consumer.fetch_metadata(Some(self.reader.topic()), KNOCK).is_ok();
+        let bound = Duration::from_secs(kafka.retry_max_seconds);
+        if is_back {
+            tracing::info!("the brokers {} answer again after {:?}", kafka.brokers, since.elapsed());
+            *health.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        } else if since.elapsed() >= bound {
+            return Err(SourceError::Unreachable { brokers: kafka.brokers.clone(), bound, reason });
+        } else {
+            let tried = since.elapsed().as_secs();
+            tracing::warn!("the brokers {} are lost ({reason}); tried for {tried} s of {bound:?}", kafka.brokers);
+        }
+        Ok(())
+    }
+
+    /// Notices partitions that were created meanwhile; they are read from their beginning.
+    fn look_for_partitions(&mut self) -> Result<(), SourceError> {
+        let Self { reader, lanes, .. } = self;
+        if reader.consumer.fetch_metadata(Some(reader.topic()), KNOCK).is_err() {
+            return Ok(());
+        }
+        let count = partition_count(&*reader.consumer, &reader.kafka, reader.topic())?;
+        for number in lanes.len() as i32..count as i32 {
+            let Ok((low, _)) = reader.consumer.fetch_watermarks(reader.topic(), number, ASK) else {
+                break;
+            };
+            let partition = Partition { kind: reader.kind, number };
+            tracing::info!("partition {partition} was added; it is read from offset {low}");
+            lanes.insert(number, reader.lane(partition, low, low));
+            reader.send(SourceEvent::PartitionAdded { partition, next_offset: low })?;
+            let mut added = TopicPartitionList::new();
+            added.add_partition_offset(reader.topic(), number, Offset::Offset(low))?;
+            reader.consumer.incremental_assign(&added)?;
+        }
+        Ok(())
+    }
+}
+
+fn arrival(ingest: &mut Ingest, kind: EventKind, message: &BorrowedMessage<'_>) -> Arrival {
+    let headers: Vec<(&str, Option<&[u8]>)> = message
+        .headers()
+        .map(|headers| headers.iter().map(|header| (header.key, header.value)).collect())
+        .unwrap_or_default();
+    let timestamp = message.timestamp().to_millis();
+    let record = RawRecord { payload: message.payload(), headers: &headers, timestamp };
+    ingest.arrival(kind, &Message { offset: message.offset(), key: message.key(), record })
+}

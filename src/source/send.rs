@@ -1,0 +1,174 @@
+//! Event files to topics, keyed by impression id. A record's timestamp is the time of sending unless event times are asked
+//! for: brokers delete by timestamp, so old events stamped with their own times may be gone within minutes.
+
+use std::io::BufRead;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use serde::Deserialize;
+
+use super::client::Deliveries;
+use super::{SourceError, client, files, kafka};
+use crate::config::kafka::Kafka;
+use crate::event::EventKind;
+
+/// What the timestamp of a sent record says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Timestamps {
+    /// When it was sent.
+    #[default]
+    Sent,
+    /// Its event time, by which `kafka.start` can find it.
+    Event,
+}
+
+/// A producer of events.
+pub struct EventSender {
+    producer: ThreadedProducer<Deliveries>,
+    timestamps: Timestamps,
+    failed: Deliveries,
+    kafka: Kafka,
+    /// Records handed to the producer.
+    pub sent: u64,
+}
+
+/// The parts of an event that its record needs.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    impression_id: Option<std::borrow::Cow<'a, str>>,
+    event_time: Option<i64>,
+}
+
+impl EventSender {
+    /// A producer for the configured topics.
+    ///
+    /// # Errors
+    /// When the client's settings are refused, or a topic is missing.
+    pub fn new(kafka: &Kafka, timestamps: Timestamps) -> Result<Self, SourceError> {
+        let failed = Deliveries::default();
+        let producer: ThreadedProducer<Deliveries> = client::producer(kafka).create_with_context(failed.clone())?;
+        for kind in [EventKind::Impression, EventKind::Click] {
+            let topic = kafka::topic(kafka, kind);
+            let metadata = kafka::ask(kafka, || producer.client().fetch_metadata(Some(topic), Duration::from_secs(5)))?;
+            let exists = metadata
+                .topics()
+                .iter()
+                .any(|t| t.name() == topic && t.error().is_none() && !t.partitions().is_empty());
+            if !exists {
+                return Err(SourceError::MissingTopic { topic: topic.to_owned() });
+            }
+        }
+        Ok(Self { producer, timestamps, failed, kafka: kafka.clone(), sent: 0 })
+    }
+
+    /// Hands one event to the producer; a full producer queue is waited for.
+    ///
+    /// # Errors
+    /// When the producer does not take it.
+    pub fn send(&mut self, kind: EventKind, json: &[u8]) -> Result<(), SourceError> {
+        let envelope: Option<Envelope<'_>> = serde_json::from_slice(json).ok();
+        let key = envelope.as_ref().and_then(|envelope| envelope.impression_id.as_deref()).unwrap_or_default();
+        let mut record = BaseRecord::to(kafka::topic(&self.kafka, kind)).key(key).payload(json);
+        let event_time = envelope.as_ref().and_then(|envelope| envelope.event_time).filter(|time| *time >= 0);
+        if let (Some(time), Timestamps::Event) = (event_time, self.timestamps) {
+            record = record.timestamp(time);
+        }
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => break,
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), unsent)) => {
+                    record = unsent;
+                    std::thread::park_timeout(Duration::from_millis(5));
+                }
+                Err((error, _)) => return Err(error.into()),
+            }
+        }
+        self.sent += 1;
+        Ok(())
+    }
+
+    /// Waits until the broker has everything.
+    ///
+    /// # Errors
+    /// When that takes longer than the bound, or a record was not taken.
+    pub fn flush(&self) -> Result<(), SourceError> {
+        let bound = Duration::from_secs(self.kafka.retry_max_seconds.max(1));
+        self.producer.flush(bound)?;
+        match self.failed.take_failed() {
+            0 => Ok(()),
+            failed => Err(SourceError::Unreachable {
+                brokers: self.kafka.brokers.clone(),
+                bound,
+                reason: format!("{failed} records were not delivered"),
+            }),
+        }
+    }
+}
+
+/// Sends a directory of event files, merged by event time, at most `rate` events a second if given. Returns the numbers of
+/// impressions and clicks.
+///
+/// # Errors
+/// When files cannot be read or the broker does not take the records.
+pub fn send_directory(
+    kafka: &Kafka,
+    directory: &Path,
+    rate: Option<f64>,
+    timestamps: Timestamps,
+) -> Result<[u64; 2], SourceError> {
+    let mut sender = EventSender::new(kafka, timestamps)?;
+    let Some((path, impressions)) = files::open(directory, EventKind::Impression)? else {
+        return Err(SourceError::NoEvents(directory.to_owned()));
+    };
+    let clicks = files::open(directory, EventKind::Click)?;
+    let mut streams = vec![Lines::new(EventKind::Impression, path, impressions)];
+    streams.extend(clicks.map(|(path, reader)| Lines::new(EventKind::Click, path, reader)));
+    for stream in &mut streams {
+        stream.advance()?;
+    }
+    let (start, mut counts) = (Instant::now(), [0_u64; 2]);
+    while let Some(next) = streams.iter_mut().filter(|stream| stream.line.is_some()).min_by_key(|s| (s.time, s.kind)) {
+        let line = next.line.take().unwrap_or_default();
+        sender.send(next.kind, &line)?;
+        counts[usize::from(next.kind == EventKind::Click)] += 1;
+        next.advance()?;
+        if let Some(rate) = rate {
+            let due = Duration::from_secs_f64(sender.sent as f64 / rate);
+            std::thread::park_timeout(due.saturating_sub(start.elapsed()));
+        }
+    }
+    sender.flush()?;
+    Ok(counts)
+}
+
+/// One event file, line by line.
+struct Lines {
+    kind: EventKind,
+    path: std::path::PathBuf,
+    reader: Box<dyn BufRead + Send>,
+    line: Option<Vec<u8>>,
+    time: i64,
+}
+
+impl Lines {
+    fn new(kind: EventKind, path: std::path::PathBuf, reader: Box<dyn BufRead + Send>) -> Self {
+        Self { kind, path, reader, line: None, time: i64::MIN }
+    }
+
+    fn advance(&mut self) -> Result<(), SourceError> {
+        let mut line = Vec::new();
+        let read = self.reader.read_until(b'\n', &mut line);
+        let read = read.map_err(|source| SourceError::File { path: self.path.clone(), source })?;
+        if line.last() == Some(&b'\n') {
+            line.pop();
+        }
+        let envelope: Option<Envelope<'_>> = serde_json::from_slice(&line).ok();
+        // A line that cannot be read is sent as it is, right after the one before it.
+        self.time = envelope.and_then(|envelope| envelope.event_time).unwrap_or(self.time);
+        self.line = (read > 0).then_some(line);
+        Ok(())
+    }
+}
