@@ -20,3 +20,4 @@ pub mod snapshot;
 pub mod config;
 pub mod simulate;
 pub mod source;
+pub mod store;

@@ -1,0 +1,116 @@
+//! Checkpoints on disk. A commit is one atomic step: after any crash either the whole new state or the whole old one is
+//! found, together with the versions that are still to be announced.
+//!
+//! [`Store`] is all that the worker knows; sled is behind it, and nothing outside this module knows sled.
+
+mod directory;
+mod memory;
+mod sled_store;
+mod witness;
+
+use std::io;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::snapshot::checkpoint::Block;
+
+pub use memory::MemoryStore;
+pub use sled_store::{SledStore, Stage};
+
+/// A version that is durable but perhaps not announced yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutboxEntry {
+    /// Its number.
+    pub version: u64,
+    /// SHA-256 of its manifest, in hexadecimal.
+    pub manifest_digest: String,
+    /// Name of the artefact's directory.
+    pub directory: String,
+    /// The announcement's key.
+    pub key: String,
+    /// The announcement, as it is sent.
+    pub announcement: String,
+    /// Whether the `live` alias moves to it.
+    pub goes_live: bool,
+}
+
+/// A checkpoint that was read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// Its number.
+    pub commit: u64,
+    /// Its blocks, in the order in which they were written.
+    pub blocks: Vec<Block>,
+    /// The versions that are still to be announced.
+    pub outbox: Vec<OutboxEntry>,
+    /// Present when the newest checkpoint was damaged and this is the one before: what was wrong.
+    pub fell_back: Option<String>,
+}
+
+/// The store failed. After any of these the handle is dead: no further call succeeds.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process uses the directory.
+    #[error("{0} is in use by another worker")]
+    Locked(PathBuf),
+    /// A file operation failed.
+    #[error("cannot {doing} {path}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// sled failed.
+    #[error("the store in {path} failed")]
+    Sled {
+        /// Its directory.
+        path: PathBuf,
+        /// Why.
+        source: sled::Error,
+    },
+    /// Opening took too long.
+    #[error("the store in {0} did not open within a minute")]
+    Stuck(PathBuf),
+    /// What was committed is not there, or not as it was written.
+    #[error(
+        "the checkpoints in {path} are damaged: {reason}; `--reset-state` starts anew and keeps version numbers rising"
+    )]
+    Damaged {
+        /// The state directory.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The disk is too full for a commit.
+    #[error("{path} has {available} bytes free, a checkpoint needs {needed}")]
+    Full {
+        /// The state directory.
+        path: PathBuf,
+        /// Bytes free.
+        available: u64,
+        /// Bytes that the checkpoint may take.
+        needed: u64,
+    },
+    /// An earlier call failed.
+    #[error("the store failed before and takes nothing more")]
+    Poisoned,
+}
+
+/// Where checkpoints go.
+pub trait Store: Send {
+    /// The newest checkpoint, if there ever was one.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is damaged and so is the one before: never a silent fresh start.
+    fn load(&mut self) -> Result<Option<Saved>, StoreError>;
+
+    /// Makes a checkpoint and the outbox durable, as one step. Returns the checkpoint's number.
+    ///
+    /// # Errors
+    /// When anything fails; whether the checkpoint is durable is then only known after a restart.
+    fn commit(&mut self, blocks: &[Block], outbox: &[OutboxEntry]) -> Result<u64, StoreError>;
+}

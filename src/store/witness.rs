@@ -1,0 +1,60 @@
+//! The witness: two small files next to sled, written in turn and synced, that say which commit is the newest. sled can
+//! come back empty or old without an error after a power cut; with the witness that is noticed.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::StoreError;
+use super::directory::sync_directory;
+
+const NAMES: [&str; 2] = ["HEAD.a", "HEAD.b"];
+
+/// A commit, as the witness knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Testimony {
+    /// Its number.
+    pub(super) commit: u64,
+    /// The directory of sled that has it.
+    pub(super) directory: String,
+    /// SHA-256 over its blocks, in hexadecimal.
+    pub(super) digest: String,
+}
+
+/// What the newest witness file says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Witness {
+    /// The newest commit.
+    pub(super) newest: Testimony,
+    /// The one before it.
+    pub(super) before: Option<Testimony>,
+}
+
+/// Reads the newer of the two files that are whole.
+pub(super) fn read(root: &Path) -> Option<Witness> {
+    let whole = |name: &&str| {
+        let text = fs::read_to_string(root.join(name)).ok()?;
+        let (document, sum) = text.trim_end().rsplit_once('\n')?;
+        let sum = u32::from_str_radix(sum, 16).ok()?;
+        (crc32c::crc32c(document.as_bytes()) == sum).then(|| serde_json::from_str(document).ok())?
+    };
+    NAMES.iter().filter_map(whole).max_by_key(|witness: &Witness| witness.newest.commit)
+}
+
+/// Whether a witness file exists, whole or not.
+pub(super) fn exists(root: &Path) -> bool {
+    NAMES.iter().any(|name| root.join(name).exists())
+}
+
+/// Writes the file that the last commit did not write.
+pub(super) fn write(root: &Path, witness: &Witness) -> Result<(), StoreError> {
+    let path = root.join(NAMES[usize::from(witness.newest.commit % 2 == 1)]);
+    let failed = |source| StoreError::Io { doing: "write", path: path.clone(), source };
+    let document = serde_json::to_string(witness).expect("names and numbers always encode");
+    let text = format!("{document}\n{:08x}\n", crc32c::crc32c(document.as_bytes()));
+    let mut file = File::create(&path).map_err(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+    sync_directory(root)
+}
