@@ -21,3 +21,4 @@ pub mod config;
 pub mod simulate;
 pub mod source;
 pub mod store;
+pub mod publish;

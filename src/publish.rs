@@ -1,0 +1,7 @@
+//! Versions on their way to servers: a directory that exists only when it is complete, and an announcement on the versions
+//! topic that is sent only when the directory is durable.
+
+pub mod announcement;
+pub mod artefacts;
+pub mod settle;
+pub mod topic;

@@ -1,0 +1,143 @@
+//! The records of the versions topic, as `schemas/announcement.schema.json` and `schemas/alias.schema.json` have them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::snapshot::artefact::Artefact;
+use crate::snapshot::manifest::{FileDigest, Fingerprints, Kind, ParentVersion};
+
+/// The form of the records.
+pub const FORMAT: u32 = 1;
+
+/// The most moves that an alias record carries.
+const MOVES_MAX: usize = 20;
+
+/// The alias that servers follow by default.
+pub const LIVE: &str = "live";
+
+/// A version exists. Key: `<model>/v/<version>`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// The form of the record.
+    pub format: u32,
+    /// Name of the model.
+    pub model: String,
+    /// Number of the version.
+    pub version: u64,
+    /// SHA-256 of its manifest.
+    pub manifest_digest: String,
+    /// Name of its directory.
+    pub directory: String,
+    /// The version that its state descends from.
+    pub parent: Option<ParentVersion>,
+    /// Whether the artefact stands alone.
+    pub kind: Kind,
+    /// When it was cut, RFC 3339.
+    pub created_at: String,
+    /// Records of the merged order that it has seen.
+    pub records: u64,
+    /// The next offset of each partition.
+    pub positions: BTreeMap<String, i64>,
+    /// Event-time watermark, in milliseconds.
+    pub watermark: Option<i64>,
+    /// Examples learned.
+    pub learned: u64,
+    /// Rows of the embedding table.
+    pub rows: u64,
+    /// Digest of the state that it was cut from.
+    pub state_digest: String,
+    /// Progressive metrics.
+    pub metrics: BTreeMap<String, serde_json::Value>,
+    /// What a server's own copies must agree with.
+    pub fingerprints: Fingerprints,
+    /// Size and SHA-256 of its files.
+    pub files: BTreeMap<String, FileDigest>,
+}
+
+impl Announcement {
+    /// The announcement of a version.
+    pub fn of(artefact: &Artefact) -> Self {
+        let manifest = artefact.manifest.clone();
+        Self {
+            format: FORMAT,
+            directory: artefact.directory(),
+            manifest_digest: artefact.digest.clone(),
+            model: manifest.model,
+            version: manifest.version,
+            parent: manifest.parent,
+            kind: manifest.kind,
+            created_at: manifest.created_at,
+            records: manifest.records,
+            positions: manifest.positions,
+            watermark: manifest.watermark,
+            learned: manifest.learned,
+            rows: manifest.rows,
+            state_digest: manifest.state_digest,
+            metrics: manifest.metrics,
+            fingerprints: manifest.fingerprints,
+            files: manifest.files,
+        }
+    }
+
+    /// Its key.
+    pub fn key(&self) -> String {
+        format!("{}/v/{}", self.model, self.version)
+    }
+}
+
+/// Where an alias points. Key: `<model>/a/<alias>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alias {
+    /// The form of the record.
+    pub format: u32,
+    /// Name of the model.
+    pub model: String,
+    /// Its name.
+    pub alias: String,
+    /// The version that it points at.
+    pub version: u64,
+    /// SHA-256 of that version's manifest.
+    pub manifest_digest: String,
+    /// Name of that version's directory.
+    pub directory: String,
+    /// When it was moved, RFC 3339.
+    pub moved_at: String,
+    /// The last moves, newest first, this one among them.
+    pub moves: Vec<Move>,
+}
+
+/// A move of an alias.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// The version that it was moved to.
+    pub version: u64,
+    /// SHA-256 of that version's manifest.
+    pub manifest_digest: String,
+    /// When, RFC 3339.
+    pub moved_at: String,
+}
+
+impl Alias {
+    /// The key of an alias.
+    pub fn key(model: &str, alias: &str) -> String {
+        format!("{model}/a/{alias}")
+    }
+
+    /// An alias moved to a version, after what it was before.
+    pub fn moved(before: Option<&Self>, alias: &str, to: &Announcement, moved_at: String) -> Self {
+        let newest =
+            Move { version: to.version, manifest_digest: to.manifest_digest.clone(), moved_at: moved_at.clone() };
+        let older = before.map(|alias| alias.moves.clone()).unwrap_or_default();
+        Self {
+            format: FORMAT,
+            model: to.model.clone(),
+            alias: alias.to_owned(),
+            version: to.version,
+            manifest_digest: to.manifest_digest.clone(),
+            directory: to.directory.clone(),
+            moved_at,
+            moves: std::iter::once(newest).chain(older).take(MOVES_MAX).collect(),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Artefact directories. A version is first *staged*: every file written and synced under a temporary name. It is
+//! *installed* by one rename after the checkpoint that knows of it was committed, so that a crash in between leaves
+//! something to install and never something half written.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::snapshot::artefact::{self, Artefact, ArtefactError, MANIFEST, Verified};
+use crate::snapshot::manifest::{Manifest, sha256};
+
+/// Prefix of directories that are not versions yet.
+const STAGED: &str = ".staged-";
+
+/// An artefact cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum ArtefactIoError {
+    /// A file operation failed.
+    #[error("cannot {doing} {path}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The artefact is not what it says.
+    #[error("artefact {path}")]
+    Artefact {
+        /// Its directory.
+        path: PathBuf,
+        /// What is wrong.
+        source: ArtefactError,
+    },
+    /// The directory is named after another version or content.
+    #[error("directory {path} holds version {version} with digest {digest}")]
+    Name {
+        /// The directory.
+        path: PathBuf,
+        /// The version in it.
+        version: u64,
+        /// Its digest.
+        digest: String,
+    },
+}
+
+fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ArtefactIoError {
+    let path = path.to_owned();
+    move |source| ArtefactIoError::Io { doing, path, source }
+}
+
+/// Writes and syncs every file of a version under a temporary name.
+///
+/// # Errors
+/// When the disk does not take it; nothing that looks like a version is left behind.
+pub fn stage(root: &Path, artefact: &Artefact) -> Result<(), ArtefactIoError> {
+    fs::create_dir_all(root).map_err(io_error("make", root))?;
+    let path = root.join(format!("{STAGED}{}", artefact.directory()));
+    if path.exists() {
+        fs::remove_dir_all(&path).map_err(io_error("remove", &path))?;
+    }
+    fs::create_dir(&path).map_err(io_error("make", &path))?;
+    for (name, content) in &artefact.files {
+        let file_path = path.join(name);
+        let mut file = File::create(&file_path).map_err(io_error("make", &file_path))?;
+        file.write_all(content).and_then(|()| file.sync_all()).map_err(io_error("write", &file_path))?;
+    }
+    sync(&path)?;
+    sync(root)
+}
+
+/// Gives a staged version its name. Does nothing when it has it already.
+///
+/// # Errors
+/// When the version is neither staged nor installed, or cannot be renamed.
+pub fn install(root: &Path, directory: &str) -> Result<(), ArtefactIoError> {
+    let path = root.join(directory);
+    if path.exists() {
+        return Ok(());
+    }
+    let staged = root.join(format!("{STAGED}{directory}"));
+    fs::rename(&staged, &path).map_err(io_error("rename", &staged))?;
+    sync(root)
+}
+
+/// Removes a version that will not be announced, staged or installed.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn remove(root: &Path, directory: &str) -> Result<(), ArtefactIoError> {
+    for path in [root.join(directory), root.join(format!("{STAGED}{directory}"))] {
+        if path.exists() {
+            fs::remove_dir_all(&path).map_err(io_error("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes staged versions that no checkpoint knows of: a crash came before their commit.
+///
+/// # Errors
+/// When one cannot be removed.
+pub fn remove_stray(root: &Path, known: &[&str]) -> Result<(), ArtefactIoError> {
+    let Ok(entries) = fs::read_dir(root) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(directory) = name.to_str().and_then(|name| name.strip_prefix(STAGED)) else {
+            continue;
+        };
+        if !known.contains(&directory) {
+            let path = entry.path();
+            fs::remove_dir_all(&path).map_err(io_error("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads and checks an installed version.
+///
+/// # Errors
+/// When a file cannot be read, or the version is not what it says.
+pub fn verify(path: &Path) -> Result<Verified, ArtefactIoError> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(path).map_err(io_error("read", path))? {
+        let entry = entry.map_err(io_error("read", path))?;
+        let content = fs::read(entry.path()).map_err(io_error("read", &entry.path()))?;
+        files.insert(entry.file_name().to_string_lossy().into_owned(), content);
+    }
+    let verified =
+        artefact::verify(&files).map_err(|source| ArtefactIoError::Artefact { path: path.to_owned(), source })?;
+    let name = path.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+    let expected = artefact::directory_name(verified.manifest.version, &verified.digest);
+    if name.is_some_and(|name| name != expected) {
+        let (version, digest) = (verified.manifest.version, verified.digest);
+        return Err(ArtefactIoError::Name { path: path.to_owned(), version, digest });
+    }
+    Ok(verified)
+}
+
+/// The manifest of an installed version, with its digest; nothing else is read.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn manifest(path: &Path) -> Result<(Manifest, String), ArtefactIoError> {
+    let file = path.join(MANIFEST);
+    let bytes = fs::read(&file).map_err(io_error("read", &file))?;
+    let manifest = artefact::read_manifest(&bytes)
+        .map_err(|source| ArtefactIoError::Artefact { path: path.to_owned(), source })?;
+    Ok((manifest, sha256(&bytes)))
+}
+
+/// The installed versions of a directory, by number.
+///
+/// # Errors
+/// When the directory or a manifest cannot be read.
+pub fn list(root: &Path) -> Result<BTreeMap<u64, PathBuf>, ArtefactIoError> {
+    let mut versions = BTreeMap::new();
+    for entry in fs::read_dir(root).map_err(io_error("read", root))? {
+        let path = entry.map_err(io_error("read", root))?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if let Some((number, _)) = name.split_once('-')
+            && let Ok(number) = number.parse()
+        {
+            versions.insert(number, path);
+        }
+    }
+    Ok(versions)
+}
+
+fn sync(path: &Path) -> Result<(), ArtefactIoError> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(io_error("sync", path))
+}
