@@ -22,3 +22,5 @@ pub mod simulate;
 pub mod source;
 pub mod store;
 pub mod publish;
+pub mod worker;
+pub mod backtest;

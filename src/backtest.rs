@@ -1,0 +1,217 @@
+//! The same trainer over a bounded log, and a report of how well each impression was predicted before it was learned.
+
+mod journal;
+mod report;
+
+use std::collections::HashSet;
+use std::io::BufRead;
+use std::path::Path;
+use std::time::Instant;
+
+pub use journal::{VersionCheck, replay_journal};
+pub use report::{Quality, Report, Scores};
+
+use crate::config::Config;
+use crate::event::{Decoder, Event, EventKind, MappingError, RawRecord};
+use crate::feature::field::FieldError;
+use crate::model::{Executor, Inline};
+use crate::publish::artefacts::ArtefactIoError;
+use crate::snapshot::artefact::ArtefactError;
+use crate::source::kafka::KafkaLog;
+use crate::source::{Ingest, Source, SourceError, SourceEvent, files};
+use crate::stream::{Control, Positions, StreamError};
+use crate::train::{Scored, Step, TrainParams, Trainer};
+use crate::worker::attendance::{Attendance, Horizon};
+use crate::worker::drive::{Drive, DriveError, Pilot, Witness};
+
+/// When a backtest knows an impression's label.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Labels {
+    /// When the join would deliver it.
+    #[default]
+    Windowed,
+    /// At once: 1 for any click in the input, whatever its delay. For comparing learners without the label delay.
+    Immediate,
+}
+
+/// A backtest cannot be run to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BacktestError {
+    /// The fields are not a model's.
+    #[error(transparent)]
+    Fields(#[from] FieldError),
+    /// The mapping cannot be used.
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
+    /// Reading failed.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The log does not fit the state.
+    #[error(transparent)]
+    Drive(#[from] DriveError),
+    /// A decision does not fit the log.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// An artefact cannot be read.
+    #[error(transparent)]
+    Artefact(#[from] ArtefactIoError),
+    /// A journal cannot be read.
+    #[error(transparent)]
+    Segment(#[from] ArtefactError),
+    /// The versions do not follow each other.
+    #[error("version {version} follows {parent:?}, but the version before it here is {before:?}")]
+    Chain {
+        /// The version.
+        version: u64,
+        /// Its parent.
+        parent: Option<u64>,
+        /// The version that was replayed before it.
+        before: Option<u64>,
+    },
+}
+
+/// Collects the scores; refused records are counted by the trainer.
+#[derive(Debug, Default)]
+struct Collector(Scores);
+
+impl Witness for Collector {
+    fn consumed(&mut self, _: Step) {}
+
+    fn scored(&mut self, scored: Scored) {
+        self.0.add(scored);
+    }
+}
+
+/// The decoder that a configuration asks for.
+///
+/// # Errors
+/// When fields or mapping cannot be used.
+pub fn decoder(config: &Config) -> Result<Decoder, BacktestError> {
+    Ok(Decoder::new(config.field_set()?, config.event_options())?)
+}
+
+/// Replays a directory of event files.
+///
+/// # Errors
+/// When the configuration cannot be used or the files cannot be read. Bad records are counted, not fatal.
+pub fn replay_files(config: &Config, directory: &Path, labels: Labels) -> Result<Report, BacktestError> {
+    let start = Instant::now();
+    let decoder = decoder(config)?;
+    let clicked = match labels {
+        Labels::Windowed => None,
+        Labels::Immediate => Some(clicked_impressions(directory, decoder.clone())?),
+    };
+    let ingest = Ingest::new(decoder, 0, |_, _| ());
+    let (source, starts) = files::FileSource::open(directory, ingest)?;
+    let ends = starts.keys().map(|partition| (*partition, i64::MAX)).collect();
+    match clicked {
+        None => replay(config.train_params(), source, &starts, &ends, start),
+        Some(clicked) => learn_labelled(config.train_params(), source, &starts, &clicked, start),
+    }
+}
+
+/// Replays the configured topics, from the start position to the end offsets captured now.
+///
+/// # Errors
+/// When the configuration cannot be used or the topics cannot be read.
+pub fn replay_topics(config: &Config) -> Result<Report, BacktestError> {
+    let since = Instant::now();
+    let ingest = Ingest::new(decoder(config)?, 0, |_, _| ());
+    let log = KafkaLog::connect(&config.kafka)?;
+    let (starts, ends) = (log.starts(&config.kafka.start)?, log.ends());
+    let source = log.read(&starts, ingest)?;
+    replay(config.train_params(), source, &starts, &ends, since)
+}
+
+/// Replays any source from `starts` to `ends`.
+///
+/// # Errors
+/// When reading fails.
+pub fn replay(
+    params: TrainParams,
+    source: impl Source,
+    starts: &Positions,
+    ends: &Positions,
+    since: Instant,
+) -> Result<Report, BacktestError> {
+    let trainer = started(params, starts, &Inline)?;
+    let pilot = Pilot::Attendance(Attendance::new(Horizon::Captured, ends));
+    let mut drive = Drive::new(trainer, source, pilot, &Inline)?;
+    let mut collector = Collector::default();
+    while !drive.turn(u64::MAX, &Inline, &mut collector)?.is_done {}
+    let mut trainer = drive.trainer;
+    let digest = trainer.state_digest();
+    let (records, rows, counters) = (trainer.released(), trainer.model().row_count(), trainer.counters().clone());
+    let join = Some(*trainer.join_counters());
+    let seconds = since.elapsed().as_secs_f64();
+    trainer.flush(&Inline, &mut |scored| collector.scored(scored));
+    Ok(Report::new(&collector.0, report::Ending { digest, records, rows, seconds, counters, join }))
+}
+
+/// Learns the impressions of a source in merged order, each at once with its final label.
+fn learn_labelled(
+    params: TrainParams,
+    mut source: impl Source,
+    starts: &Positions,
+    clicked: &HashSet<Box<str>>,
+    since: Instant,
+) -> Result<Report, BacktestError> {
+    let impressions: Positions =
+        starts.iter().filter(|(partition, _)| partition.kind == EventKind::Impression).map(|(p, o)| (*p, *o)).collect();
+    let mut trainer = started(params, &impressions, &Inline)?;
+    let mut scores = Scores::default();
+    let mut open = impressions.len();
+    while open > 0 {
+        match source.next(std::time::Duration::ZERO)? {
+            Some(SourceEvent::Records { partition, arrivals }) => {
+                source.consumed(partition, arrivals.len());
+                for arrival in arrivals {
+                    if impressions.contains_key(&partition) {
+                        trainer.push(partition, arrival)?;
+                    }
+                }
+            }
+            Some(SourceEvent::EndOfPartition { partition, .. }) => {
+                if impressions.contains_key(&partition) {
+                    open -= 1;
+                }
+            }
+            Some(SourceEvent::PartitionAdded { .. }) | None => {}
+        }
+        while trainer.step_labelled(&|id| clicked.contains(id), &Inline, &mut |scored| scores.add(scored)).is_some() {}
+    }
+    trainer.learn_rest(&Inline, &mut |scored| scores.add(scored));
+    let digest = trainer.state_digest();
+    let (records, rows, counters) = (trainer.released(), trainer.model().row_count(), trainer.counters().clone());
+    let seconds = since.elapsed().as_secs_f64();
+    Ok(Report::new(&scores, report::Ending { digest, records, rows, seconds, counters, join: None }))
+}
+
+/// A new trainer whose partitions start at these offsets.
+///
+/// # Errors
+/// Never for distinct partitions.
+pub fn started<E: Executor>(params: TrainParams, starts: &Positions, executor: &E) -> Result<Trainer, StreamError> {
+    let mut trainer = Trainer::new(params);
+    for (partition, next_offset) in starts {
+        let start = Control::Start { partition: *partition, next_offset: *next_offset };
+        trainer.control(&start, executor, &mut |_| ())?;
+    }
+    Ok(trainer)
+}
+
+/// The ids of all clicked impressions of a directory.
+fn clicked_impressions(directory: &Path, mut decoder: Decoder) -> Result<HashSet<Box<str>>, BacktestError> {
+    let mut clicked = HashSet::new();
+    let Some((path, reader)) = files::open(directory, EventKind::Click)? else {
+        return Ok(clicked);
+    };
+    for line in reader.split(b'\n') {
+        let line = line.map_err(|source| SourceError::File { path: path.clone(), source })?;
+        let record = RawRecord { payload: Some(line.trim_ascii()), ..RawRecord::default() };
+        if let Ok(Event::Click(click)) = decoder.decode(EventKind::Click, &record).map(|decoded| decoded.event) {
+            clicked.insert(click.impression_id.as_ref().into());
+        }
+    }
+    Ok(clicked)
+}

@@ -1,0 +1,123 @@
+//! What a backtest says: how well each impression was predicted before it was learned from.
+
+use serde::Serialize;
+
+use crate::metric::{Metrics, exact_auc};
+use crate::train::{Counters, Scored, StateDigest};
+
+/// The quality of predictions over a set of impressions. What is undefined (no clicks, say) is `null`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Quality {
+    /// Impressions that were scored and whose label is known.
+    pub examples: u64,
+    /// Clicks among them.
+    pub clicks: u64,
+    /// Mean log loss of the predictions.
+    pub log_loss: Option<f64>,
+    /// Log loss of always predicting the click rate: its entropy.
+    pub base_log_loss: Option<f64>,
+    /// Log loss over base log loss: below 1 the features helped.
+    pub normalized_entropy: Option<f64>,
+    /// Area under the ROC curve, exact, ties one half.
+    pub auc: Option<f64>,
+    /// Clicks predicted over clicks observed.
+    pub calibration: Option<f64>,
+}
+
+/// The report of a backtest.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Over all impressions.
+    #[serde(flatten)]
+    pub quality: Quality,
+    /// Over the later half of the impressions in merged order, when the model had learned from the first.
+    pub second_half: Quality,
+    /// Digest of the state at the end, before the join was flushed for this report.
+    pub state_digest: String,
+    /// Records consumed.
+    pub records: u64,
+    /// Examples learned; more or fewer than scored ones when clicks correct, or negatives are sampled.
+    pub learned: u64,
+    /// Rows of the embedding table at the end.
+    pub rows: usize,
+    /// Wall-clock time, in seconds.
+    pub seconds: f64,
+    /// Examples learned in each second of it.
+    pub examples_per_second: f64,
+    /// What was counted on the way.
+    pub counters: Counters,
+    /// What the join counted; absent when labels were immediate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub join: Option<crate::join::JoinCounters>,
+}
+
+/// One impression's score: 24 bytes, kept for all impressions of a backtest so that its AUC and halves are exact.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    number: u64,
+    logit: f64,
+    weight: f32,
+    label: bool,
+}
+
+/// Collects scores while a backtest runs.
+#[derive(Clone, Debug, Default)]
+pub struct Scores(Vec<Kept>);
+
+impl Scores {
+    /// Keeps a score.
+    pub fn add(&mut self, scored: Scored) {
+        let Scored { number, logit, label, weight } = scored;
+        self.0.push(Kept { number, logit, weight: weight as f32, label });
+    }
+
+    /// The quality over impressions with this number or a later one.
+    pub fn quality_from(&self, first: u64) -> Quality {
+        let mut metrics = Metrics::default();
+        let (mut logits, mut labels, mut weights) = (Vec::new(), Vec::new(), Vec::new());
+        for kept in self.0.iter().filter(|kept| kept.number >= first) {
+            metrics.add(kept.logit, kept.label, f64::from(kept.weight));
+            logits.push(kept.logit);
+            labels.push(kept.label);
+            weights.push(f64::from(kept.weight));
+        }
+        let report = metrics.report();
+        Quality {
+            examples: report.examples,
+            clicks: report.clicks,
+            log_loss: report.log_loss,
+            base_log_loss: report.base_log_loss,
+            normalized_entropy: report.normalized_entropy,
+            auc: exact_auc(&logits, &labels, &weights),
+            calibration: report.calibration,
+        }
+    }
+}
+
+/// How a backtest ended, beside its scores.
+pub(super) struct Ending {
+    pub(super) digest: StateDigest,
+    pub(super) records: u64,
+    pub(super) rows: usize,
+    pub(super) seconds: f64,
+    pub(super) counters: Counters,
+    pub(super) join: Option<crate::join::JoinCounters>,
+}
+
+impl Report {
+    pub(super) fn new(scores: &Scores, ending: Ending) -> Self {
+        let half = ending.counters.impressions / 2;
+        Self {
+            quality: scores.quality_from(0),
+            second_half: scores.quality_from(half),
+            state_digest: ending.digest.to_string(),
+            records: ending.records,
+            learned: ending.counters.learned,
+            rows: ending.rows,
+            seconds: ending.seconds,
+            examples_per_second: ending.counters.learned as f64 / ending.seconds.max(1e-9),
+            counters: ending.counters,
+            join: ending.join,
+        }
+    }
+}

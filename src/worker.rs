@@ -1,0 +1,17 @@
+//! The worker: source, trainer, store and publication, live.
+//!
+//! One thread learns (`run`): it takes what the reading thread has decoded, consumes it, and between two records takes
+//! checkpoints and cuts versions. Announcing and serving `/status` happen on threads of their own, so that a slow broker
+//! or a curious operator does not stop learning.
+
+pub mod admin;
+pub mod attendance;
+pub mod dead_letters;
+pub mod drive;
+pub mod error;
+pub mod probes;
+pub mod publisher;
+pub mod resume;
+pub mod run;
+pub mod status;
+pub mod stop;

@@ -1,0 +1,263 @@
+//! The loop that live runs, bounded runs and backtests share: take what has arrived, decide who is waited for, consume.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use super::attendance::{Attendance, Verdict};
+use crate::model::Executor;
+use crate::source::{Source, SourceError, SourceEvent};
+use crate::stream::{Arrival, Control, Partition, Script, StreamError};
+use crate::train::{Scored, Step, Trainer};
+
+/// Records consumed between two looks at what has arrived.
+const STEPS_PER_TURN: usize = 2048;
+
+/// How long a turn waits for records when there is nothing to consume. Bounds the delay of decisions by the clock.
+const WAIT: Duration = Duration::from_millis(20);
+
+/// Who decides what the log does not.
+#[derive(Debug)]
+pub enum Pilot {
+    /// The clock and the broker, as the run goes.
+    Attendance(Attendance),
+    /// The journal of an earlier run.
+    Script(Script),
+}
+
+/// A run cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DriveError {
+    /// Reading failed.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A record or decision does not fit the state: the source broke its order, or the journal is of another log.
+    #[error("the log does not fit the state")]
+    Stream(#[from] StreamError),
+    /// A journal asks for records that the log does not have.
+    #[error("the journal waits for {0}, but the log has nothing more there")]
+    LogEnds(Partition),
+}
+
+/// What a turn did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// Records consumed.
+    pub consumed: usize,
+    /// Whether a bounded run has consumed everything.
+    pub is_done: bool,
+}
+
+/// Where the records and scores of a turn go.
+pub trait Witness {
+    /// A record was consumed.
+    fn consumed(&mut self, step: Step);
+
+    /// An impression was scored and its label is known.
+    fn scored(&mut self, scored: Scored);
+}
+
+/// A trainer on a source.
+#[derive(Debug)]
+pub struct Drive<S> {
+    /// The state.
+    pub trainer: Trainer,
+    source: S,
+    pilot: Pilot,
+    /// Records of partitions that a script adds later. Bounded by the source's queues, since none is consumed.
+    early: BTreeMap<Partition, Vec<Arrival>>,
+    /// Partitions that the source has read to their end.
+    at_end: BTreeSet<Partition>,
+}
+
+impl<S: Source> Drive<S> {
+    /// Puts a trainer on a source that reads from the trainer's positions.
+    ///
+    /// # Errors
+    /// When a partition that has to return cannot.
+    pub fn new<E: Executor>(trainer: Trainer, source: S, pilot: Pilot, executor: &E) -> Result<Self, DriveError> {
+        let mut drive = Self { trainer, source, pilot, early: BTreeMap::new(), at_end: BTreeSet::new() };
+        if let Pilot::Attendance(attendance) = &drive.pilot {
+            for control in attendance.returning(drive.trainer.sequencer()) {
+                drive.trainer.control(&control, executor, &mut |_| ())?;
+            }
+        }
+        Ok(drive)
+    }
+
+    /// Repeats a segment of a journal: consumes until `until` records of the merged order, and makes every decision of the
+    /// segment in its place.
+    ///
+    /// # Errors
+    /// When the source fails, or the journal is not of this log.
+    pub fn replay<E: Executor>(
+        &mut self,
+        segment: Script,
+        until: u64,
+        executor: &E,
+        witness: &mut dyn Witness,
+    ) -> Result<(), DriveError> {
+        self.pilot = Pilot::Script(segment);
+        while self.trainer.released() < until {
+            self.turn(until, executor, witness)?;
+        }
+        self.follow_script(executor, witness)
+    }
+
+    /// Takes what has arrived and consumes what is due, at most until `until` records of the merged order.
+    ///
+    /// # Errors
+    /// When the source fails, or gives what does not fit the state.
+    pub fn turn<E: Executor>(
+        &mut self,
+        until: u64,
+        executor: &E,
+        witness: &mut dyn Witness,
+    ) -> Result<Turn, DriveError> {
+        let mut consumed = 0;
+        self.take_arrivals(Duration::ZERO, executor, witness)?;
+        loop {
+            consumed += self.consume(STEPS_PER_TURN - consumed, until, executor, witness)?;
+            if consumed == STEPS_PER_TURN || self.trainer.released() >= until {
+                break;
+            }
+            if !self.decide(executor, witness)? {
+                if consumed == 0 && !self.is_done() {
+                    self.take_arrivals(WAIT, executor, witness)?;
+                }
+                break;
+            }
+        }
+        Ok(Turn { consumed, is_done: self.is_done() })
+    }
+
+    fn is_done(&self) -> bool {
+        match &self.pilot {
+            Pilot::Attendance(attendance) => attendance.is_done(self.trainer.sequencer()),
+            Pilot::Script(_) => false,
+        }
+    }
+
+    fn take_arrivals<E: Executor>(
+        &mut self,
+        wait: Duration,
+        executor: &E,
+        witness: &mut dyn Witness,
+    ) -> Result<(), DriveError> {
+        let mut wait = wait;
+        while let Some(event) = self.source.next(wait)? {
+            wait = Duration::ZERO;
+            self.take(event, executor, witness)?;
+        }
+        Ok(())
+    }
+
+    fn take<E: Executor>(
+        &mut self,
+        event: SourceEvent,
+        executor: &E,
+        witness: &mut dyn Witness,
+    ) -> Result<(), DriveError> {
+        let trainer = &mut self.trainer;
+        let mut observe = |scored| witness.scored(scored);
+        match event {
+            SourceEvent::Records { partition, arrivals } => {
+                self.at_end.remove(&partition);
+                if let Pilot::Attendance(attendance) = &mut self.pilot {
+                    attendance.arrived(partition);
+                }
+                for arrival in arrivals {
+                    match &mut self.pilot {
+                        Pilot::Attendance(attendance) if !attendance.takes(partition, arrival.offset) => {
+                            attendance.at_end(partition, arrival.offset, Instant::now());
+                            continue;
+                        }
+                        Pilot::Attendance(_) if trainer.sequencer().is_away(partition) => {
+                            trainer.control(&Control::Returned(partition), executor, &mut observe)?;
+                        }
+                        Pilot::Script(_) if trainer.sequencer().standing(partition).is_none() => {
+                            self.early.entry(partition).or_default().push(arrival);
+                            continue;
+                        }
+                        Pilot::Attendance(_) | Pilot::Script(_) => {}
+                    }
+                    trainer.push(partition, arrival)?;
+                }
+            }
+            SourceEvent::EndOfPartition { partition, next_offset } => {
+                self.at_end.insert(partition);
+                if let Pilot::Attendance(attendance) = &mut self.pilot {
+                    attendance.at_end(partition, next_offset, Instant::now());
+                }
+            }
+            SourceEvent::PartitionAdded { partition, next_offset } => {
+                if let Pilot::Attendance(attendance) = &mut self.pilot {
+                    attendance.added(partition, next_offset);
+                    trainer.control(&Control::Added { partition, next_offset }, executor, &mut observe)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn consume<E: Executor>(
+        &mut self,
+        steps: usize,
+        until: u64,
+        executor: &E,
+        witness: &mut dyn Witness,
+    ) -> Result<usize, DriveError> {
+        let mut consumed = 0;
+        while consumed < steps && self.trainer.released() < until {
+            self.follow_script(executor, witness)?;
+            let Some(step) = self.trainer.step(executor, &mut |scored| witness.scored(scored)) else {
+                break;
+            };
+            self.source.consumed(step.partition, 1);
+            witness.consumed(step);
+            consumed += 1;
+        }
+        Ok(consumed)
+    }
+
+    /// Applies the decisions that a script has here.
+    fn follow_script<E: Executor>(&mut self, executor: &E, witness: &mut dyn Witness) -> Result<(), DriveError> {
+        let Pilot::Script(script) = &mut self.pilot else {
+            return Ok(());
+        };
+        while let Some(control) = script.due(self.trainer.released()) {
+            let joined = match control {
+                Control::Start { partition, .. } | Control::Added { partition, .. } => Some(partition),
+                _ => None,
+            };
+            self.trainer.control(&control, executor, &mut |scored| witness.scored(scored))?;
+            if let Some(partition) = joined {
+                for arrival in self.early.remove(&partition).unwrap_or_default() {
+                    self.trainer.push(partition, arrival)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes one decision about a partition that is waited for, if one is due.
+    fn decide<E: Executor>(&mut self, executor: &E, witness: &mut dyn Witness) -> Result<bool, DriveError> {
+        let Pilot::Attendance(attendance) = &mut self.pilot else {
+            let missing = self.trainer.awaited().find(|partition| self.at_end.contains(partition));
+            return missing.map_or(Ok(false), |partition| Err(DriveError::LogEnds(partition)));
+        };
+        let control = match attendance.verdict(self.trainer.sequencer(), Instant::now()) {
+            Verdict::Wait => return Ok(false),
+            Verdict::Decide(control) => control,
+            Verdict::Confirm(partition) => {
+                let position = self.trainer.positions()[&partition];
+                if !self.source.confirm_end(partition, position)? {
+                    attendance.not_confirmed(partition, Instant::now());
+                    return Ok(false);
+                }
+                Control::Idle(partition)
+            }
+        };
+        self.trainer.control(&control, executor, &mut |scored| witness.scored(scored))?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,99 @@
+//! Why a worker cannot start or go on.
+
+use std::path::PathBuf;
+
+use super::dead_letters::DeadLetterError;
+use super::drive::DriveError;
+use crate::event::MappingError;
+use crate::feature::field::FieldError;
+use crate::publish::artefacts::ArtefactIoError;
+use crate::publish::topic::TopicError;
+use crate::snapshot::checkpoint::CheckpointError;
+use crate::source::SourceError;
+use crate::store::StoreError;
+use crate::stream::StreamError;
+
+/// A worker cannot start or go on. What was committed is safe.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The fields are not a model's.
+    #[error(transparent)]
+    Fields(#[from] FieldError),
+    /// The mapping cannot be used.
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
+    /// Checkpoints cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The checkpoint cannot be understood.
+    #[error("the checkpoint in {path} cannot be used; `--reset-state` starts anew")]
+    Checkpoint {
+        /// The state directory.
+        path: PathBuf,
+        /// Why.
+        source: CheckpointError,
+    },
+    /// The configuration would give another state from the same log.
+    #[error(
+        "the checkpoint in {path} was made with another configuration: {}. Undo the change, or start anew with \
+         `--reset-state` or another state.dir",
+        differences.join("; ")
+    )]
+    Configuration {
+        /// The state directory.
+        path: PathBuf,
+        /// What differs.
+        differences: Vec<String>,
+    },
+    /// The versions topic knows the model, but the state directory is empty: the state is lost, not new.
+    #[error(
+        "the versions topic {topic} knows version {version} of model {model}, but {path} holds no state: it was lost, or \
+         this is another machine. Bring the state back, or start anew with `--reset-state` (versions go on at {})",
+        version + 1
+    )]
+    StateLost {
+        /// The versions topic.
+        topic: String,
+        /// The model.
+        model: String,
+        /// Its newest version.
+        version: u64,
+        /// The state directory.
+        path: PathBuf,
+    },
+    /// Reading failed.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A decision at the start does not fit the state.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// What was read does not fit the state.
+    #[error(transparent)]
+    Log(DriveError),
+    /// The versions topic failed.
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+    /// An artefact cannot be written.
+    #[error(transparent)]
+    Artefact(#[from] ArtefactIoError),
+    /// Dead letters cannot be sent.
+    #[error(transparent)]
+    DeadLetters(#[from] DeadLetterError),
+    /// The admin port cannot be opened.
+    #[error("the admin port {address} cannot be opened")]
+    Admin {
+        /// Its address.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl From<DriveError> for WorkerError {
+    fn from(error: DriveError) -> Self {
+        match error {
+            DriveError::Source(error) => Self::Source(error),
+            error => Self::Log(error),
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! How a worker starts: from its newest checkpoint, or, only when there never was one, from the start position.
+
+use super::error::WorkerError;
+use crate::config::Config;
+use crate::model::Inline;
+use crate::publish::artefacts;
+use crate::publish::settle::{Settlement, settlement};
+use crate::publish::topic::Versions;
+use crate::snapshot::checkpoint::{self, FORMAT_VERSION, Lineage, Parent};
+use crate::source::kafka::KafkaLog;
+use crate::store::{OutboxEntry, Saved, StoreError};
+use crate::stream::Control;
+use crate::train::Trainer;
+
+/// A worker's beginning.
+#[derive(Debug)]
+pub struct Beginning {
+    /// The state.
+    pub trainer: Trainer,
+    /// The number that the next version gets.
+    pub next_version: u64,
+    /// The newest version that the state descends from.
+    pub parent: Option<Parent>,
+    /// Versions that are still to be announced.
+    pub outbox: Vec<OutboxEntry>,
+    /// Whether there was no checkpoint.
+    pub is_new: bool,
+}
+
+/// Begins from a checkpoint, or anew.
+///
+/// # Errors
+/// When the checkpoint does not fit the configuration, the state was lost, or the start position cannot be resolved.
+pub fn begin(
+    config: &Config,
+    saved: Option<Saved>,
+    may_be_new: bool,
+    known: &Versions,
+    log: &KafkaLog,
+) -> Result<Beginning, WorkerError> {
+    let first_free = known.newest().map_or(1, |newest| newest + 1);
+    let Some(saved) = saved else {
+        if let (Some(version), false) = (known.newest(), may_be_new) {
+            return Err(WorkerError::StateLost {
+                topic: config.kafka.versions_topic.clone(),
+                model: config.model.name.clone(),
+                version,
+                path: config.state.dir.clone(),
+            });
+        }
+        let mut trainer = Trainer::new(config.train_params());
+        for (partition, next_offset) in log.starts(&config.kafka.start)? {
+            trainer.control(&Control::Start { partition, next_offset }, &Inline, &mut |_| ())?;
+        }
+        return Ok(Beginning { trainer, next_version: first_free, parent: None, outbox: Vec::new(), is_new: true });
+    };
+    if let Some(reason) = &saved.fell_back {
+        tracing::error!("the newest checkpoint is damaged ({reason}); going on from checkpoint {}", saved.commit);
+    }
+    let (mut trainer, lineage) = restore(config, &saved)?;
+    log.check(&trainer.positions())?;
+    for (partition, extent) in log.extents() {
+        if !trainer.positions().contains_key(partition) {
+            let control = Control::Added { partition: *partition, next_offset: extent.low };
+            trainer.control(&control, &Inline, &mut |_| ())?;
+        }
+    }
+    let outbox = settle(config, saved.outbox, known)?;
+    let next_version = lineage.next_version.max(first_free);
+    tracing::info!("going on from checkpoint {} after {} records", saved.commit, trainer.released());
+    Ok(Beginning { trainer, next_version, parent: lineage.parent, outbox, is_new: false })
+}
+
+fn restore(config: &Config, saved: &Saved) -> Result<(Trainer, Lineage), WorkerError> {
+    let path = || config.state.dir.clone();
+    let unusable = |source| WorkerError::Checkpoint { path: path(), source };
+    let lineage = checkpoint::read_lineage(&saved.blocks).map_err(unusable)?;
+    let differences = config.differences_from(&lineage.configuration);
+    if !differences.is_empty() {
+        return Err(WorkerError::Configuration { path: path(), differences });
+    }
+    // Damage that the checksums did not see may still panic in a constructor: it is damage all the same.
+    let decode = || checkpoint::decode(config.train_params(), &saved.blocks);
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode)) {
+        Ok(decoded) => decoded.map_err(unusable),
+        Err(_) => Err(StoreError::Damaged { path: path(), reason: "its checkpoint does not decode".to_owned() }.into()),
+    }
+}
+
+/// Settles what the last run left: installs what is still to be announced, drops what another worker overtook.
+fn settle(config: &Config, outbox: Vec<OutboxEntry>, known: &Versions) -> Result<Vec<OutboxEntry>, WorkerError> {
+    let root = &config.versions.dir;
+    let mut pending = Vec::new();
+    for entry in outbox {
+        match settlement(&entry, known.announced.get(&entry.version)) {
+            Settlement::Announce => {
+                artefacts::install(root, &entry.directory)?;
+                pending.push(entry);
+            }
+            Settlement::Done => artefacts::install(root, &entry.directory)?,
+            Settlement::Drop => {
+                tracing::error!("version {} was announced with another content; ours is dropped", entry.version);
+                metrics::counter!("deepfm_versions_dropped_total", "model" => config.model.name.clone()).increment(1);
+                artefacts::remove(root, &entry.directory)?;
+            }
+        }
+    }
+    artefacts::remove_stray(root, &[])?;
+    Ok(pending)
+}
+
+/// What a checkpoint holds beside the state.
+pub fn lineage(config: &Config, trainer: &mut Trainer, next_version: u64, parent: Option<Parent>) -> Lineage {
+    Lineage {
+        format: FORMAT_VERSION,
+        configuration: config.canonical(),
+        next_version,
+        parent,
+        journal: trainer.sequencer().journal().to_vec(),
+        state_digest: trainer.state_digest(),
+    }
+}

@@ -1,0 +1,313 @@
+//! The worker's loop: turns of consuming, and between two records checkpoints and versions.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::attendance::{Attendance, Horizon};
+use super::dead_letters::{DeadLetterError, DeadLetters};
+use super::drive::{Drive, Pilot, Witness};
+use super::error::WorkerError;
+use super::probes::Probes;
+use super::publisher::{OUTBOX_MAX, Publisher};
+use super::resume::{self, Beginning};
+use super::status::{Phase, StatusBoard};
+use super::stop::Stop;
+use crate::config::Config;
+use crate::event::{Decoder, EventKind};
+use crate::feature::field::FieldSet;
+use crate::metric::Report;
+use crate::model::Inline;
+use crate::publish::announcement::Announcement;
+use crate::publish::{artefacts, topic};
+use crate::snapshot::artefact::{Artefact, Cut};
+use crate::snapshot::checkpoint::{self, Parent};
+use crate::snapshot::manifest::ParentVersion;
+use crate::source::kafka::{KafkaLog, KafkaSource};
+use crate::source::{Ingest, client};
+use crate::store::{OutboxEntry, Store};
+use crate::train::{Scored, Step};
+
+/// How often the status board is brought up to date.
+const STATUS_EVERY: Duration = Duration::from_millis(500);
+
+/// How a run goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Stop at the end offsets captured at start, instead of going on for ever.
+    pub until_end: bool,
+    /// The state directory was emptied on purpose: an empty one is no loss.
+    pub is_reset: bool,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Records consumed since the log began.
+    pub records: u64,
+    /// Examples learned since the log began.
+    pub learned: u64,
+    /// Digest of the state at the end.
+    pub state_digest: String,
+    /// Number of the last checkpoint.
+    pub checkpoint: u64,
+    /// Versions cut by this run.
+    pub versions: Vec<u64>,
+    /// Progressive metrics since the log began.
+    pub metrics: Report,
+}
+
+/// Sends what could not be read to the dead-letter topic.
+struct Letters {
+    sender: DeadLetters,
+    failed: Option<DeadLetterError>,
+}
+
+impl Witness for Letters {
+    fn consumed(&mut self, step: Step) {
+        if let (Some(refused), None) = (&step.refused, &self.failed) {
+            self.failed = self.sender.send(step.partition, step.offset, refused).err();
+        }
+    }
+
+    fn scored(&mut self, _: Scored) {}
+}
+
+/// The parts of a running worker.
+struct Worker<'w> {
+    config: &'w Config,
+    fields: FieldSet,
+    store: &'w mut dyn Store,
+    drive: Drive<KafkaSource>,
+    letters: Letters,
+    publisher: Publisher,
+    probes: Probes,
+    board: &'w StatusBoard,
+    next_version: u64,
+    parent: Option<Parent>,
+    outbox: Vec<OutboxEntry>,
+    versions: Vec<u64>,
+    checkpoint: u64,
+    checkpoint_at: Instant,
+    version_at: Instant,
+}
+
+/// Runs until it is stopped, or until everything that was there at start is consumed.
+///
+/// # Errors
+/// When the worker cannot start or go on. What was committed before is safe, and a later run goes on from there.
+pub fn run(
+    config: &Config,
+    options: Options,
+    store: &mut dyn Store,
+    stop: &Stop,
+    board: &StatusBoard,
+) -> Result<Summary, WorkerError> {
+    board.update(|status| status.model.clone_from(&config.model.name));
+    let saved = store.load()?;
+    let checkpoint = saved.as_ref().map_or(0, |saved| saved.commit);
+    let known = topic::read(&config.kafka, &config.model.name)?;
+    let log = KafkaLog::connect(&config.kafka)?;
+    let Beginning { mut trainer, next_version, parent, outbox, is_new } =
+        resume::begin(config, saved, options.is_reset, &known, &log)?;
+    let ends = log.ends();
+    let fields = config.field_set()?;
+    let decoder = Decoder::new(fields.clone(), config.event_options())?;
+    let probes = Probes::new(config.versions.probes, &config.events.mapping.impression);
+    let mut observed = probes.clone();
+    let ingest = Ingest::new(decoder, config.events.dead_letter_bytes_max, move |kind, payload| {
+        if kind == EventKind::Impression {
+            observed.observe(payload);
+        }
+    });
+    let mut publisher = Publisher::start(config, &known)?;
+    for entry in &outbox {
+        publisher.announce(entry.clone());
+    }
+    let topics = [config.kafka.impressions_topic.as_str(), config.kafka.clicks_topic.as_str()];
+    let bound = Duration::from_secs(config.kafka.retry_max_seconds.max(1));
+    let sender = DeadLetters::new(&client::producer(&config.kafka), &config.kafka.dead_letter_topic, topics, bound)?;
+    let mut checkpoint = checkpoint;
+    if is_new {
+        // The start position is a decision: it is durable before the first record is read.
+        let lineage = resume::lineage(config, &mut trainer, next_version, parent.clone());
+        checkpoint = store.commit(&checkpoint::encode(&trainer, &lineage), &outbox)?;
+    }
+    let source = log.read(&trainer.positions(), ingest)?;
+    let horizon = if options.until_end {
+        Horizon::Captured
+    } else {
+        Horizon::Live { idle_after: Duration::from_millis(config.kafka.idle_after_ms) }
+    };
+    let pilot = Pilot::Attendance(Attendance::new(horizon, &ends));
+    let now = Instant::now();
+    let worker = Worker {
+        drive: Drive::new(trainer, source, pilot, &Inline)?,
+        letters: Letters { sender, failed: None },
+        versions: Vec::new(),
+        checkpoint_at: now,
+        version_at: now,
+        config,
+        fields,
+        store,
+        publisher,
+        probes,
+        board,
+        next_version,
+        parent,
+        outbox,
+        checkpoint,
+    };
+    worker.go_on(options, stop)
+}
+
+impl Worker<'_> {
+    fn go_on(mut self, options: Options, stop: &Stop) -> Result<Summary, WorkerError> {
+        let mut shown = Instant::now();
+        self.board.update(|status| status.phase = Phase::Running);
+        self.show();
+        let is_done = loop {
+            let turn = match self.drive.turn(u64::MAX, &Inline, &mut self.letters) {
+                Ok(turn) => turn,
+                Err(error) => {
+                    // Everything consumed so far is whole: keep it before giving up.
+                    self.checkpoint()?;
+                    return Err(error.into());
+                }
+            };
+            if let Some(error) = self.letters.failed.take() {
+                return Err(error.into());
+            }
+            self.note_announced()?;
+            if turn.is_done || stop.is_asked() {
+                break turn.is_done;
+            }
+            if self.is_version_due() {
+                self.cut_version()?;
+            } else if self.checkpoint_at.elapsed() >= self.checkpoint_interval() {
+                self.checkpoint()?;
+            }
+            if shown.elapsed() >= STATUS_EVERY {
+                self.show();
+                shown = Instant::now();
+            }
+        };
+        self.board.update(|status| status.phase = Phase::Stopping);
+        if options.until_end && is_done && self.has_learned_since_version() {
+            self.cut_version()?;
+        } else {
+            self.checkpoint()?;
+        }
+        self.finish()
+    }
+
+    fn checkpoint_interval(&self) -> Duration {
+        Duration::from_secs(self.config.state.checkpoint_interval_seconds)
+    }
+
+    fn has_learned_since_version(&self) -> bool {
+        let learned = self.drive.trainer.counters().learned;
+        learned > self.parent.as_ref().map_or(0, |parent| parent.learned)
+    }
+
+    /// A version is due by time or by examples, when there is something new and labels have begun to mature.
+    fn is_version_due(&self) -> bool {
+        let versions = &self.config.versions;
+        let trainer = &self.drive.trainer;
+        if !trainer.has_matured() || !self.has_learned_since_version() || self.outbox.len() >= OUTBOX_MAX {
+            return false;
+        }
+        let since = trainer.counters().learned - self.parent.as_ref().map_or(0, |parent| parent.learned);
+        let by_examples = versions.interval_examples > 0 && since >= versions.interval_examples;
+        let by_time = versions.interval_seconds > 0
+            && self.version_at.elapsed() >= Duration::from_secs(versions.interval_seconds);
+        by_examples || by_time
+    }
+
+    /// Takes a checkpoint between two records.
+    fn checkpoint(&mut self) -> Result<(), WorkerError> {
+        self.letters.sender.flush()?;
+        let trainer = &mut self.drive.trainer;
+        let lineage = resume::lineage(self.config, trainer, self.next_version, self.parent.clone());
+        self.checkpoint = self.store.commit(&checkpoint::encode(trainer, &lineage), &self.outbox)?;
+        self.checkpoint_at = Instant::now();
+        Ok(())
+    }
+
+    /// Cuts a version between two records: staged, committed with its place in the outbox, installed, announced.
+    fn cut_version(&mut self) -> Result<(), WorkerError> {
+        let version = self.next_version;
+        let trainer = &mut self.drive.trainer;
+        let state_digest = trainer.state_digest();
+        let journal = trainer.cut_journal();
+        let artefact = Artefact::cut(
+            trainer,
+            &Cut {
+                model: &self.config.model.name,
+                version,
+                parent: self.parent.as_ref().map(ParentVersion::from),
+                created_at: jiff::Timestamp::now().to_string(),
+                state_digest,
+                journal: &journal,
+                probes: &self.probes.rows(),
+                fields: &self.fields,
+                configuration: self.config.fingerprint(),
+            },
+        );
+        let root = &self.config.versions.dir;
+        artefacts::stage(root, &artefact)?;
+        let announcement = Announcement::of(&artefact);
+        let entry = OutboxEntry {
+            version,
+            manifest_digest: artefact.digest.clone(),
+            directory: artefact.directory(),
+            key: announcement.key(),
+            announcement: serde_json::to_string(&announcement).expect("an announcement always encodes"),
+            goes_live: trainer.has_matured(),
+        };
+        let learned = trainer.counters().learned;
+        self.parent = Some(Parent { version, manifest_digest: artefact.digest.clone(), learned });
+        self.next_version = version + 1;
+        self.outbox.push(entry.clone());
+        self.checkpoint()?;
+        artefacts::install(root, &entry.directory)?;
+        self.publisher.announce(entry);
+        self.versions.push(version);
+        self.version_at = Instant::now();
+        Ok(())
+    }
+
+    /// Clears what was announced; the next checkpoint forgets it for good.
+    fn note_announced(&mut self) -> Result<(), WorkerError> {
+        for version in self.publisher.announced()? {
+            self.outbox.retain(|entry| entry.version != version);
+            self.board.update(|status| status.version = Some(version));
+        }
+        Ok(())
+    }
+
+    fn show(&self) {
+        self.board.update(|status| {
+            status.observe(&self.drive.trainer);
+            status.checkpoint = Some(self.checkpoint);
+            status.outbox = self.outbox.len();
+        });
+    }
+
+    fn finish(mut self) -> Result<Summary, WorkerError> {
+        let announced = self.publisher.finish()?;
+        if let Some(version) = announced.last() {
+            self.board.update(|status| status.version = Some(*version));
+        }
+        self.board.update(|status| status.observe(&self.drive.trainer));
+        let trainer = &mut self.drive.trainer;
+        Ok(Summary {
+            records: trainer.released(),
+            learned: trainer.counters().learned,
+            state_digest: trainer.state_digest().to_string(),
+            checkpoint: self.checkpoint,
+            versions: self.versions,
+            metrics: trainer.windows().lifetime().report(),
+        })
+    }
+}
