@@ -1,0 +1,104 @@
+//! The commands. Each file below `cli/` turns one command's raw arguments into calls of the library, and the library's
+//! errors into exit codes; nothing here knows how a thing is done.
+
+mod artifact;
+mod backtest;
+mod config;
+mod demo;
+mod events;
+mod failure;
+mod output;
+mod run;
+mod topics;
+mod versions;
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use failure::Failure;
+
+/// A streaming online-learning worker for click models: `DeepFM` over Kafka, joined, learned and published as it happens.
+#[derive(Debug, Parser)]
+#[command(
+    name = "deepfm",
+    version,
+    max_term_width = 110,
+    after_help = "Exit codes: 0 ok, 2 usage, 10 threshold not met, 65 bad input data, 69 broker or store unreachable, \
+                  74 disk, 75 fenced or locked, 78 configuration.\n\nStart here: `deepfm demo` shows the whole loop \
+                  with nothing installed; `deepfm config init --events DIR` writes a configuration for your events."
+)]
+struct Cli {
+    /// What to log on stderr, e.g. `debug` or `deepfm_stream=debug,librdkafka=info`.
+    #[arg(long, global = true, env = "DEEPFM_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+
+    /// Log one JSON object per line instead of text.
+    #[arg(long, global = true)]
+    log_json: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The worker: consume, join, learn, checkpoint, publish.
+    Run(run::Args),
+    /// Replay events through the same trainer and report how well it predicted.
+    Backtest(backtest::Args),
+    /// The whole loop on an embedded broker with simulated traffic; needs no services.
+    Demo(demo::Args),
+    /// Write, check and show configurations.
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Send or simulate events.
+    #[command(subcommand)]
+    Events(events::Command),
+    /// Compare the topics with the configuration, or create them.
+    #[command(subcommand)]
+    Topics(topics::Command),
+    /// The published versions of a model.
+    #[command(subcommand)]
+    Versions(versions::Command),
+    /// Check or look into an artefact.
+    #[command(subcommand)]
+    Artifact(artifact::Command),
+}
+
+/// Parses the arguments, runs the command, and reports its failure.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(failure) = start_logging(&cli.log, cli.log_json) {
+        return failure.report();
+    }
+    let outcome = match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Backtest(args) => backtest::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Config(command) => config::run(&command),
+        Command::Events(command) => events::run(&command),
+        Command::Topics(command) => topics::run(&command),
+        Command::Versions(command) => versions::run(&command),
+        Command::Artifact(command) => artifact::run(&command),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn start_logging(filter: &str, json: bool) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|error| Failure::usage(anyhow::anyhow!("--log {filter:?} is not a filter: {error}")))?;
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = subscriber.with_ansi(std::io::stderr().is_terminal());
+    if json {
+        subscriber.json().init();
+    } else {
+        subscriber.with_target(false).compact().init();
+    }
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! `deepfm backtest`: replay events and report how well they were predicted.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use deepfm_stream::backtest::{self, BacktestError, Labels, Quality, Report};
+use deepfm_stream::config::Config;
+use deepfm_stream::worker::drive::DriveError;
+
+use super::failure::{Exit, Failure};
+use super::run::source_exit;
+use super::{config, output};
+
+/// Replay events through the trainer that `run` uses, and report how well each impression was predicted before it was
+/// learned from. Reads a directory, or the configured topics from kafka.start to the end offsets captured at start; the
+/// same topics give the same `state_digest` as `run --until-end`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The configuration file. Any key can be overridden with `DEEPFM__SECTION__KEY`.
+    #[arg(long, value_name = "FILE", env = "DEEPFM_CONFIG")]
+    config: PathBuf,
+    /// Directory with impressions.jsonl and clicks.jsonl (or .jsonl.zst) instead of the topics.
+    #[arg(long, value_name = "DIR")]
+    events: Option<PathBuf>,
+    /// When a label is known.
+    #[arg(long, value_enum, default_value_t, requires = "events")]
+    labels: LabelsArg,
+    /// Directory of artefacts of a live worker: replay the topics with their journals, and compare the digest of the
+    /// state at each version with the published one.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["events", "labels"])]
+    journal: Option<PathBuf>,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum LabelsArg {
+    /// As the join would deliver it.
+    #[default]
+    Windowed,
+    /// At once: 1 for any click in the input whatever its delay, in merged order. For comparing learners.
+    Immediate,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let config = config::load(&args.config)?;
+    if let Some(artefacts) = &args.journal {
+        return replay_journal(&config, artefacts, args.json);
+    }
+    let labels = match args.labels {
+        LabelsArg::Windowed => Labels::Windowed,
+        LabelsArg::Immediate => Labels::Immediate,
+    };
+    let report = match &args.events {
+        Some(directory) => backtest::replay_files(&config, directory, labels),
+        None => backtest::replay_topics(&config),
+    };
+    let report = report.map_err(failure)?;
+    if args.json { output::json(&report) } else { show(&report) }
+}
+
+fn replay_journal(config: &Config, artefacts: &std::path::Path, json: bool) -> Result<(), Failure> {
+    let checks = backtest::replay_journal(config, artefacts).map_err(failure)?;
+    if json {
+        output::json(&checks)?;
+    } else {
+        let line = |check: &backtest::VersionCheck| {
+            let verdict = if check.is_reproduced() { "reproduced" } else { "DIFFERS" };
+            format!("version {:>6}  {verdict}  {}", check.version, check.found)
+        };
+        output::lines(checks.iter().map(line))?;
+    }
+    match checks.iter().find(|check| !check.is_reproduced()) {
+        None => Ok(()),
+        Some(check) => Err(Failure::new(
+            Exit::Threshold,
+            anyhow::anyhow!("version {} was published with state {}", check.version, check.expected),
+        )),
+    }
+}
+
+fn show(report: &Report) -> Result<(), Failure> {
+    let metric = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
+    let row = |name: &str, quality: &Quality| {
+        format!(
+            "{name:<12}{:>10} {:>8}  {:>8}  {:>8}  {:>8}  {:>8}  {:>8}",
+            quality.examples,
+            quality.clicks,
+            metric(quality.log_loss),
+            metric(quality.base_log_loss),
+            metric(quality.normalized_entropy),
+            metric(quality.auc),
+            metric(quality.calibration),
+        )
+    };
+    let [examples, clicks] = ["examples", "clicks"];
+    output::lines([
+        format!("{:<12}{examples:>10} {clicks:>8}  log loss      base    n. ent       AUC   calibr.", ""),
+        row("all", &report.quality),
+        row("second half", &report.second_half),
+        format!(
+            "{} records, {} rows, {:.0} examples a second",
+            report.records, report.rows, report.examples_per_second
+        ),
+        format!("state_digest {}", report.state_digest),
+    ])
+}
+
+fn failure(error: BacktestError) -> Failure {
+    let exit = match &error {
+        BacktestError::Fields(_) | BacktestError::Mapping(_) => Exit::Configuration,
+        BacktestError::Source(error) | BacktestError::Drive(DriveError::Source(error)) => source_exit(error),
+        BacktestError::Drive(DriveError::LogEnds(_))
+        | BacktestError::Artefact(_)
+        | BacktestError::Segment(_)
+        | BacktestError::Chain { .. } => Exit::BadInput,
+        BacktestError::Drive(DriveError::Stream(_)) | BacktestError::Stream(_) => Exit::Software,
+    };
+    Failure::new(exit, error)
+}

@@ -1,0 +1,86 @@
+//! `deepfm config`: write, check and show configurations.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use deepfm_stream::config::{self, Config, check, init};
+
+use super::failure::{Exit, Failure, OrExit};
+use super::output;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Write a commented configuration, from sample events if there are any.
+    Init {
+        /// Directory with impressions.jsonl and clicks.jsonl (or .jsonl.zst): the fields, their kinds and the
+        /// attribution window are read off the first 200,000 lines of each.
+        #[arg(long, value_name = "DIR")]
+        events: Option<PathBuf>,
+        /// Where to write; `-` is stdout. An existing file is left alone unless --force is given.
+        #[arg(long, value_name = "FILE", default_value = "-")]
+        out: PathBuf,
+        /// Overwrite an existing file.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Check a configuration: all errors at once, each with its line and its fix.
+    Check {
+        /// The configuration file.
+        #[arg(long, value_name = "FILE", env = "DEEPFM_CONFIG")]
+        config: PathBuf,
+    },
+    /// Show the effective configuration: defaults filled in, environment applied, secrets hidden.
+    Show {
+        /// The configuration file.
+        #[arg(long, value_name = "FILE", env = "DEEPFM_CONFIG")]
+        config: PathBuf,
+        /// One JSON document instead of TOML.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(crate) fn run(command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Init { events, out, force } => init(events.as_deref(), out, *force),
+        Command::Check { config } => {
+            let summary = check::summarize(&load(config)?);
+            output::lines([summary.to_string()])
+        }
+        Command::Show { config, json } => {
+            let config = load(config)?;
+            if *json { output::json(&config.to_json()) } else { output::lines([config.to_toml().trim_end()]) }
+        }
+    }
+}
+
+/// Reads a configuration for any command.
+pub(crate) fn load(path: &Path) -> Result<Config, Failure> {
+    config::load(path, config::environment()).or_exit(Exit::Configuration)
+}
+
+fn init(events: Option<&Path>, out: &Path, force: bool) -> Result<(), Failure> {
+    let toml = match events {
+        Some(dir) => {
+            let draft = init::from_events(dir, init::SAMPLE_LINES).or_exit(Exit::BadInput)?;
+            eprintln!("{draft}");
+            draft.toml
+        }
+        None => init::TEMPLATE.to_owned(),
+    };
+    if out == Path::new("-") {
+        return output::lines([toml.trim_end()]);
+    }
+    let mut options = OpenOptions::new();
+    let options =
+        if force { options.write(true).create(true).truncate(true) } else { options.write(true).create_new(true) };
+    let hint = if force { "" } else { " (--force overwrites an existing file)" };
+    options
+        .open(out)
+        .and_then(|mut file| file.write_all(toml.as_bytes()))
+        .or_exit_with(Exit::Disk, format!("cannot write {}{hint}", out.display()))?;
+    eprintln!("wrote {}", out.display());
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! `deepfm run`: the worker as a process: signals, admin port, exit codes.
+
+use std::path::PathBuf;
+
+use deepfm_stream::config::Config;
+use deepfm_stream::source::SourceError;
+use deepfm_stream::store::{SledStore, StoreError};
+use deepfm_stream::worker::admin::{Admin, Registry};
+use deepfm_stream::worker::error::WorkerError;
+use deepfm_stream::worker::run::{Options, Summary};
+use deepfm_stream::worker::status::StatusBoard;
+use deepfm_stream::worker::stop::Stop;
+
+use super::failure::{Exit, Failure, OrExit};
+use super::{config, output};
+
+/// Consume impressions and clicks, join, learn, checkpoint and publish versions, until SIGTERM or SIGINT. A first signal
+/// finishes the step, takes a checkpoint and exits 0; a second one exits at once, which loses nothing but time.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The configuration file. Any key can be overridden with `DEEPFM__SECTION__KEY`.
+    #[arg(long, value_name = "FILE", env = "DEEPFM_CONFIG")]
+    config: PathBuf,
+    /// Stop at the end offsets captured at start; publishes a last version if anything was learned since the one before.
+    #[arg(long)]
+    until_end: bool,
+    /// Forget every checkpoint and start anew from kafka.start. Version numbers go on rising.
+    #[arg(long)]
+    reset_state: bool,
+    /// Print the summary as one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let config = config::load(&args.config)?;
+    let mut store = SledStore::open(&config.state.dir).map_err(store_failure)?;
+    if args.reset_state {
+        store.reset().map_err(store_failure)?;
+    }
+    let options = Options { until_end: args.until_end, is_reset: args.reset_state };
+    let (stop, board) = (Stop::default(), StatusBoard::default());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.or_exit(Exit::Software)?;
+    start_admin(&runtime, &config, &board)?;
+    runtime.spawn(listen_for_signals(stop.clone()));
+    let summary = deepfm_stream::worker::run::run(&config, options, &mut store, &stop, &board);
+    runtime.shutdown_background();
+    show(&summary.map_err(worker_failure)?, args.json)
+}
+
+fn start_admin(runtime: &tokio::runtime::Runtime, config: &Config, board: &StatusBoard) -> Result<(), Failure> {
+    let Some(address) = config.admin.listen else {
+        return Ok(());
+    };
+    let admin = runtime.block_on(Admin::bind(&address.to_string(), Registry::install(), board.clone()));
+    let admin = admin.map_err(|source| worker_failure(WorkerError::Admin { address: address.to_string(), source }))?;
+    if let Ok(bound) = admin.address() {
+        tracing::info!("metrics and status are at http://{bound}/metrics and /status");
+    }
+    runtime.spawn(admin.serve());
+    Ok(())
+}
+
+/// The first signal asks the run to end, the second ends the process.
+async fn listen_for_signals(stop: Stop) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals cannot be listened to");
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        if stop.ask() {
+            tracing::warn!("asked a second time: exiting at once; the last checkpoint is safe");
+            std::process::exit(130);
+        }
+        tracing::info!("asked to stop: finishing the step and taking a checkpoint");
+    }
+}
+
+fn show(summary: &Summary, json: bool) -> Result<(), Failure> {
+    if json {
+        return output::json(summary);
+    }
+    let metric = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
+    let metrics = &summary.metrics;
+    output::lines([
+        format!("records      {}", summary.records),
+        format!("learned      {}", summary.learned),
+        format!("log loss     {} (base {})", metric(metrics.log_loss), metric(metrics.base_log_loss)),
+        format!("AUC          {}", metric(metrics.auc)),
+        format!("calibration  {}", metric(metrics.calibration)),
+        format!("versions     {:?}", summary.versions),
+        format!("state_digest {}", summary.state_digest),
+    ])
+}
+
+/// The exit code of a store's error.
+pub(crate) fn store_failure(error: StoreError) -> Failure {
+    let exit = if matches!(error, StoreError::Locked(_)) { Exit::Locked } else { Exit::Disk };
+    Failure::new(exit, error)
+}
+
+/// The exit code of a source's error.
+pub(crate) fn source_exit(error: &SourceError) -> Exit {
+    match error {
+        SourceError::NoEvents(_) => Exit::BadInput,
+        SourceError::File { .. } => Exit::Disk,
+        SourceError::Ended => Exit::Software,
+        SourceError::Unreachable { .. }
+        | SourceError::MissingTopic { .. }
+        | SourceError::OutOfRange { .. }
+        | SourceError::Client(_) => Exit::Unreachable,
+    }
+}
+
+/// The exit code of a worker's error.
+pub(crate) fn worker_failure(error: WorkerError) -> Failure {
+    let exit = match &error {
+        WorkerError::Store(StoreError::Locked(_)) => Exit::Locked,
+        WorkerError::Store(_)
+        | WorkerError::Checkpoint { .. }
+        | WorkerError::StateLost { .. }
+        | WorkerError::Artefact(_) => Exit::Disk,
+        WorkerError::Fields(_)
+        | WorkerError::Mapping(_)
+        | WorkerError::Configuration { .. }
+        | WorkerError::Admin { .. } => Exit::Configuration,
+        WorkerError::Source(error) => source_exit(error),
+        WorkerError::Topic(_) | WorkerError::DeadLetters(_) => Exit::Unreachable,
+        WorkerError::Stream(_) | WorkerError::Log(_) => Exit::Software,
+    };
+    Failure::new(exit, error)
+}
