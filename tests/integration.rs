@@ -1,0 +1,14 @@
+//! The integration tests: one binary, so that the shared fixtures (a real broker among them) are set up once.
+mod integration {
+    mod commands;
+    mod configuration;
+    mod determinism;
+    mod encoder;
+    mod golden;
+    mod kafka;
+    mod layering;
+    mod schemas;
+    mod store;
+    mod versions;
+}
+mod support;

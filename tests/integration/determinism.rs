@@ -1,0 +1,402 @@
+//! Log determinism on the real core: the state is a function of the log and the journal, whatever the interleaving of
+//! partitions, the places of checkpoints, the executor, and the moments at which partitions were idle.
+
+use std::collections::BTreeMap;
+
+use deepfm_stream::event::{Click, Decoded, Event, EventKind, Impression, Reason, Refusal};
+use deepfm_stream::feature::{Entry, Features, hash};
+use deepfm_stream::join::params::{JoinParams, LabelPolicy, LatePolicy};
+use deepfm_stream::model::params::{Activation, MlpParams, ModelParams, Parts};
+use deepfm_stream::model::{Executor, Inline};
+use deepfm_stream::optim::params::{FtrlParams, SgdParams};
+use deepfm_stream::snapshot::checkpoint::{self, Lineage, Section};
+use deepfm_stream::stream::{Arrival, Control, JournalEntry, Partition, Refused, Script};
+use deepfm_stream::train::{BatchParams, StateDigest, TrainParams, Trainer};
+
+const FIELDS: usize = 3;
+
+/// A seeded stream of numbers; the seed of a failing case is in the message of its assertion.
+struct Dice {
+    seed: u64,
+    thrown: u64,
+}
+
+impl Dice {
+    fn new(seed: u64) -> Self {
+        Self { seed, thrown: 0 }
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.thrown += 1;
+        hash::hash(self.seed, self.thrown, 0) % bound
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+/// An executor that works its items off in another order, on several threads.
+struct Backwards;
+
+impl Executor for Backwards {
+    fn for_each<T: Send, F: Fn(&mut T) + Sync>(&self, items: &mut [T], job: F) {
+        std::thread::scope(|scope| {
+            for item in items.iter_mut().rev() {
+                let job = &job;
+                scope.spawn(move || job(item));
+            }
+        });
+    }
+}
+
+type Log = BTreeMap<Partition, Vec<Arrival>>;
+
+fn params(dice: &mut Dice) -> TrainParams {
+    let ftrl = |alpha| FtrlParams { alpha, beta: 1.0, l1: 0.001, l2: 0.001, l21: 0.0 };
+    let labels = [LabelPolicy::AtClick, LabelPolicy::AtMaturity, LabelPolicy::FakeNegative][dice.below(3) as usize];
+    let late_clicks = if dice.one_in(2) { LatePolicy::Drop } else { LatePolicy::Correct };
+    let fake = labels == LabelPolicy::FakeNegative;
+    TrainParams {
+        join: JoinParams {
+            window_ms: 40 + dice.below(200) as i64,
+            lateness_ms: dice.below(30) as i64,
+            retention_ms: dice.below(200) as i64,
+            labels,
+            late_clicks,
+            open_impressions_max: if dice.one_in(3) { 8 } else { 1000 },
+            waiting_clicks_max: if dice.one_in(3) { 4 } else { 1000 },
+            remembered_max: if dice.one_in(3) { 16 } else { 1000 },
+        },
+        model: ModelParams {
+            fields: FIELDS,
+            embedding_dim: 4,
+            seed: 7,
+            init_scale: 0.1,
+            parts: Parts::Deepfm,
+            mlp: MlpParams {
+                layers: vec![5],
+                activation: Activation::Relu,
+                dropout: if dice.one_in(2) { vec![0.3] } else { Vec::new() },
+            },
+            bias: ftrl(0.1),
+            linear: ftrl(0.1),
+            embedding: ftrl(0.1),
+            sgd: SgdParams { learning_rate: 0.05, momentum: 0.5, l2: 0.001, clip_norm: 1.0 },
+            n_max: None,
+        },
+        batch: BatchParams { min: 2, max: 70, growth_examples: 3, span_ms: 50 + dice.below(100) as i64 },
+        negative_sampling_rate: if fake || dice.one_in(2) { 1.0 } else { 0.5 },
+        window_impressions: 20,
+    }
+}
+
+fn refused() -> Box<Refused> {
+    Box::new(Refused {
+        refusal: Refusal { reason: Reason::Malformed, detail: "made so".to_owned() },
+        payload: None,
+        payload_bytes: 0,
+        payload_sha256: None,
+        headers: Vec::new(),
+        key: None,
+        timestamp: None,
+    })
+}
+
+fn features(dice: &mut Dice) -> Features {
+    let field = |dice: &mut Dice, f: u64| -> Vec<Entry> {
+        (0..dice.below(3)).map(|_| Entry { id: 100 * f + dice.below(9), x: 1.0 }).collect()
+    };
+    Features::new(&(0..FIELDS as u64).map(|f| field(dice, f)).collect::<Vec<_>>())
+}
+
+/// Impressions and clicks over one to three partitions each, roughly in time order, with ties, jumps back, duplicates,
+/// refused records and gaps in the offsets.
+fn random_log(dice: &mut Dice) -> Log {
+    let impressions = 1 + dice.below(3);
+    let clicks = 1 + dice.below(3);
+    let mut log: Log = (0..impressions)
+        .map(|number| (EventKind::Impression, number))
+        .chain((0..clicks).map(|number| (EventKind::Click, number)))
+        .map(|(kind, number)| (Partition { kind, number: number as i32 }, Vec::new()))
+        .collect();
+    let mut time = 1_700_000_000_000_i64;
+    for n in 0..20 + dice.below(150) {
+        time += [0, 0, 3, 10, 90][dice.below(5) as usize];
+        let event_time = time - if dice.one_in(8) { dice.below(60) as i64 } else { 0 };
+        let is_click = n > 3 && dice.one_in(3);
+        let subject = if is_click { dice.below(n + 2) } else { n };
+        let impression_id = format!("i{subject}").into();
+        let event_id = dice.one_in(3).then(|| format!("e{}", dice.below(n + 1)).into());
+        let event = if is_click {
+            Event::Click(Click { impression_id, event_id, event_time })
+        } else {
+            Event::Impression(Impression { impression_id, event_id, event_time, weight: 1.0, features: features(dice) })
+        };
+        let number = dice.below(if is_click { clicks } else { impressions }) as i32;
+        let kind = if is_click { EventKind::Click } else { EventKind::Impression };
+        let lane = log.get_mut(&Partition { kind, number }).expect("all partitions are there");
+        let offset = lane.last().map_or(0, |last: &Arrival| last.offset + 1) + dice.below(2) as i64;
+        let body =
+            if dice.one_in(25) { Err(refused()) } else { Ok(Decoded { event, unknown_keys: 0, unknown_fields: 0 }) };
+        lane.push(Arrival { offset, body });
+    }
+    log
+}
+
+fn started(params: &TrainParams, log: &Log) -> Trainer {
+    let mut trainer = Trainer::new(params.clone());
+    for partition in log.keys() {
+        let start = Control::Start { partition: *partition, next_offset: 0 };
+        trainer.control(&start, &Inline, &mut |_| ()).expect("a new partition starts");
+    }
+    trainer
+}
+
+fn consume_all<E: Executor>(trainer: &mut Trainer, executor: &E) {
+    while trainer.step(executor, &mut |_| ()).is_some() {}
+}
+
+/// Ends the partitions that are waited for and have nothing left, as a bounded run does.
+fn end_exhausted<E: Executor>(trainer: &mut Trainer, left: &Log, executor: &E) {
+    loop {
+        consume_all(trainer, executor);
+        let exhausted = trainer.awaited().find(|partition| left[partition].is_empty());
+        let Some(partition) = exhausted else { return };
+        trainer.control(&Control::Ended(partition), executor, &mut |_| ()).expect("it is live");
+    }
+}
+
+/// The whole log pushed partition by partition, then consumed.
+fn plain_run(params: &TrainParams, log: &Log) -> StateDigest {
+    let mut trainer = started(params, log);
+    for (partition, arrivals) in log {
+        for arrival in arrivals {
+            trainer.push(*partition, arrival.clone()).expect("in order");
+        }
+    }
+    let left = log.keys().map(|partition| (*partition, Vec::new())).collect();
+    end_exhausted(&mut trainer, &left, &Inline);
+    trainer.state_digest()
+}
+
+/// Takes the state through a checkpoint; what was queued is read again, as after a crash.
+fn through_checkpoint(params: &TrainParams, mut trainer: Trainer, log: &Log, left: &mut Log) -> Trainer {
+    let lineage = Lineage {
+        format: checkpoint::FORMAT_VERSION,
+        configuration: String::new(),
+        next_version: 1,
+        parent: None,
+        journal: trainer.sequencer().journal().to_vec(),
+        state_digest: trainer.state_digest(),
+    };
+    let blocks = checkpoint::encode(&trainer, &lineage);
+    let (restored, read) = checkpoint::decode(params.clone(), &blocks).expect("what was written is read");
+    assert_eq!(read, lineage);
+    let positions = restored.positions();
+    for (partition, arrivals) in log {
+        let unread = arrivals.iter().filter(|arrival| arrival.offset >= positions[partition]).cloned().collect();
+        left.insert(*partition, unread);
+    }
+    restored
+}
+
+/// The log in a random interleaving with checkpoints at random places.
+fn disturbed_run<E: Executor>(params: &TrainParams, log: &Log, dice: &mut Dice, executor: &E) -> StateDigest {
+    let mut trainer = started(params, log);
+    let mut left = log.clone();
+    let partitions: Vec<Partition> = log.keys().copied().collect();
+    while left.values().any(|arrivals| !arrivals.is_empty()) {
+        let partition = partitions[dice.below(partitions.len() as u64) as usize];
+        let lane = left.get_mut(&partition).expect("all partitions are there");
+        let count = (dice.below(6) as usize).min(lane.len());
+        for arrival in lane.drain(..count) {
+            trainer.push(partition, arrival).expect("in order");
+        }
+        for _ in 0..dice.below(8) {
+            trainer.step(executor, &mut |_| ());
+        }
+        if dice.one_in(4) {
+            end_exhausted(&mut trainer, &left, executor);
+        }
+        if dice.one_in(12) {
+            trainer = through_checkpoint(params, trainer, log, &mut left);
+        }
+    }
+    end_exhausted(&mut trainer, &left, executor);
+    trainer.state_digest()
+}
+
+#[test]
+fn the_state_is_a_function_of_the_log_in_1000_random_logs_interleavings_checkpoints_and_executors() {
+    let mut digests = std::collections::BTreeSet::new();
+    for seed in 0..1000 {
+        let mut dice = Dice::new(seed);
+        let params = params(&mut dice);
+        let log = random_log(&mut dice);
+        let expected = plain_run(&params, &log);
+        digests.insert(expected.to_string());
+        let inline = disturbed_run(&params, &log, &mut dice, &Inline);
+        assert_eq!(inline, expected, "seed {seed}: another interleaving gave another state");
+        if seed % 10 == 0 {
+            let parallel = disturbed_run(&params, &log, &mut dice, &Backwards);
+            assert_eq!(parallel, expected, "seed {seed}: another executor gave another state");
+        }
+    }
+    assert!(digests.len() > 990, "different logs must give different states: {} of 1000", digests.len());
+}
+
+/// A merge that does not wait: whatever has arrived is consumed at once.
+fn run_without_waiting(params: &TrainParams, log: &Log, dice: &mut Dice) -> StateDigest {
+    let mut trainer = started(params, log);
+    let mut left = log.clone();
+    let partitions: Vec<Partition> = log.keys().copied().collect();
+    while left.values().any(|arrivals| !arrivals.is_empty()) {
+        let partition = partitions[dice.below(partitions.len() as u64) as usize];
+        let Some(lane) = left.get_mut(&partition).filter(|lane| !lane.is_empty()) else {
+            continue;
+        };
+        trainer.push(partition, lane.remove(0)).expect("in order");
+        // What the sequencer's wait prevents: every partition that is waited for is passed over.
+        let awaited: Vec<Partition> = trainer.awaited().collect();
+        for silent in &awaited {
+            trainer.control(&Control::Idle(*silent), &Inline, &mut |_| ()).expect("it is live");
+        }
+        trainer.step(&Inline, &mut |_| ());
+        for silent in awaited {
+            trainer.control(&Control::Returned(silent), &Inline, &mut |_| ()).expect("it was idle");
+        }
+    }
+    end_exhausted(&mut trainer, &left, &Inline);
+    trainer.state_digest()
+}
+
+#[test]
+fn without_the_sequencers_wait_the_interleaving_shows_in_the_state() {
+    let differing = (0..50)
+        .filter(|&seed| {
+            let mut dice = Dice::new(seed);
+            let params = params(&mut dice);
+            let log = random_log(&mut dice);
+            run_without_waiting(&params, &log, &mut dice) != plain_run(&params, &log)
+        })
+        .count();
+    assert!(differing > 40, "only {differing} of 50 states differed");
+}
+
+/// A live run in which partitions fall idle and return at random; gives the digest and the journal that explains it.
+fn idling_run(params: &TrainParams, log: &Log, dice: &mut Dice) -> (StateDigest, u64, Vec<JournalEntry>) {
+    let mut trainer = started(params, log);
+    let mut left = log.clone();
+    let partitions: Vec<Partition> = log.keys().copied().collect();
+    let mut idle: Vec<Partition> = Vec::new();
+    for _ in 0..400 {
+        let partition = partitions[dice.below(partitions.len() as u64) as usize];
+        let lane = left.get_mut(&partition).expect("all partitions are there");
+        if !lane.is_empty() {
+            if let Some(place) = idle.iter().position(|other| *other == partition) {
+                idle.remove(place);
+                trainer.control(&Control::Returned(partition), &Inline, &mut |_| ()).expect("it was idle");
+            }
+            trainer.push(partition, lane.remove(0)).expect("in order");
+        }
+        trainer.step(&Inline, &mut |_| ());
+        let silent = trainer.awaited().next();
+        if let Some(silent) = silent.filter(|_| dice.one_in(5)) {
+            trainer.control(&Control::Idle(silent), &Inline, &mut |_| ()).expect("it is live");
+            idle.push(silent);
+        }
+    }
+    let digest = trainer.state_digest();
+    (digest, trainer.released(), trainer.cut_journal())
+}
+
+/// The same records in the order of the journal alone.
+fn replayed_run(params: &TrainParams, log: &Log, until: u64, journal: Vec<JournalEntry>) -> StateDigest {
+    let mut trainer = Trainer::new(params.clone());
+    let mut script = Script::new(journal);
+    let mut pushed = false;
+    loop {
+        while let Some(control) = script.due(trainer.released()) {
+            trainer.control(&control, &Inline, &mut |_| ()).expect("the journal fits the log");
+        }
+        if !pushed {
+            for (partition, arrivals) in log {
+                for arrival in arrivals {
+                    trainer.push(*partition, arrival.clone()).expect("in order");
+                }
+            }
+            pushed = true;
+        }
+        if trainer.released() == until {
+            return trainer.state_digest();
+        }
+        trainer.step(&Inline, &mut |_| ()).expect("the journal says what is not waited for");
+    }
+}
+
+#[test]
+fn a_replay_with_the_journal_reproduces_a_run_in_which_partitions_were_idle() {
+    let mut idled = 0;
+    for seed in 0..200 {
+        let mut dice = Dice::new(10_000 + seed);
+        let params = params(&mut dice);
+        let log = random_log(&mut dice);
+        let (digest, until, journal) = idling_run(&params, &log, &mut dice);
+        idled += usize::from(journal.iter().any(|entry| matches!(entry.control, Control::Idle(_))));
+        assert_eq!(replayed_run(&params, &log, until, journal), digest, "seed {seed}");
+    }
+    assert!(idled > 100, "only {idled} of 200 runs had idle partitions");
+}
+
+#[test]
+fn one_record_fewer_gives_another_digest() {
+    for seed in 0..50 {
+        let mut dice = Dice::new(seed);
+        let params = params(&mut dice);
+        let log = random_log(&mut dice);
+        let whole = plain_run(&params, &log);
+        let mut shorter = log.clone();
+        let partitions: Vec<Partition> = log.iter().filter(|(_, lane)| !lane.is_empty()).map(|(p, _)| *p).collect();
+        let partition = partitions[dice.below(partitions.len() as u64) as usize];
+        let lane = shorter.get_mut(&partition).expect("it is there");
+        lane.remove(dice.below(lane.len() as u64) as usize);
+        assert_ne!(plain_run(&params, &shorter), whole, "seed {seed}");
+    }
+}
+
+#[test]
+fn every_byte_of_a_checkpoint_counts_for_the_digest() {
+    let mut dice = Dice::new(77);
+    let params = params(&mut dice);
+    let log = random_log(&mut dice);
+    let mut trainer = started(&params, &log);
+    for (partition, arrivals) in &log {
+        for arrival in &arrivals[..arrivals.len() / 2] {
+            trainer.push(*partition, arrival.clone()).expect("in order");
+        }
+    }
+    consume_all(&mut trainer, &Inline);
+    let lineage = Lineage {
+        format: checkpoint::FORMAT_VERSION,
+        configuration: String::new(),
+        next_version: 1,
+        parent: None,
+        journal: Vec::new(),
+        state_digest: trainer.state_digest(),
+    };
+    let blocks = checkpoint::encode(&trainer, &lineage);
+    checkpoint::decode(params.clone(), &blocks).expect("what was written is read");
+    let mut altered = 0;
+    for (number, block) in blocks.iter().enumerate().filter(|(_, block)| block.section != Section::Lineage) {
+        for at in 0..block.bytes.len() {
+            let mut damaged = blocks.clone();
+            damaged[number].bytes[at] ^= 1;
+            // Values that no encoder writes may be refused by an assertion: refused all the same.
+            let read = std::panic::catch_unwind(|| checkpoint::decode(params.clone(), &damaged).is_ok());
+            assert!(!matches!(read, Ok(true)), "byte {at} of block {number} ({:?}) does not count", block.section);
+            altered += 1;
+        }
+    }
+    assert!(altered > 1000, "only {altered} bytes were altered");
+}

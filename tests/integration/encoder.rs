@@ -1,0 +1,107 @@
+//! Feature ids that any language can compute: vectors made by an implementation in Python, reproduced by the encoder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use deepfm_stream::feature::encoder::Encoder;
+use deepfm_stream::feature::field::{Field, FieldKind, FieldSet};
+use deepfm_stream::feature::{Entry, FeatureId};
+use serde::Deserialize;
+
+use crate::support::skip;
+
+const VECTORS_MIN: usize = 200;
+const FEATURES_MAX: usize = 64;
+
+/// A value of a field, and what becomes of it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Vector {
+    field: String,
+    kind: FieldKind,
+    /// JSON text.
+    value: String,
+    entries: Vec<Expected>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Expected {
+    /// In decimal.
+    id: String,
+    x: f32,
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/encoder")
+}
+
+#[test]
+fn the_encoder_reproduces_every_vector() {
+    let text = fs::read_to_string(fixtures().join("vectors.json")).expect("the vectors are there");
+    let vectors: Vec<Vector> = serde_json::from_str(&text).expect("the vectors have their form");
+    assert!(vectors.len() >= VECTORS_MIN, "only {} vectors", vectors.len());
+    for Vector { field, kind, value, entries } in vectors {
+        let case = format!("{field} ({kind:?}): {value}");
+        let name = serde_json::to_string(&field).expect("a string is JSON");
+        let fields = FieldSet::new(vec![Field { name: field, kind }]).unwrap_or_else(|error| panic!("{case}: {error}"));
+        let features = Encoder::new(fields, FEATURES_MAX)
+            .encode_json(&format!("{{{name}: {value}}}"))
+            .unwrap_or_else(|misfit| panic!("{case}: {misfit}"));
+        let id = |text: &str| text.parse::<FeatureId>().expect("an id is 64 bits");
+        let expected: Vec<Entry> = entries.iter().map(|entry| Entry { id: id(&entry.id), x: entry.x }).collect();
+        assert_eq!(features.entries(), expected, "{case}");
+    }
+}
+
+#[test]
+fn python_computes_the_same_vectors() {
+    let python = match python_with_xxhash() {
+        Ok(python) => python,
+        Err(missing) => {
+            skip("python_computes_the_same_vectors", &missing);
+            return;
+        }
+    };
+    // -B: no bytecode beside the fixtures.
+    let check = run(&python, &["-B", &path_text(&fixtures().join("check.py"))]).expect("this python ran before");
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+}
+
+/// A python that can import `xxhash`: the one that is installed, or one of our own.
+fn python_with_xxhash() -> Result<PathBuf, String> {
+    let installed = PathBuf::from("python3");
+    if !succeeds(&installed, &["--version"]) {
+        return Err("there is no python3".to_owned());
+    }
+    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/encoder-venv");
+    let own = venv.join("bin/python");
+    if let Some(python) = [&installed, &own].into_iter().find(|python| succeeds(python, &["-c", "import xxhash"])) {
+        return Ok(python.clone());
+    }
+    let steps: [(&Path, &[&str]); 2] = [
+        (&installed, &["-m", "venv", "--clear", &path_text(&venv)]),
+        (&own, &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "xxhash>=3"]),
+    ];
+    for (program, arguments) in steps {
+        let output = run(program, arguments).map_err(|error| format!("{}: {error}", program.display()))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("`python {}` failed: {said}", arguments.join(" ")));
+        }
+    }
+    Ok(own)
+}
+
+fn succeeds(program: &Path, arguments: &[&str]) -> bool {
+    run(program, arguments).is_ok_and(|output| output.status.success())
+}
+
+fn run(program: &Path, arguments: &[&str]) -> std::io::Result<Output> {
+    Command::new(program).args(arguments).output()
+}
+
+fn path_text(path: &Path) -> String {
+    path.to_str().expect("the crate's directory is UTF-8").to_owned()
+}

@@ -1,0 +1,227 @@
+//! The Kafka source on a real broker: order, ends, bounds, new partitions, and what can go wrong.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use deepfm_stream::config::kafka::{Kafka, Start};
+use deepfm_stream::event::options::EventOptions;
+use deepfm_stream::event::{Decoder, EventKind};
+use deepfm_stream::feature::field::{Field, FieldKind, FieldSet};
+use deepfm_stream::source::kafka::{KafkaLog, KafkaSource};
+use deepfm_stream::source::send::{Timestamps, send_directory};
+use deepfm_stream::source::topics::{self, Action};
+use deepfm_stream::source::{Ingest, Source, SourceError, SourceEvent, client};
+use deepfm_stream::stream::{Partition, Positions};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::mocking::MockCluster;
+
+use crate::support::broker::{self, Outgoing};
+use crate::support::wait_for;
+
+fn ingest() -> Ingest {
+    let fields = FieldSet::new(vec![Field { name: "user".to_owned(), kind: FieldKind::Categorical }]);
+    let decoder = Decoder::new(fields.expect("they are valid"), EventOptions::default()).expect("it is valid");
+    Ingest::new(decoder, 1024, |_, _| ())
+}
+
+fn impression(n: usize) -> String {
+    format!(r#"{{"impression_id":"i{n}","event_time":{},"features":{{"user":"u{n}"}}}}"#, 1_700_000_000_000_usize + n)
+}
+
+fn fill(broker: &broker::Broker, topic: &str, partition: i32, count: usize) {
+    let records: Vec<String> = (0..count).map(impression).collect();
+    let outgoing: Vec<Outgoing<'_>> =
+        records.iter().map(|record| Outgoing { payload: Some(record.as_bytes()), ..Outgoing::default() }).collect();
+    broker.produce(topic, partition, &outgoing);
+}
+
+/// Reads until every partition has said that it is at its end; the offsets of each, in the order of arrival.
+fn read_to_the_ends(source: &mut KafkaSource, partitions: usize) -> BTreeMap<Partition, Vec<i64>> {
+    let mut offsets: BTreeMap<Partition, Vec<i64>> = BTreeMap::new();
+    let mut ends = Positions::new();
+    wait_for("the ends of all partitions", || {
+        match source.next(Duration::from_millis(20)).expect("the broker is there")? {
+            SourceEvent::Records { partition, arrivals } => {
+                source.consumed(partition, arrivals.len());
+                offsets.entry(partition).or_default().extend(arrivals.iter().map(|arrival| arrival.offset));
+            }
+            SourceEvent::EndOfPartition { partition, next_offset } => {
+                ends.insert(partition, next_offset);
+            }
+            SourceEvent::PartitionAdded { .. } => {}
+        }
+        (ends.len() == partitions).then_some(())
+    });
+    offsets
+}
+
+#[test]
+fn every_record_of_every_partition_arrives_once_and_in_order() {
+    let Some(broker) = broker::real("every_record_of_every_partition_arrives_once_and_in_order") else { return };
+    let kafka = broker.kafka_with_topics("order", 3);
+    for (partition, count) in [(0, 5000), (1, 1), (2, 3000)] {
+        fill(broker, &kafka.impressions_topic, partition, count);
+    }
+    // A small queue, so that partitions are paused and resumed many times.
+    let kafka = Kafka { queue_records_max: 100, ..kafka };
+    let log = KafkaLog::connect(&kafka).expect("the topics exist");
+    let starts = log.starts(&Start::Earliest).expect("no question is asked");
+    let mut source = log.read(&starts, ingest()).expect("the partitions exist");
+    let offsets = read_to_the_ends(&mut source, 6);
+    for (number, count) in [(0, 5000), (1, 1), (2, 3000)] {
+        let partition = Partition { kind: EventKind::Impression, number };
+        assert_eq!(offsets[&partition], (0..count).collect::<Vec<i64>>(), "{partition}");
+    }
+    assert_eq!(offsets.len(), 3, "clicks are empty");
+}
+
+#[test]
+fn a_partition_at_its_bound_is_left_alone_until_the_core_consumes() {
+    let Some(broker) = broker::real("a_partition_at_its_bound_is_left_alone_until_the_core_consumes") else { return };
+    let kafka = Kafka { queue_records_max: 150, ..broker.kafka_with_topics("bound", 2) };
+    fill(broker, &kafka.impressions_topic, 0, 4000);
+    fill(broker, &kafka.impressions_topic, 1, 400);
+    let log = KafkaLog::connect(&kafka).expect("the topics exist");
+    let starts = log.starts(&Start::Earliest).expect("no question is asked");
+    let mut source = log.read(&starts, ingest()).expect("the partitions exist");
+    let (full, other) =
+        (Partition { kind: EventKind::Impression, number: 0 }, Partition { kind: EventKind::Impression, number: 1 });
+    let (mut waiting, mut passed) = (0, 0);
+    wait_for("all of the partition that is consumed", || {
+        if let SourceEvent::Records { partition, arrivals } =
+            source.next(Duration::from_millis(20)).expect("it is there")?
+        {
+            if partition == full {
+                waiting += arrivals.len();
+            } else {
+                passed += arrivals.len();
+                source.consumed(other, arrivals.len());
+            }
+        }
+        (passed == 400).then_some(())
+    });
+    assert!((100..=150).contains(&waiting), "{waiting} records wait where 150 may");
+    source.consumed(full, waiting);
+    wait_for("more of the partition that has room again", || {
+        match source.next(Duration::from_millis(20)).expect("it is there")? {
+            SourceEvent::Records { partition, .. } if partition == full => Some(()),
+            _ => None,
+        }
+    });
+}
+
+#[test]
+fn a_partition_that_is_added_while_reading_is_noticed_and_read_from_its_beginning() {
+    let name = "a_partition_that_is_added_while_reading_is_noticed_and_read_from_its_beginning";
+    let Some(broker) = broker::real(name) else { return };
+    let kafka = Kafka { partition_refresh_seconds: 0, ..broker.kafka_with_topics("added", 1) };
+    let log = KafkaLog::connect(&kafka).expect("the topics exist");
+    let starts = log.starts(&Start::Earliest).expect("no question is asked");
+    let mut source = log.read(&starts, ingest()).expect("the partitions exist");
+    let admin: AdminClient<DefaultClientContext> = client::base(&kafka).create().expect("the settings are valid");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let more = [NewPartitions::new(&kafka.clicks_topic, 2)];
+    runtime.block_on(admin.create_partitions(&more, &AdminOptions::new())).expect("the broker makes it");
+    let expected = Partition { kind: EventKind::Click, number: 1 };
+    wait_for("the new partition", || match source.next(Duration::from_millis(20)).expect("it is there")? {
+        SourceEvent::PartitionAdded { partition, next_offset } => {
+            assert_eq!((partition, next_offset), (expected, 0));
+            Some(())
+        }
+        _ => None,
+    });
+    let click = br#"{"impression_id":"i1","event_time":1700000000001}"#;
+    broker.produce(&kafka.clicks_topic, 1, &[Outgoing { payload: Some(click), ..Outgoing::default() }]);
+    wait_for("its first record", || match source.next(Duration::from_millis(20)).expect("it is there")? {
+        SourceEvent::Records { partition, arrivals } => {
+            assert_eq!((partition, arrivals[0].offset), (expected, 0));
+            Some(())
+        }
+        _ => None,
+    });
+}
+
+#[test]
+fn positions_that_the_broker_does_not_have_are_refused() {
+    let Some(broker) = broker::real("positions_that_the_broker_does_not_have_are_refused") else { return };
+    let kafka = broker.kafka_with_topics("range", 1);
+    fill(broker, &kafka.impressions_topic, 0, 10);
+    let log = KafkaLog::connect(&kafka).expect("the topics exist");
+    let partition = Partition { kind: EventKind::Impression, number: 0 };
+    log.check(&Positions::from([(partition, 10)])).expect("the end is a position");
+    let beyond = log.check(&Positions::from([(partition, 11)]));
+    assert!(matches!(beyond, Err(SourceError::OutOfRange { offset: 11, low: 0, high: 10, .. })), "{beyond:?}");
+    let unknown = log.check(&Positions::from([(Partition { number: 7, ..partition }, 0)]));
+    assert!(matches!(unknown, Err(SourceError::MissingTopic { .. })), "{unknown:?}");
+}
+
+#[test]
+fn a_start_by_time_is_the_first_record_at_or_after_it() {
+    let Some(broker) = broker::real("a_start_by_time_is_the_first_record_at_or_after_it") else { return };
+    let kafka = broker.kafka_with_topics("time", 1);
+    let payload = impression(0);
+    let at = |timestamp| Outgoing { payload: Some(payload.as_bytes()), timestamp: Some(timestamp), headers: &[] };
+    broker.produce(&kafka.impressions_topic, 0, &[at(1_700_000_000_000), at(1_700_000_005_000), at(1_700_000_009_000)]);
+    let log = KafkaLog::connect(&kafka).expect("the topics exist");
+    let starts = log.starts(&Start::At(1_700_000_004_000)).expect("the broker answers");
+    assert_eq!(starts[&Partition { kind: EventKind::Impression, number: 0 }], 1);
+    assert_eq!(log.starts(&Start::Latest).expect("no question is asked"), log.ends());
+}
+
+#[test]
+fn topics_are_planned_and_applied_once() {
+    let Some(broker) = broker::real("topics_are_planned_and_applied_once") else { return };
+    let kafka = broker.kafka("plan");
+    let plan = topics::plan(&kafka, 3).expect("the broker answers");
+    assert!(plan.iter().all(|planned| planned.action == Action::Create), "{plan:?}");
+    topics::apply(&kafka, 3, 1).expect("the broker makes them");
+    let again = topics::apply(&kafka, 5, 1).expect("there is nothing to do");
+    let partitions: Vec<_> = again.iter().map(|planned| planned.action.clone()).collect();
+    let keep = |partitions| Action::Keep { partitions };
+    assert_eq!(partitions, [keep(3), keep(3), keep(1), keep(1)]);
+}
+
+#[test]
+fn event_files_are_sent_keyed_by_impression_in_the_order_of_their_times() {
+    let Some(broker) = broker::real("event_files_are_sent_keyed_by_impression_in_the_order_of_their_times") else {
+        return;
+    };
+    let kafka = broker.kafka_with_topics("send", 1);
+    let directory = tempfile::tempdir().expect("a directory of our own");
+    let lines: Vec<String> = (0..50).map(impression).collect();
+    std::fs::write(directory.path().join("impressions.jsonl"), lines.join("\n")).expect("the disk takes it");
+    let sent = send_directory(&kafka, directory.path(), None, Timestamps::Event).expect("the broker takes them");
+    assert_eq!(sent, [50, 0]);
+    let records = broker.read_all(&kafka.impressions_topic);
+    for (n, record) in records.iter().enumerate() {
+        assert_eq!(record.key, format!("i{n}").into_bytes());
+        assert_eq!(record.payload, lines[n].as_bytes());
+        assert_eq!(record.timestamp, Some(1_700_000_000_000 + n as i64));
+    }
+    assert_eq!(records.len(), 50);
+}
+
+#[test]
+fn an_embedded_broker_is_read_like_a_real_one() {
+    let cluster = MockCluster::new(1).expect("the embedded broker starts");
+    let kafka = Kafka {
+        brokers: cluster.bootstrap_servers(),
+        impressions_topic: "i".to_owned(),
+        clicks_topic: "c".to_owned(),
+        ..deepfm_stream::config::Config::default().kafka
+    };
+    for topic in ["i", "c"] {
+        cluster.create_topic(topic, 2, 1).expect("the embedded broker makes topics");
+    }
+    let directory = tempfile::tempdir().expect("a directory of our own");
+    let lines: Vec<String> = (0..200).map(impression).collect();
+    std::fs::write(directory.path().join("impressions.jsonl"), lines.join("\n")).expect("the disk takes it");
+    send_directory(&kafka, directory.path(), None, Timestamps::Sent).expect("the embedded broker takes them");
+    let log = KafkaLog::connect(&kafka).expect("the topics exist");
+    let starts = log.starts(&Start::Earliest).expect("no question is asked");
+    let mut source = log.read(&starts, ingest()).expect("the partitions exist");
+    let offsets = read_to_the_ends(&mut source, 4);
+    assert_eq!(offsets.values().map(Vec::len).sum::<usize>(), 200);
+    assert!(offsets.values().all(|offsets| offsets.windows(2).all(|pair| pair[0] < pair[1])));
+}

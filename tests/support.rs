@@ -1,0 +1,48 @@
+//! Helpers shared by the integration tests: a real broker, the binary, real data, and skipping by name.
+
+pub(crate) mod broker;
+pub(crate) mod command;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long anything may take before a test gives up on it.
+pub(crate) const DEADLINE: Duration = Duration::from_mins(2);
+
+/// Says by name that a test is skipped; with `CI=true` that is a failure.
+pub(crate) fn skip(test: &str, reason: &str) {
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{test} must not be skipped in CI: {reason}");
+    println!("skipped: {test}: {reason}");
+}
+
+/// A set of real events, unless the data is not on this machine: then the test is skipped by name. That is a failure in
+/// CI only where the place of the data is known to exist.
+pub(crate) fn real_data(test: &str, name: &str) -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let given = std::env::var_os("DEEPFM_DATA_DIR").map(PathBuf::from);
+    let is_expected = given.is_some() || root.join("../shared").exists();
+    let directory = given.unwrap_or_else(|| root.join("../shared/data")).join(name);
+    if directory.join("impressions.jsonl").exists() {
+        return Some(directory);
+    }
+    let reason = format!("{} is absent", directory.display());
+    if is_expected {
+        skip(test, &reason);
+    } else {
+        println!("skipped: {test}: {reason}");
+    }
+    None
+}
+
+/// Waits for a condition, looking often.
+pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(start.elapsed() < DEADLINE, "{what} did not happen within {DEADLINE:?}");
+        std::thread::yield_now();
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}

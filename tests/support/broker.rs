@@ -1,0 +1,158 @@
+//! One real Apache Kafka for the whole test process, started when first wanted. It ends with the process, however that
+//! ends: the script that runs it watches a pipe that only the process holds.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use deepfm_stream::config::Config;
+use deepfm_stream::config::kafka::Kafka;
+use deepfm_stream::source::topics;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use rdkafka::{Offset, TopicPartitionList};
+
+/// A cluster to test against.
+pub(crate) struct Broker {
+    pub(crate) bootstrap: String,
+    /// Held so that its standard input stays open as long as this process lives.
+    _script: Option<Child>,
+}
+
+/// A record that was read back.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) key: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) timestamp: Option<i64>,
+}
+
+/// A record to be written.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outgoing<'a> {
+    pub(crate) payload: Option<&'a [u8]>,
+    pub(crate) timestamp: Option<i64>,
+    pub(crate) headers: &'a [(&'a str, &'a str)],
+}
+
+/// The real broker, or a skipped test.
+pub(crate) fn real(test: &str) -> Option<&'static Broker> {
+    static BROKER: OnceLock<Result<Broker, String>> = OnceLock::new();
+    match BROKER.get_or_init(start) {
+        Ok(broker) => Some(broker),
+        Err(reason) => {
+            super::skip(test, reason);
+            None
+        }
+    }
+}
+
+fn start() -> Result<Broker, String> {
+    if let Ok(bootstrap) = std::env::var("KAFKA_BOOTSTRAP_SERVERS") {
+        return Ok(Broker { bootstrap, _script: None });
+    }
+    for tool in ["java", "mvn"] {
+        let found = Command::new(tool).arg("-version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        found.map_err(|_| format!("no {tool}: a real Apache Kafka cannot be started"))?;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let directory = root.join("target").join(format!("kafka/test-{}", std::process::id()));
+    let mut script = Command::new(root.join("deploy/kafka/kafka"))
+        .args(["start", "--foreground", "--dir"])
+        .arg(&directory)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("the script does not start: {error}"))?;
+    let mut bootstrap = String::new();
+    let output = script.stdout.take().ok_or("the script has no output")?;
+    BufReader::new(output).read_line(&mut bootstrap).map_err(|error| error.to_string())?;
+    let bootstrap = bootstrap.trim().to_owned();
+    if bootstrap.is_empty() {
+        return Err(format!("the broker did not start, see {}", directory.display()));
+    }
+    Ok(Broker { bootstrap, _script: Some(script) })
+}
+
+impl Broker {
+    /// A configuration of topics of this test's own, which are not made yet.
+    pub(crate) fn kafka(&self, test: &str) -> Kafka {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let unique = format!("{test}-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        Kafka {
+            brokers: self.bootstrap.clone(),
+            impressions_topic: format!("{unique}-impressions"),
+            clicks_topic: format!("{unique}-clicks"),
+            versions_topic: format!("{unique}-versions"),
+            dead_letter_topic: format!("{unique}-dead-letters"),
+            retry_max_seconds: 30,
+            ..Config::default().kafka
+        }
+    }
+
+    /// The same, with all topics made.
+    pub(crate) fn kafka_with_topics(&self, test: &str, partitions: i32) -> Kafka {
+        let kafka = self.kafka(test);
+        topics::apply(&kafka, partitions, 1).expect("the broker makes topics");
+        kafka
+    }
+
+    /// Writes records to a partition and waits until the broker has them.
+    pub(crate) fn produce(&self, topic: &str, partition: i32, records: &[Outgoing<'_>]) {
+        let producer: ThreadedProducer<rdkafka::producer::DefaultProducerContext> = ClientConfig::new()
+            .set("bootstrap.servers", &self.bootstrap)
+            .set("message.max.bytes", "20000000")
+            .create()
+            .expect("the settings are valid");
+        for outgoing in records {
+            let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).partition(partition);
+            if let Some(payload) = outgoing.payload {
+                record = record.payload(payload);
+            }
+            if let Some(timestamp) = outgoing.timestamp {
+                record = record.timestamp(timestamp);
+            }
+            let headers = outgoing
+                .headers
+                .iter()
+                .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(*value) }));
+            record = record.headers(headers);
+            assert!(producer.send(record).is_ok(), "the producer's queue has room");
+        }
+        producer.flush(Duration::from_secs(30)).expect("the broker takes the records");
+    }
+
+    /// Reads a whole topic of one partition.
+    pub(crate) fn read_all(&self, topic: &str) -> Vec<Record> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.bootstrap)
+            .set("group.id", "tests")
+            .set("enable.partition.eof", "true")
+            .create()
+            .expect("the settings are valid");
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(topic, 0, Offset::Beginning).expect("the offset is valid");
+        consumer.assign(&assignment).expect("the partition exists");
+        let mut records = Vec::new();
+        super::wait_for("the end of the topic", || match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => {
+                assert!(message.headers().is_none_or(|headers| headers.count() < 100));
+                records.push(Record {
+                    key: message.key().unwrap_or_default().to_vec(),
+                    payload: message.payload().unwrap_or_default().to_vec(),
+                    timestamp: message.timestamp().to_millis(),
+                });
+                None
+            }
+            Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => Some(()),
+            Some(Err(error)) => panic!("{topic}: {error}"),
+            None => None,
+        });
+        records
+    }
+}

@@ -1,0 +1,100 @@
+//! The `deepfm` binary as a user runs it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// What the binary said and how it ended.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Outcome {
+    fn of(output: &Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// The one JSON document on stdout of a run that went well.
+    pub(crate) fn json(&self) -> Value {
+        assert_eq!(self.code, Some(0), "{}", self.stderr);
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error} in {}", self.stdout))
+    }
+}
+
+/// A command line.
+pub(crate) fn deepfm(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_deepfm"));
+    command.args(["--log", "info"]).args(args).stdin(Stdio::null());
+    command
+}
+
+/// Runs a command line to its end.
+pub(crate) fn run(args: &[&str]) -> Outcome {
+    Outcome::of(&deepfm(args).output().expect("the binary starts"))
+}
+
+/// A running command, which is ended with the test at the latest.
+pub(crate) struct Running(Option<Child>);
+
+impl Running {
+    pub(crate) fn start(args: &[&str]) -> Self {
+        Self(Some(deepfm(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts")))
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.0.as_ref().expect("it was not waited for yet").id().to_string();
+        let sent = Command::new("kill").args([signal, &id]).status().expect("kill is there");
+        assert!(sent.success(), "the process has ended already");
+    }
+
+    /// Asks it to end, and waits.
+    pub(crate) fn terminate(mut self) -> Outcome {
+        self.signal("-TERM");
+        let child = self.0.take().expect("it was not waited for yet");
+        Outcome::of(&child.wait_with_output().expect("it ends"))
+    }
+
+    /// Ends it at once.
+    pub(crate) fn kill(mut self) {
+        let mut child = self.0.take().expect("it was not waited for yet");
+        child.kill().expect("it is ours");
+        child.wait().expect("it ends");
+    }
+
+    /// Whether it is still running.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.0.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|status| status.is_none()))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The installed versions of a directory of artefacts.
+pub(crate) fn installed(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    let mut versions: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.')))
+        .collect();
+    versions.sort();
+    versions
+}
