@@ -12,6 +12,7 @@
 //! one label 0 and one label 1 while it is held. All that is held is bounded: by the retention, and by count. The sum
 //! over all entries (`entries_sum`) is kept from what changes, and a restored join goes on exactly as the saved one.
 
+mod changes;
 mod checkpoint;
 mod counters;
 mod digest;
@@ -32,6 +33,7 @@ use serde::Serialize;
 use crate::event::EventKind;
 use crate::stream::Partition;
 
+pub use changes::{ChangeRecord, first_record};
 pub use checkpoint::{JoinEntry, JoinScalars, RestoreError};
 pub use counters::JoinCounters;
 pub use memory::EventIdHash;
@@ -119,23 +121,6 @@ impl<P> Join<P> {
         self.impression_events.len() + self.click_events.len()
     }
 
-    /// Closes an impression unlabelled after the fact: what it emitted was not learned. Later clicks on it count as
-    /// unlabelled and nothing corrects it. One of which nothing has been emitted is left alone: it is another one with
-    /// the same id, held since the first was forgotten.
-    pub fn forsake(&mut self, impression_id: &str) {
-        let forsaken = self.held.update(impression_id, |state| match state {
-            state @ (ImpressionState::Open(_) | ImpressionState::Clicked(..) | ImpressionState::Unlabelled) => {
-                (state, 0)
-            }
-            ImpressionState::Faked(_)
-            | ImpressionState::Negative(_)
-            | ImpressionState::Positive
-            | ImpressionState::Corrected => (ImpressionState::Unlabelled, 1),
-        });
-        self.counters.forsaken += forsaken.unwrap_or(0);
-        self.hold_bounds();
-    }
-
     /// Drops what is too late or a duplicate, and remembers the event id of what is not.
     fn admit(&mut self, kind: EventKind, time: i64, event_id: Option<&str>) -> Admission {
         if self.watermark.passed(self.forgotten_after(time)) {
@@ -166,24 +151,6 @@ impl<P> Join<P> {
             }
         }
         attributed
-    }
-
-    /// Makes room for one more open impression.
-    fn make_room(&mut self, out: &mut Vec<Emission<P>>) {
-        while self.held.open_len() >= self.params.open_impressions_max
-            && let Some((time, id)) = self.held.oldest_open().cloned()
-        {
-            let closed = self.held.update(&id, |state| (ImpressionState::Unlabelled, state));
-            self.counters.closed_unlabelled += 1;
-            match closed {
-                Some(ImpressionState::Clicked(..)) => self.counters.unlabelled_click += 1,
-                Some(ImpressionState::Faked(kept)) => {
-                    let label = Label { kind: EmissionKind::Unlabelled, click: None, payload: kept.payload };
-                    self.emit((id, time), label, out);
-                }
-                _ => {}
-            }
-        }
     }
 
     /// Forgets what the retention says. Open impressions have matured by then.
@@ -281,6 +248,23 @@ impl<P: Clone + Serialize> Join<P> {
         self.expire(out);
     }
 
+    /// Closes an impression unlabelled after the fact: what it emitted was not learned. Later clicks on it count as
+    /// unlabelled and nothing corrects it. One of which nothing has been emitted is left alone: it is another one with
+    /// the same id, held since the first was forgotten.
+    pub fn forsake(&mut self, impression_id: &str) {
+        let forsaken = self.held.update(impression_id, |state| match state {
+            state @ (ImpressionState::Open(_) | ImpressionState::Clicked(..) | ImpressionState::Unlabelled) => {
+                (state, 0)
+            }
+            ImpressionState::Faked(_)
+            | ImpressionState::Negative(_)
+            | ImpressionState::Positive
+            | ImpressionState::Corrected => (ImpressionState::Unlabelled, 1),
+        });
+        self.counters.forsaken += forsaken.unwrap_or(0);
+        self.hold_bounds();
+    }
+
     /// Leaves a partition out of the watermark until its next record.
     ///
     /// # Panics
@@ -328,7 +312,7 @@ impl<P: Clone + Serialize> Join<P> {
         if state.is_open() {
             self.make_room(out);
         }
-        self.held.insert(time, id, state);
+        self.held.insert(time, &id, state);
     }
 
     fn take_click(&mut self, click: ClickIn, out: &mut Vec<Emission<P>>) {
@@ -355,6 +339,24 @@ impl<P: Clone + Serialize> Join<P> {
             }
             Some(ClickEffect::Extra) => self.counters.extra_click += 1,
             Some(ClickEffect::Unlabelled) => self.counters.unlabelled_click += 1,
+        }
+    }
+
+    /// Makes room for one more open impression.
+    fn make_room(&mut self, out: &mut Vec<Emission<P>>) {
+        while self.held.open_len() >= self.params.open_impressions_max
+            && let Some((time, id)) = self.held.oldest_open().cloned()
+        {
+            let closed = self.held.update(&id, |state| (ImpressionState::Unlabelled, state));
+            self.counters.closed_unlabelled += 1;
+            match closed {
+                Some(ImpressionState::Clicked(..)) => self.counters.unlabelled_click += 1,
+                Some(ImpressionState::Faked(kept)) => {
+                    let label = Label { kind: EmissionKind::Unlabelled, click: None, payload: kept.payload };
+                    self.emit((id, time), label, out);
+                }
+                _ => {}
+            }
         }
     }
 

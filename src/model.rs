@@ -162,6 +162,11 @@ impl DeepFm {
         self.table.rows()
     }
 
+    /// The table, for a checkpoint to take its rows.
+    pub fn table_mut(&mut self) -> &mut Table {
+        &mut self.table
+    }
+
     /// Sum modulo 2^128 of the XXH3-128 of every row.
     pub fn rows_digest(&mut self) -> u128 {
         self.table.digest()

@@ -5,6 +5,8 @@
 
 mod directory;
 mod memory;
+mod merging;
+mod recovery;
 mod sled_store;
 mod witness;
 
@@ -13,10 +15,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::snapshot::checkpoint::Block;
+use crate::snapshot::checkpoint::Layer;
+use crate::train::Scope;
 
 pub use memory::MemoryStore;
-pub use sled_store::{SledStore, Stage};
+pub use sled_store::{AtStage, SledStore, Stage};
 
 /// A version that is durable but perhaps not announced yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,15 +43,16 @@ pub struct OutboxEntry {
 pub struct Saved {
     /// Its number.
     pub commit: u64,
-    /// Its blocks, in the order in which they were written.
-    pub blocks: Vec<Block>,
-    /// The versions that are still to be announced.
+    /// Its layers: the base, then the deltas on it, the newest last.
+    pub layers: Vec<Layer>,
+    /// The versions that are still to be announced; unknown, and empty, after a fallback.
     pub outbox: Vec<OutboxEntry>,
-    /// Present when the newest checkpoint was damaged and this is the one before: what was wrong.
+    /// Present when newer checkpoints were damaged and this is the newest that is whole: what was wrong.
     pub fell_back: Option<String>,
 }
 
-/// The store failed. After any of these the handle is dead: no further call succeeds.
+/// The store failed. Whether a commit that failed is durable is only known after a restart; the next one must be of
+/// everything, and goes into a fresh place.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process uses the directory.
@@ -95,9 +99,12 @@ pub enum StoreError {
         /// Bytes that the checkpoint may take.
         needed: u64,
     },
-    /// An earlier call failed.
-    #[error("the store failed before and takes nothing more")]
-    Poisoned,
+    /// An earlier call on the same database failed.
+    #[error("the store in {0} failed before and takes nothing more")]
+    Poisoned(PathBuf),
+    /// A delta was given where there is nothing that it could be a delta on.
+    #[error("a checkpoint of everything is needed first")]
+    NoBase,
 }
 
 /// Where checkpoints go.
@@ -108,9 +115,12 @@ pub trait Store: Send {
     /// When it cannot be read, or is damaged and so is the one before: never a silent fresh start.
     fn load(&mut self) -> Result<Option<Saved>, StoreError>;
 
+    /// What the next commit must hold: changes, or everything when there is no base, or writing has failed.
+    fn wants(&self) -> Scope;
+
     /// Makes a checkpoint and the outbox durable, as one step. Returns the checkpoint's number.
     ///
     /// # Errors
     /// When anything fails; whether the checkpoint is durable is then only known after a restart.
-    fn commit(&mut self, blocks: &[Block], outbox: &[OutboxEntry]) -> Result<u64, StoreError>;
+    fn commit(&mut self, layer: &Layer, outbox: &[OutboxEntry]) -> Result<u64, StoreError>;
 }

@@ -11,6 +11,7 @@
 
 mod batch;
 mod counters;
+mod cut;
 mod digest;
 mod first_scores;
 mod label;
@@ -29,6 +30,7 @@ use crate::stream::{Arrival, Control, JournalEntry, Partition, Positions, Refuse
 
 pub use batch::{Batch, Metered, Pending};
 pub use counters::Counters;
+pub use cut::{Scope, StateCut};
 pub use digest::{Restore, Scalars, StateDigest};
 pub use first_scores::FirstScores;
 pub use params::{BatchParams, TrainParams};

@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod attendance;
+pub mod committer;
 pub mod dead_letters;
 pub mod drive;
 pub mod error;

@@ -124,6 +124,8 @@ pub(crate) fn worker_failure(error: WorkerError) -> Failure {
     let exit = match &error {
         WorkerError::Store(StoreError::Locked(_)) => Exit::Locked,
         WorkerError::Store(_)
+        | WorkerError::CommitStuck(_)
+        | WorkerError::NoFirstCheckpoint
         | WorkerError::Checkpoint { .. }
         | WorkerError::StateLost { .. }
         | WorkerError::Artefact(_) => Exit::Disk,

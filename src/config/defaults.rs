@@ -111,7 +111,7 @@ impl Default for Kafka {
 
 impl Default for State {
     fn default() -> Self {
-        Self { dir: PathBuf::from("state"), checkpoint_interval_seconds: 60 }
+        Self { dir: PathBuf::from("state"), checkpoint_interval_seconds: 60, undurable_max_seconds: 600 }
     }
 }
 

@@ -64,7 +64,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
             "properties",
         ],
     ),
-    ("state", &["dir", "checkpoint_interval_seconds"]),
+    ("state", &["dir", "checkpoint_interval_seconds", "undurable_max_seconds"]),
     ("versions", &["dir", "interval_seconds", "interval_examples", "probes"]),
     ("admin", &["listen"]),
     ("metrics", &["window_impressions"]),

@@ -17,6 +17,8 @@ pub struct State {
     pub dir: PathBuf,
     /// How often a checkpoint is taken.
     pub checkpoint_interval_seconds: u64,
+    /// How long learning goes on while no checkpoint can be written.
+    pub undurable_max_seconds: u64,
 }
 
 /// The versions that servers load.
@@ -59,6 +61,13 @@ impl State {
                 1,
                 DAY_SECONDS,
                 why,
+            ),
+            undurable_max_seconds: section.whole(
+                "undurable_max_seconds",
+                default.undurable_max_seconds,
+                0,
+                DAY_SECONDS,
+                "what was learned without a checkpoint is read again after a crash, at most a day of it",
             ),
         }
     }

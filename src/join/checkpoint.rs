@@ -11,6 +11,7 @@ use crate::event::EventKind;
 use crate::stream::Partition;
 
 use super::Join;
+use super::changes::append_entry;
 use super::counters::JoinCounters;
 use super::held::Inserted;
 use super::memory::{EventIdHash, Remembered};
@@ -121,7 +122,36 @@ impl<P> Join<P> {
     }
 }
 
+impl<P> Join<P> {
+    /// Bytes of the log of changes since the last cut.
+    pub fn changes_bytes(&self) -> usize {
+        let memories = self.impression_events.changes().len() + self.click_events.changes().len();
+        self.held.changes().len() + self.waiting.changes().len() + memories
+    }
+
+    /// The log of changes since the last call, which begins the next one: see [`first_record`](super::first_record).
+    /// `None` at the first call, when nothing was written down yet.
+    pub fn cut_changes(&mut self) -> Option<Vec<u8>> {
+        let was_on = self.held.changes().is_on();
+        let mut log = self.held.changes_mut().restart();
+        for part in [&mut self.impression_events, &mut self.click_events].map(|memory| memory.changes_mut().restart()) {
+            log.extend(part);
+        }
+        log.extend(self.waiting.changes_mut().restart());
+        was_on.then_some(log)
+    }
+}
+
 impl<P: Clone + Serialize> Join<P> {
+    /// Everything held, as a log of changes since nothing was held.
+    pub fn all_as_changes(&self) -> Vec<u8> {
+        let mut log = Vec::new();
+        for entry in self.entries() {
+            append_entry(&mut log, &entry);
+        }
+        log
+    }
+
     /// The join that [`scalars`](Self::scalars) and [`entries`](Self::entries) were taken from, whatever the order of
     /// the entries. With the same parameters it goes on exactly as that one; with others, from there.
     ///
@@ -146,7 +176,7 @@ impl<P: Clone + Serialize> Join<P> {
     fn restore_entry(&mut self, entry: JoinEntry<P>) -> Result<(), RestoreError> {
         match entry {
             JoinEntry::Impression { impression_id, time, state } => {
-                if self.held.insert(time, Arc::clone(&impression_id), state) == Inserted::HeldAlready {
+                if self.held.insert(time, &impression_id, state) == Inserted::HeldAlready {
                     return Err(RestoreError::RepeatedImpression(impression_id));
                 }
             }

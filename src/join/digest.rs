@@ -31,9 +31,14 @@ impl Sum {
 
     pub(super) fn hash(&mut self, value: &impl Serialize) -> u128 {
         self.buffer.clear();
-        postcard::serialize_with_flavor(value, Append(&mut self.buffer)).expect("payloads have a form in postcard");
+        append(value, &mut self.buffer);
         xxh3_128(&self.buffer)
     }
+}
+
+/// Appends a value in postcard.
+pub(super) fn append(value: &impl Serialize, buffer: &mut Vec<u8>) {
+    postcard::serialize_with_flavor(value, Append(buffer)).expect("payloads have a form in postcard");
 }
 
 /// Serialises onto the end of a buffer.

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::JoinEntry;
+use super::changes::{ChangeLog, Key as ChangeKey};
 use super::digest::{IdHash, Sum};
 use super::state::{ImpressionState, Kept, KeptState};
 
@@ -19,6 +21,7 @@ pub(super) struct HeldImpressions<P> {
     open: BTreeSet<Key>,
     resolved: BTreeSet<Key>,
     sum: Sum,
+    changes: ChangeLog,
 }
 
 #[derive(Clone, Debug)]
@@ -32,7 +35,13 @@ pub(super) type Key = (i64, Arc<str>);
 
 impl<P> HeldImpressions<P> {
     pub(super) fn new() -> Self {
-        Self { table: HashMap::default(), open: BTreeSet::new(), resolved: BTreeSet::new(), sum: Sum::default() }
+        Self {
+            table: HashMap::default(),
+            open: BTreeSet::new(),
+            resolved: BTreeSet::new(),
+            sum: Sum::default(),
+            changes: ChangeLog::default(),
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -49,6 +58,14 @@ impl<P> HeldImpressions<P> {
 
     pub(super) fn sum(&self) -> u128 {
         self.sum.total()
+    }
+
+    pub(super) fn changes(&self) -> &ChangeLog {
+        &self.changes
+    }
+
+    pub(super) fn changes_mut(&mut self) -> &mut ChangeLog {
+        &mut self.changes
     }
 
     pub(super) fn contains(&self, id: &str) -> bool {
@@ -76,27 +93,13 @@ impl<P> HeldImpressions<P> {
         })
     }
 
-    /// Lets `change` make another state of the one that an impression is in; `None` if it is not held.
-    pub(super) fn update<R>(&mut self, id: &str, change: impl FnOnce(KeptState<P>) -> (KeptState<P>, R)) -> Option<R> {
-        let held = self.table.get_mut(id)?;
-        let was_open = held.state.is_open();
-        self.sum.remove(&bytes_of(id, held.time, &held.state.as_ref().map(|kept| kept.hash)));
-        let (state, result) = change(std::mem::replace(&mut held.state, ImpressionState::Unlabelled));
-        held.state = state;
-        self.sum.add(&bytes_of(id, held.time, &held.state.as_ref().map(|kept| kept.hash)));
-        if was_open && !held.state.is_open() {
-            let time = held.time;
-            self.resolve(time, id);
-        }
-        Some(result)
-    }
-
     pub(super) fn forget_oldest_resolved(&mut self) {
         let Some((time, id)) = self.resolved.pop_first() else {
             return;
         };
         if let Some(held) = self.table.remove(&id) {
             self.sum.remove(&bytes_of(&id, time, &held.state.as_ref().map(|kept| kept.hash)));
+            self.changes.forgets(ChangeKey::Impression(&id));
         }
     }
 
@@ -109,9 +112,25 @@ impl<P> HeldImpressions<P> {
 }
 
 impl<P: Serialize> HeldImpressions<P> {
+    /// Lets `change` make another state of the one that an impression is in; `None` if it is not held.
+    pub(super) fn update<R>(&mut self, id: &str, change: impl FnOnce(KeptState<P>) -> (KeptState<P>, R)) -> Option<R> {
+        let held = self.table.get_mut(id)?;
+        let was_open = held.state.is_open();
+        self.sum.remove(&bytes_of(id, held.time, &held.state.as_ref().map(|kept| kept.hash)));
+        let (state, result) = change(std::mem::replace(&mut held.state, ImpressionState::Unlabelled));
+        held.state = state;
+        self.sum.add(&bytes_of(id, held.time, &held.state.as_ref().map(|kept| kept.hash)));
+        if was_open && !held.state.is_open() {
+            let time = held.time;
+            self.resolve(time, id);
+        }
+        self.log_held(id);
+        Some(result)
+    }
+
     /// Holds one more impression; says whether it was new, and changes nothing if it was not.
-    pub(super) fn insert(&mut self, time: i64, id: Arc<str>, state: ImpressionState<P>) -> Inserted {
-        let Entry::Vacant(slot) = self.table.entry(Arc::clone(&id)) else {
+    pub(super) fn insert(&mut self, time: i64, id: &Arc<str>, state: ImpressionState<P>) -> Inserted {
+        let Entry::Vacant(slot) = self.table.entry(Arc::clone(id)) else {
             return Inserted::HeldAlready;
         };
         let sum = &mut self.sum;
@@ -119,11 +138,24 @@ impl<P: Serialize> HeldImpressions<P> {
             let hash = sum.hash(&payload);
             Box::new(Kept { payload, hash })
         });
-        sum.add(&bytes_of(&id, time, &state.as_ref().map(|kept| kept.hash)));
+        sum.add(&bytes_of(id, time, &state.as_ref().map(|kept| kept.hash)));
         let order = if state.is_open() { &mut self.open } else { &mut self.resolved };
-        order.insert((time, id));
+        order.insert((time, Arc::clone(id)));
         slot.insert(Held { time, state });
+        self.log_held(id);
         Inserted::New
+    }
+
+    /// Writes down the state that an impression is in now.
+    fn log_held(&mut self, id: &str) {
+        if !self.changes.is_on() {
+            return;
+        }
+        if let Some((id, Held { time, state })) = self.table.get_key_value(id) {
+            let state = state.as_ref().map(|kept| &kept.payload);
+            let entry = JoinEntry::Impression { impression_id: Arc::clone(id), time: *time, state };
+            self.changes.holds(ChangeKey::Impression(id), &entry);
+        }
     }
 }
 

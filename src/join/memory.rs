@@ -11,6 +11,8 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::event::EventKind;
 
+use super::JoinEntry;
+use super::changes::{ChangeLog, Key};
 use super::digest::{IdHash, Sum};
 
 /// The XXH3-128 of an event id.
@@ -35,6 +37,7 @@ pub(super) struct Memory {
     /// Event times and ids, the oldest first.
     order: BTreeSet<(i64, EventIdHash)>,
     sum: Sum,
+    changes: ChangeLog,
 }
 
 /// Whether an event id was remembered already.
@@ -46,7 +49,13 @@ pub(super) enum Remembered {
 
 impl Memory {
     pub(super) fn new(kind: EventKind) -> Self {
-        Self { kind, ids: HashSet::default(), order: BTreeSet::new(), sum: Sum::default() }
+        Self {
+            kind,
+            ids: HashSet::default(),
+            order: BTreeSet::new(),
+            sum: Sum::default(),
+            changes: ChangeLog::default(),
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -55,6 +64,14 @@ impl Memory {
 
     pub(super) fn sum(&self) -> u128 {
         self.sum.total()
+    }
+
+    pub(super) fn changes(&self) -> &ChangeLog {
+        &self.changes
+    }
+
+    pub(super) fn changes_mut(&mut self) -> &mut ChangeLog {
+        &mut self.changes
     }
 
     /// Event times and ids, the oldest first.
@@ -76,6 +93,8 @@ impl Memory {
         }
         self.sum.add(&bytes_of(self.kind, time, id));
         self.order.insert((time, id));
+        let entry: JoinEntry<()> = JoinEntry::EventId { kind: self.kind, time, id };
+        self.changes.holds(Key::EventId(self.kind, id), &entry);
         Remembered::Now
     }
 
@@ -83,6 +102,7 @@ impl Memory {
         if let Some((time, id)) = self.order.pop_first() {
             self.sum.remove(&bytes_of(self.kind, time, id));
             self.ids.remove(&id);
+            self.changes.forgets(Key::EventId(self.kind, id));
         }
     }
 }

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::stream::Partition;
 
+use super::JoinEntry;
+use super::changes::{ChangeLog, Key};
 use super::digest::{IdHash, Sum};
 use super::held::Inserted;
 
@@ -31,6 +33,7 @@ pub(super) struct WaitingClicks {
     by_impression: HashMap<Arc<str>, BTreeSet<WaitingClick>, IdHash>,
     order: BTreeMap<WaitingClick, Arc<str>>,
     sum: Sum,
+    changes: ChangeLog,
 }
 
 impl WaitingClicks {
@@ -40,6 +43,14 @@ impl WaitingClicks {
 
     pub(super) fn sum(&self) -> u128 {
         self.sum.total()
+    }
+
+    pub(super) fn changes(&self) -> &ChangeLog {
+        &self.changes
+    }
+
+    pub(super) fn changes_mut(&mut self) -> &mut ChangeLog {
+        &mut self.changes
     }
 
     /// The clicks and the impressions they wait for, the oldest first.
@@ -58,6 +69,11 @@ impl WaitingClicks {
         }
         self.sum.add(&bytes_of(&impression_id, &click));
         self.by_impression.entry(Arc::clone(&impression_id)).or_default().insert(click.clone());
+        if self.changes.is_on() {
+            let (impression_id, click) = (Arc::clone(&impression_id), click.clone());
+            let entry: JoinEntry<()> = JoinEntry::Click { impression_id, click: click.clone() };
+            self.changes.holds(Key::Click(&click), &entry);
+        }
         self.order.insert(click, impression_id);
         Inserted::New
     }
@@ -68,6 +84,7 @@ impl WaitingClicks {
         for click in &clicks {
             self.sum.remove(&bytes_of(impression_id, click));
             self.order.remove(click);
+            self.changes.forgets(Key::Click(click));
         }
         clicks
     }
@@ -77,6 +94,7 @@ impl WaitingClicks {
             return;
         };
         self.sum.remove(&bytes_of(&impression_id, &click));
+        self.changes.forgets(Key::Click(&click));
         if let Some(clicks) = self.by_impression.get_mut(&impression_id) {
             clicks.remove(&click);
             if clicks.is_empty() {

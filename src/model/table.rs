@@ -6,16 +6,22 @@
 //!
 //! The digest is the sum modulo 2^128 of the XXH3-128 of every row's bytes. It is kept from what changed: a row's old
 //! hash leaves the sum when the row is first touched after a digest, its new one enters when the next digest is taken.
-//! Invariant: `sum` covers exactly the rows that are not in `changed`.
+//! Invariant: `sum` covers exactly the rows that are not in `unhashed`.
+
+mod touched;
 
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::feature::FeatureId;
 use crate::feature::hash::mix64;
+use touched::Touched;
 
 /// Rows in a chunk of the arena.
 const CHUNK_ROWS: usize = 4096;
+
+/// Rows that are copied before they are hashed: scattered rows are fetched from memory several at a time.
+const COPIED_AT_ONCE: usize = 64;
 
 /// Shards of the index.
 const SHARDS: usize = 256;
@@ -33,8 +39,10 @@ pub struct Table {
     chunks: Vec<Box<[u32]>>,
     len: usize,
     shards: Vec<HashTable<RowNumber>>,
-    is_changed: Vec<u64>,
-    changed: Vec<RowNumber>,
+    /// Rows that `sum` does not cover.
+    unhashed: Touched,
+    /// Rows that no checkpoint has yet in this form; nothing is noted before the first one.
+    unsaved: Option<Touched>,
     sum: u128,
 }
 
@@ -57,8 +65,8 @@ impl Table {
             chunks: Vec::new(),
             len: 0,
             shards: vec![HashTable::new(); SHARDS],
-            is_changed: Vec::new(),
-            changed: Vec::new(),
+            unhashed: Touched::default(),
+            unsaved: None,
             sum: 0,
         }
     }
@@ -83,8 +91,8 @@ impl Table {
         let index: usize = self.shards.iter().map(HashTable::allocation_size).sum();
         self.chunks.len() * CHUNK_ROWS * self.row_bytes()
             + index
-            + 8 * self.is_changed.len()
-            + 4 * self.changed.capacity()
+            + self.unhashed.bytes()
+            + self.unsaved.as_ref().map_or(0, Touched::bytes)
     }
 
     fn row_words(&self) -> usize {
@@ -104,13 +112,14 @@ impl Table {
         let row = self.len as RowNumber;
         if self.len == self.chunks.len() * CHUNK_ROWS {
             self.chunks.push(vec![0; CHUNK_ROWS * self.row_words()].into_boxed_slice());
-            self.is_changed.resize(self.is_changed.len() + CHUNK_ROWS / 64, 0);
+            self.grow_touched();
         }
         self.len += 1;
         let words = self.row_mut(row);
         words[0] = id as u32;
         words[1] = (id >> 32) as u32;
-        self.mark_new(row);
+        self.unhashed.mark(row);
+        self.mark_unsaved(row);
         let hash = index_hash(id);
         let (chunks, row_words) = (&self.chunks, self.row_words());
         let rehash = |&row: &RowNumber| index_hash(id_of(&chunks[row as usize / CHUNK_ROWS], row, row_words));
@@ -170,28 +179,76 @@ impl Table {
 
     /// The digest of all rows; afterwards none counts as changed.
     pub fn digest(&mut self) -> u128 {
-        for row in std::mem::take(&mut self.changed) {
-            self.is_changed[row as usize / 64] &= !(1 << (row % 64));
+        for row in self.unhashed.take() {
             self.sum = self.sum.wrapping_add(self.row_hash(row));
         }
         self.sum
+    }
+
+    /// Copies the rows that changed since the last call or since [`copy_all`](Self::copy_all), each as its bytes; `None`
+    /// when neither was called before. The digest takes them in on the way: a row is fetched from memory once.
+    pub fn copy_unsaved(&mut self) -> Option<Vec<u8>> {
+        let rows = self.unsaved.as_mut()?.take();
+        let row_bytes = self.row_bytes();
+        let mut copy = Vec::with_capacity(rows.len() * row_bytes);
+        for some in rows.chunks(COPIED_AT_ONCE) {
+            let start = copy.len();
+            for row in some {
+                copy.extend_from_slice(bytemuck::cast_slice(self.row(*row)));
+            }
+            for (row, bytes) in some.iter().zip(copy[start..].chunks_exact(row_bytes)) {
+                if self.unhashed.unmark(*row) {
+                    self.sum = self.sum.wrapping_add(xxh3_128(bytes));
+                }
+            }
+        }
+        Some(copy)
+    }
+
+    /// Copies every row as its bytes, and begins to note what changes.
+    pub fn copy_all(&mut self) -> Vec<u8> {
+        self.note_saved();
+        let mut bytes = Vec::with_capacity(self.len * self.row_bytes());
+        self.rows().for_each(|row| bytes.extend_from_slice(row));
+        bytes
+    }
+
+    /// Begins to note what changes: a checkpoint has everything as it is now.
+    pub fn note_saved(&mut self) {
+        self.unsaved = Some(Touched::default());
+        self.grow_touched();
+    }
+
+    /// Number of rows that changed since the last copy.
+    pub fn unsaved_len(&self) -> usize {
+        self.unsaved.as_ref().map_or(0, Touched::len)
+    }
+
+    fn grow_touched(&mut self) {
+        let rows = self.chunks.len() * CHUNK_ROWS;
+        self.unhashed.grow(rows);
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.grow(rows);
+        }
     }
 
     fn row_hash(&self, row: RowNumber) -> u128 {
         xxh3_128(bytemuck::cast_slice(self.row(row)))
     }
 
-    fn mark_new(&mut self, row: RowNumber) {
-        self.is_changed[row as usize / 64] |= 1 << (row % 64);
-        self.changed.push(row);
+    #[inline]
+    fn mark_unsaved(&mut self, row: RowNumber) {
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.mark(row);
+        }
     }
 
     #[inline]
     fn mark_changed(&mut self, row: RowNumber) {
-        if self.is_changed[row as usize / 64] & 1 << (row % 64) == 0 {
+        if self.unhashed.mark(row) {
             self.sum = self.sum.wrapping_sub(self.row_hash(row));
-            self.mark_new(row);
         }
+        self.mark_unsaved(row);
     }
 
     #[inline]
@@ -277,7 +334,7 @@ mod tests {
             let row = table.find(mix64(id)).expect("it was inserted");
             table.write(row, &[-1.0; 11], &[2.0; 11], 9);
         }
-        assert_eq!(table.changed.len(), 2, "a digest costs what changed");
+        assert_eq!(table.unhashed.len(), 2, "a digest costs what changed");
         assert_eq!(table.digest(), recomputed(&table));
     }
 
@@ -288,6 +345,23 @@ mod tests {
         let rows: Vec<Vec<u8>> = table.rows().map(<[u8]>::to_vec).collect();
         rows.iter().rev().for_each(|row| reversed.restore(row));
         assert_eq!(reversed.digest(), table.digest());
+    }
+
+    #[test]
+    fn a_copy_has_what_changed_since_the_last_one_whatever_digests_were_taken_between() {
+        let mut table = filled(100);
+        assert_eq!(table.copy_unsaved(), None, "nothing was saved before");
+        assert_eq!(table.copy_all().len(), 100 * table.row_bytes());
+        let row = table.find(mix64(7)).expect("it was inserted");
+        table.write(row, &[5.0; 11], &[2.0; 11], 9);
+        table.digest();
+        let new = table.insert(12_345);
+        table.digest();
+        let copied = table.copy_unsaved().expect("everything was saved before");
+        let expected: Vec<u8> =
+            [row, new].iter().flat_map(|row| bytemuck::cast_slice(table.row(*row)).to_vec()).collect();
+        assert_eq!(copied, expected);
+        assert_eq!(table.copy_unsaved(), Some(Vec::new()));
     }
 
     #[test]

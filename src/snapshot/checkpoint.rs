@@ -1,23 +1,32 @@
-//! A trainer as blocks of bytes, and back: what the store keeps for a restart.
+//! A trainer as layers of blocks, and back: what the store keeps for a restart.
 //!
-//! Rows go into blocks of whole rows, so that each block can be read alone; everything else is one stream of bytes per
-//! section, cut into blocks. The encoding is postcard (little-endian, variable-length integers), which is canonical:
-//! equal states have equal bytes up to the order of rows.
+//! The first layer, the *base*, is a whole state; each *delta* on top of it has the rows and join entries that changed since
+//! the layer below, and all the scalars. The newest form of a row or entry counts: so layers are read from the newest to
+//! the oldest, and what was seen before is passed over. That is how they are restored, and how they are merged into a new
+//! base without looking into more than ids and keys.
+//!
+//! Rows go into blocks of whole rows, each beginning with the length of a row; a row whose count is 0 is a tombstone.
+//! Everything else is one stream of bytes per section, cut into blocks.
 
+mod merge;
+
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::join::{JoinEntry, RestoreError};
+use crate::feature::FeatureId;
+use crate::join::{self, JoinEntry, RestoreError};
 use crate::stream::JournalEntry;
-use crate::train::{Restore, Scalars, Shown, StateDigest, TrainParams, Trainer};
+use crate::train::{Restore, Scope, Shown, StateCut, StateDigest, TrainParams, Trainer};
+
+pub use merge::{Merge, Place};
 
 /// The largest block, in bytes: above 128 KiB a value of the store would become a file of its own.
 pub const BLOCK_BYTES_MAX: usize = 120_000;
 
 /// The version of this encoding; a checkpoint of another is refused.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// What a block belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -40,6 +49,22 @@ pub struct Block {
     pub section: Section,
     /// Its content.
     pub bytes: Vec<u8>,
+}
+
+/// One commit's worth of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// A base, or a delta on the layer before.
+    pub scope: Scope,
+    /// Its blocks, by ascending section.
+    pub blocks: Vec<Block>,
+}
+
+impl Layer {
+    /// Bytes of all blocks.
+    pub fn bytes(&self) -> u64 {
+        self.blocks.iter().map(|block| block.bytes.len() as u64).sum()
+    }
 }
 
 /// What a checkpoint holds beside the state of the log: where its versions come from.
@@ -87,14 +112,23 @@ pub enum CheckpointError {
         /// Its format.
         found: u32,
     },
-    /// A block of rows is not a whole number of rows.
-    #[error("a block of rows has {bytes} bytes, not a multiple of {row_bytes}")]
+    /// A block of rows is not a whole number of rows of the model's length.
+    #[error("a block of {bytes} bytes does not hold rows of {row_bytes}")]
     Rows {
         /// Its length.
         bytes: usize,
         /// Bytes of a row.
         row_bytes: usize,
     },
+    /// The entries of the join end within one.
+    #[error("the entries of the join are cut off")]
+    Truncated,
+    /// An entry of the join stands under another key than its own.
+    #[error("an entry of the join stands under another key")]
+    Key,
+    /// There is no layer, or the first one is not a base.
+    #[error("the checkpoint has no base")]
+    NoBase,
     /// The entries of the join contradict each other.
     #[error("the join of the checkpoint")]
     Join(#[from] RestoreError),
@@ -108,53 +142,61 @@ pub enum CheckpointError {
     },
 }
 
-/// Encodes the trainer as it stands between two records.
-pub fn encode(trainer: &Trainer, lineage: &Lineage) -> Vec<Block> {
+/// Encodes a cut as a layer.
+pub fn encode(cut: &StateCut, lineage: &Lineage) -> Layer {
     let mut blocks = Vec::new();
-    cut(Section::Lineage, &to_bytes(lineage), &mut blocks);
-    cut(Section::Scalars, &to_bytes(&trainer.scalars()), &mut blocks);
-    let row_bytes = trainer.model().row_bytes();
-    let block_bytes = BLOCK_BYTES_MAX / row_bytes * row_bytes;
-    let mut rows = Vec::new();
-    for row in trainer.model().rows() {
-        rows.extend_from_slice(row);
-        if rows.len() == block_bytes {
-            blocks.push(Block { section: Section::Rows, bytes: std::mem::take(&mut rows) });
-        }
+    split(Section::Lineage, &to_bytes(lineage), &mut blocks);
+    split(Section::Scalars, &cut.scalars, &mut blocks);
+    let mut rows = RowPacker::new(cut.row_bytes);
+    for row in cut.rows.chunks_exact(cut.row_bytes) {
+        blocks.extend(rows.push(row));
     }
-    if !rows.is_empty() {
-        blocks.push(Block { section: Section::Rows, bytes: rows });
+    blocks.extend(rows.finish());
+    match cut.scope {
+        Scope::Everything => split(Section::Join, &cut.join, &mut blocks),
+        Scope::Changes => split(Section::Join, &newest_of_each(&cut.join), &mut blocks),
     }
-    let mut entries = Vec::new();
-    for entry in trainer.join().entries() {
-        entries = postcard::to_extend(&entry, entries).expect("a join entry always encodes");
-        if entries.len() >= BLOCK_BYTES_MAX {
-            let whole = entries.len() / BLOCK_BYTES_MAX * BLOCK_BYTES_MAX;
-            let rest = entries.split_off(whole);
-            cut(Section::Join, &entries, &mut blocks);
-            entries = rest;
-        }
+    Layer { scope: cut.scope, blocks }
+}
+
+/// A log with the newest record of each key only.
+fn newest_of_each(log: &[u8]) -> Vec<u8> {
+    let mut records = Vec::new();
+    let mut rest = log;
+    while let Some((record, behind)) = join::first_record(rest) {
+        records.push(record);
+        rest = behind;
     }
-    cut(Section::Join, &entries, &mut blocks);
-    blocks
+    let mut seen = HashSet::with_capacity(records.len());
+    let newest = records.iter().rev().filter(|record| seen.insert(record.key));
+    newest.flat_map(|record| record.whole.iter().copied()).collect()
 }
 
 /// Reads a trainer back, and checks that its state is the one that was written.
 ///
 /// # Errors
 /// When the format is another, a section does not decode, or the digest differs.
-pub fn decode(params: TrainParams, blocks: &[Block]) -> Result<(Trainer, Lineage), CheckpointError> {
-    let lineage = read_lineage(blocks)?;
-    let scalars: Scalars = one(Section::Scalars, &stream(Section::Scalars, blocks))?;
-    let entries = many(Section::Join, &stream(Section::Join, blocks))?;
+pub fn decode(params: TrainParams, layers: &[Layer]) -> Result<(Trainer, Lineage), CheckpointError> {
+    let newest = layers.last().filter(|_| layers[0].scope == Scope::Everything).ok_or(CheckpointError::NoBase)?;
+    let lineage = read_lineage(newest)?;
+    let scalars = Trainer::read_scalars(&stream(Section::Scalars, &newest.blocks))
+        .map_err(|source| CheckpointError::Decode { section: Section::Scalars, source })?;
     let row_bytes = params.model.row_bytes();
-    let row_blocks =
-        || blocks.iter().filter(|block| block.section == Section::Rows).map(|block| block.bytes.as_slice());
-    if let Some(bad) = row_blocks().find(|bytes| bytes.len() % row_bytes != 0) {
-        return Err(CheckpointError::Rows { bytes: bad.len(), row_bytes });
+    let mut entries = Entries::default();
+    for layer in layers.iter().rev() {
+        entries.take(layer)?;
+        if let Some(bad) = rows_of(layer).find(|bytes| rows_in(bytes, row_bytes).is_none()) {
+            return Err(CheckpointError::Rows { bytes: bad.len(), row_bytes });
+        }
     }
-    let rows = row_blocks().flat_map(|bytes| bytes.chunks_exact(row_bytes));
-    let saved = Restore { scalars, journal: lineage.journal.clone(), rows, entries };
+    let mut seen = HashSet::new();
+    let rows = layers.iter().rev().flat_map(|layer| {
+        let rows = rows_of(layer).flat_map(|bytes| rows_in(bytes, row_bytes).into_iter().flatten());
+        rows.map(|row| (layer.scope, row))
+    });
+    let rows = rows.filter(|(scope, row)| is_newest(*scope, row_id(row), &mut seen)).map(|(_, row)| row);
+    let rows = rows.filter(|row| !is_tombstone(row));
+    let saved = Restore { scalars, journal: lineage.journal.clone(), rows, entries: entries.held };
     let mut trainer = Trainer::restore(params, saved)?;
     let found = trainer.state_digest();
     if found != lineage.state_digest {
@@ -167,40 +209,108 @@ pub fn decode(params: TrainParams, blocks: &[Block]) -> Result<(Trainer, Lineage
 ///
 /// # Errors
 /// When the format is another or the section does not decode.
-pub fn read_lineage(blocks: &[Block]) -> Result<Lineage, CheckpointError> {
-    let bytes = stream(Section::Lineage, blocks);
-    let format: u32 = postcard::take_from_bytes(&bytes)
-        .map_err(|source| CheckpointError::Decode { section: Section::Lineage, source })?
-        .0;
+pub fn read_lineage(newest: &Layer) -> Result<Lineage, CheckpointError> {
+    let bytes = stream(Section::Lineage, &newest.blocks);
+    let decode = |source| CheckpointError::Decode { section: Section::Lineage, source };
+    let format: u32 = postcard::take_from_bytes(&bytes).map_err(decode)?.0;
     if format != FORMAT_VERSION {
         return Err(CheckpointError::Format { found: format });
     }
-    one(Section::Lineage, &bytes)
+    postcard::from_bytes(&bytes).map_err(decode)
+}
+
+/// Whether a row or entry is the newest of its id, when layers come from the newest to the oldest. A base holds each once.
+fn is_newest<K: Eq + std::hash::Hash>(scope: Scope, key: K, seen: &mut HashSet<K>) -> bool {
+    match scope {
+        Scope::Everything => !seen.contains(&key),
+        Scope::Changes => seen.insert(key),
+    }
+}
+
+fn row_id(row: &[u8]) -> FeatureId {
+    u64::from_le_bytes(*row.first_chunk().expect("a row begins with its id"))
+}
+
+/// A row's count is its fourth word; it is never 0 in the table.
+fn is_tombstone(row: &[u8]) -> bool {
+    row[12..16] == [0; 4]
+}
+
+fn rows_of(layer: &Layer) -> impl Iterator<Item = &[u8]> {
+    layer.blocks.iter().filter(|block| block.section == Section::Rows).map(|block| block.bytes.as_slice())
+}
+
+/// The rows of a block; `None` when it does not hold whole rows of this length.
+fn rows_in(block: &[u8], row_bytes: usize) -> Option<std::slice::ChunksExact<'_, u8>> {
+    let (length, rows) = block.split_first_chunk::<4>()?;
+    let fits = u32::from_le_bytes(*length) as usize == row_bytes && row_bytes >= 16 && rows.len() % row_bytes == 0;
+    fits.then(|| rows.chunks_exact(row_bytes))
+}
+
+/// The entries of the join that count, out of layers from the newest to the oldest.
+#[derive(Default)]
+struct Entries {
+    seen: HashSet<u128>,
+    held: Vec<JoinEntry<Arc<Shown>>>,
+}
+
+impl Entries {
+    fn take(&mut self, layer: &Layer) -> Result<(), CheckpointError> {
+        let log = stream(Section::Join, &layer.blocks);
+        let mut rest = log.as_slice();
+        while !rest.is_empty() {
+            let (record, behind) = join::first_record(rest).ok_or(CheckpointError::Truncated)?;
+            rest = behind;
+            if is_newest(layer.scope, record.key, &mut self.seen) && !record.entry.is_empty() {
+                let entry: JoinEntry<Arc<Shown>> = postcard::from_bytes(record.entry)
+                    .map_err(|source| CheckpointError::Decode { section: Section::Join, source })?;
+                if entry.key() != record.key {
+                    return Err(CheckpointError::Key);
+                }
+                self.held.push(entry);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Packs rows into blocks.
+#[derive(Debug)]
+struct RowPacker {
+    row_bytes: usize,
+    block: Vec<u8>,
+}
+
+impl RowPacker {
+    fn new(row_bytes: usize) -> Self {
+        Self { row_bytes, block: Vec::new() }
+    }
+
+    /// Adds a row; a block when one is full.
+    fn push(&mut self, row: &[u8]) -> Option<Block> {
+        let full = (self.block.len() + self.row_bytes > BLOCK_BYTES_MAX).then(|| self.finish()).flatten();
+        if self.block.is_empty() {
+            self.block.extend((self.row_bytes as u32).to_le_bytes());
+        }
+        self.block.extend_from_slice(row);
+        full
+    }
+
+    /// The last block, if there is one.
+    fn finish(&mut self) -> Option<Block> {
+        let bytes = std::mem::take(&mut self.block);
+        (!bytes.is_empty()).then_some(Block { section: Section::Rows, bytes })
+    }
 }
 
 fn to_bytes<T: Serialize>(value: &T) -> Vec<u8> {
     postcard::to_allocvec(value).expect("a state without foreign types always encodes")
 }
 
-fn cut(section: Section, bytes: &[u8], blocks: &mut Vec<Block>) {
+fn split(section: Section, bytes: &[u8], blocks: &mut Vec<Block>) {
     blocks.extend(bytes.chunks(BLOCK_BYTES_MAX).map(|piece| Block { section, bytes: piece.to_vec() }));
 }
 
 fn stream(section: Section, blocks: &[Block]) -> Vec<u8> {
     blocks.iter().filter(|block| block.section == section).flat_map(|block| block.bytes.iter().copied()).collect()
-}
-
-fn one<T: DeserializeOwned>(section: Section, bytes: &[u8]) -> Result<T, CheckpointError> {
-    postcard::from_bytes(bytes).map_err(|source| CheckpointError::Decode { section, source })
-}
-
-fn many(section: Section, mut bytes: &[u8]) -> Result<Vec<JoinEntry<Arc<Shown>>>, CheckpointError> {
-    let mut values = Vec::new();
-    while !bytes.is_empty() {
-        let (value, rest) =
-            postcard::take_from_bytes(bytes).map_err(|source| CheckpointError::Decode { section, source })?;
-        values.push(value);
-        bytes = rest;
-    }
-    Ok(values)
 }

@@ -11,7 +11,8 @@ use sha2::{Digest as _, Sha256};
 use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
 
 use super::{OutboxEntry, StoreError};
-use crate::snapshot::checkpoint::{Block, Section};
+use crate::snapshot::checkpoint::{Block, Layer, Section};
+use crate::train::Scope;
 
 /// sled's page cache; reading happens once, at start.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -21,15 +22,71 @@ const OPEN_MAX: Duration = Duration::from_mins(1);
 
 const HEAD: &[u8] = b"head";
 
-/// The newest commit of a database, as it says itself.
+/// A layer of a checkpoint as its database knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Head {
-    /// Its number.
+pub(super) struct LayerHead {
+    /// The commit that wrote it, or up to which it was merged.
     pub(super) commit: u64,
+    /// Base or delta.
+    pub(super) scope: Scope,
     /// Number of its blocks.
-    pub(super) blocks: u64,
-    /// SHA-256 over its blocks, in hexadecimal.
-    pub(super) digest: String,
+    pub(super) blocks: u32,
+    /// Bytes of its blocks.
+    pub(super) bytes: u64,
+    /// SHA-256 over the keys and checksums of its blocks.
+    pub(super) digest: [u8; 32],
+}
+
+/// The newest commit of a database, as it says itself: its layers, the base first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Head {
+    /// Never empty in a database.
+    pub(super) layers: Vec<LayerHead>,
+}
+
+impl Head {
+    /// Its number; 0 when there is none.
+    pub(super) fn commit(&self) -> u64 {
+        self.layers.last().map_or(0, |layer| layer.commit)
+    }
+
+    /// SHA-256 over everything in it, in hexadecimal.
+    pub(super) fn digest(&self) -> String {
+        hex::encode(Sha256::digest(postcard::to_allocvec(self).expect("a head always encodes")))
+    }
+
+    /// The head as it was at a commit, if that is one of its layers.
+    pub(super) fn at(&self, commit: u64) -> Option<Self> {
+        let end = self.layers.iter().position(|layer| layer.commit == commit)?;
+        Some(Self { layers: self.layers[..=end].to_vec() })
+    }
+}
+
+/// Blocks of a layer on their way into a database.
+pub(super) struct LayerWriter {
+    layer: LayerHead,
+    sums: SectionSums,
+}
+
+/// A SHA-256 for each section: within one, blocks come in their order; sections may come interleaved.
+#[derive(Default)]
+struct SectionSums([Sha256; 4]);
+
+impl SectionSums {
+    /// Takes a block by its key behind the commit, and its checksum.
+    fn take(&mut self, key: &[u8], sum: [u8; 4]) {
+        let hasher = &mut self.0[usize::from(key[0])];
+        hasher.update(key);
+        hasher.update(sum);
+    }
+
+    fn digest(self) -> [u8; 32] {
+        let mut whole = Sha256::new();
+        for hasher in self.0 {
+            whole.update(hasher.finalize());
+        }
+        whole.finalize().into()
+    }
 }
 
 /// An open database. After a failure its handles are leaked: sled hangs in `Drop` on a failed handle.
@@ -38,6 +95,7 @@ pub(super) struct Directory {
     handles: Option<Handles>,
 }
 
+#[derive(Clone)]
 struct Handles {
     db: sled::Db,
     blocks: sled::Tree,
@@ -83,29 +141,47 @@ impl Directory {
         })
     }
 
-    /// The blocks of a commit, each checked, and all of them against `digest`.
-    pub(super) fn read(&mut self, commit: u64, digest: &str) -> Result<Vec<Block>, StoreError> {
+    /// A layer, every block of it checked.
+    pub(super) fn read(&mut self, layer: &LayerHead) -> Result<Layer, StoreError> {
+        let mut blocks = Vec::with_capacity(layer.blocks as usize);
+        self.read_blocks(layer, |block| {
+            blocks.push(block);
+            Ok(())
+        })?;
+        Ok(Layer { scope: layer.scope, blocks })
+    }
+
+    /// The same block by block; the digest is checked last.
+    pub(super) fn read_blocks(
+        &mut self,
+        layer: &LayerHead,
+        mut take: impl FnMut(Block) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         let path = self.path.clone();
-        let bad = |what: &str| Failed::Store(damaged(&path, &format!("{what} of checkpoint {commit}")));
+        let bad = |what: &str| Failed::Store(damaged(&path, &format!("{what} of checkpoint {}", layer.commit)));
         self.guarded(|handles| {
-            let mut blocks = Vec::new();
-            let mut hasher = Sha256::new();
-            for entry in handles.blocks.scan_prefix(commit.to_be_bytes()) {
+            let mut sums = SectionSums::default();
+            for entry in handles.blocks.scan_prefix(layer.commit.to_be_bytes()) {
                 let (key, value) = entry?;
                 let (bytes, sum) = value.split_last_chunk::<4>().ok_or_else(|| bad("a block"))?;
                 if key.len() != 13 || crc32c::crc32c(bytes) != u32::from_le_bytes(*sum) {
                     return Err(bad("the checksum of a block"));
                 }
                 let section = section(key[8]).ok_or_else(|| bad("the section of a block"))?;
-                hasher.update(&key[8..]);
-                hasher.update(sum);
-                blocks.push(Block { section, bytes: bytes.to_vec() });
+                sums.take(&key[8..], *sum);
+                take(Block { section, bytes: bytes.to_vec() })?;
             }
-            if hex::encode(hasher.finalize()) != digest {
+            if sums.digest() != layer.digest {
                 return Err(bad("the digest"));
             }
-            Ok(blocks)
+            Ok(())
         })
+    }
+
+    /// Another handle on the same database, to read with.
+    pub(super) fn reader(&self) -> Result<Self, StoreError> {
+        let handles = self.handles.as_ref().ok_or_else(|| StoreError::Poisoned(self.path.clone()))?;
+        Ok(Self { path: self.path.clone(), handles: Some(handles.clone()) })
     }
 
     /// The versions that are still to be announced.
@@ -121,23 +197,43 @@ impl Directory {
         })
     }
 
-    /// Writes the blocks of a commit and syncs them; nothing refers to them yet. Returns what the head will be.
-    pub(super) fn write(&mut self, commit: u64, blocks: &[Block]) -> Result<Head, StoreError> {
-        let mut hasher = Sha256::new();
+    /// Begins a layer.
+    pub(super) fn begin(commit: u64, scope: Scope) -> LayerWriter {
+        LayerWriter {
+            layer: LayerHead { commit, scope, blocks: 0, bytes: 0, digest: [0; 32] },
+            sums: SectionSums::default(),
+        }
+    }
+
+    /// Writes a block of a layer.
+    pub(super) fn put(&mut self, writer: &mut LayerWriter, block: &Block) -> Result<(), StoreError> {
+        let layer = &mut writer.layer;
+        let mut key = layer.commit.to_be_bytes().to_vec();
+        key.push(block.section as u8);
+        key.extend(layer.blocks.to_be_bytes());
+        let sum = crc32c::crc32c(&block.bytes).to_le_bytes();
+        writer.sums.take(&key[8..], sum);
+        layer.blocks += 1;
+        layer.bytes += block.bytes.len() as u64;
         self.guarded(|handles| {
-            for (index, block) in blocks.iter().enumerate() {
-                let mut key = commit.to_be_bytes().to_vec();
-                key.push(block.section as u8);
-                key.extend((index as u32).to_be_bytes());
-                let sum = crc32c::crc32c(&block.bytes).to_le_bytes();
-                hasher.update(&key[8..]);
-                hasher.update(sum);
-                handles.blocks.insert(key, [block.bytes.as_slice(), &sum].concat())?;
-            }
+            handles.blocks.insert(key, [block.bytes.as_slice(), &sum].concat())?;
             Ok(())
-        })?;
+        })
+    }
+
+    /// Syncs a layer; nothing refers to it yet.
+    pub(super) fn end(&mut self, writer: LayerWriter) -> Result<LayerHead, StoreError> {
         self.sync()?;
-        Ok(Head { commit, blocks: blocks.len() as u64, digest: hex::encode(hasher.finalize()) })
+        Ok(LayerHead { digest: writer.sums.digest(), ..writer.layer })
+    }
+
+    /// Writes a whole layer and syncs it.
+    pub(super) fn write(&mut self, commit: u64, layer: &Layer) -> Result<LayerHead, StoreError> {
+        let mut writer = Self::begin(commit, layer.scope);
+        for block in &layer.blocks {
+            self.put(&mut writer, block)?;
+        }
+        self.end(writer)
     }
 
     /// Makes the commit: in one transaction the head moves from `parent` and the outbox is replaced; then syncs.
@@ -153,7 +249,7 @@ impl Directory {
             let old: Vec<sled::IVec> = handles.outbox.iter().keys().collect::<sled::Result<_>>()?;
             let moved = (&handles.head, &handles.outbox).transaction(|(heads, entries)| {
                 let found: Option<Head> = heads.get(HEAD)?.and_then(|bytes| postcard::from_bytes(&bytes).ok());
-                if found.map(|found| found.commit) != parent {
+                if found.map(|found| found.commit()) != parent {
                     return Err(ConflictableTransactionError::Abort(()));
                 }
                 for key in &old {
@@ -176,21 +272,6 @@ impl Directory {
         self.sync()
     }
 
-    /// Removes the blocks of all commits before `first`.
-    pub(super) fn forget_before(&mut self, first: u64) -> Result<(), StoreError> {
-        self.guarded(|handles| {
-            for key in handles.blocks.range(..first.to_be_bytes().to_vec()).keys() {
-                handles.blocks.remove(key?)?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Bytes that the database takes on disk.
-    pub(super) fn disk_bytes(&self) -> u64 {
-        fs::metadata(self.path.join("db")).map_or(0, |metadata| metadata.len())
-    }
-
     /// Writes everything out and waits for the disk: sled's own flush does not sync on Linux.
     fn sync(&mut self) -> Result<(), StoreError> {
         self.guarded(|handles| {
@@ -203,7 +284,7 @@ impl Directory {
     /// Runs against the database; an error or a panic makes the handle unusable and leaks it.
     fn guarded<T>(&mut self, run: impl FnOnce(&Handles) -> Result<T, Failed>) -> Result<T, StoreError> {
         let Some(handles) = &self.handles else {
-            return Err(StoreError::Poisoned);
+            return Err(StoreError::Poisoned(self.path.clone()));
         };
         let result = catch_unwind(AssertUnwindSafe(|| run(handles)));
         let failed = match result {

@@ -1,9 +1,10 @@
 //! A store in memory, for simulations and for runs that keep nothing.
 
 use super::{OutboxEntry, Saved, Store, StoreError};
-use crate::snapshot::checkpoint::Block;
+use crate::snapshot::checkpoint::Layer;
+use crate::train::Scope;
 
-/// Keeps the newest checkpoint.
+/// Keeps the newest checkpoint, as the layers that it was written in.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore {
     saved: Option<Saved>,
@@ -14,9 +15,22 @@ impl Store for MemoryStore {
         Ok(self.saved.clone())
     }
 
-    fn commit(&mut self, blocks: &[Block], outbox: &[OutboxEntry]) -> Result<u64, StoreError> {
-        let commit = self.saved.as_ref().map_or(0, |saved| saved.commit) + 1;
-        self.saved = Some(Saved { commit, blocks: blocks.to_vec(), outbox: outbox.to_vec(), fell_back: None });
+    fn wants(&self) -> Scope {
+        if self.saved.is_some() { Scope::Changes } else { Scope::Everything }
+    }
+
+    fn commit(&mut self, layer: &Layer, outbox: &[OutboxEntry]) -> Result<u64, StoreError> {
+        let (commit, below) = match self.saved.take() {
+            Some(saved) => (saved.commit + 1, saved.layers),
+            None => (1, Vec::new()),
+        };
+        let mut layers = match layer.scope {
+            Scope::Everything => Vec::new(),
+            Scope::Changes if below.is_empty() => return Err(StoreError::NoBase),
+            Scope::Changes => below,
+        };
+        layers.push(layer.clone());
+        self.saved = Some(Saved { commit, layers, outbox: outbox.to_vec(), fell_back: None });
         Ok(commit)
     }
 }

@@ -3,31 +3,33 @@
 //! ```text
 //! DIR/LOCK            held by the worker
 //! DIR/HEAD.a, HEAD.b  the witness, written in turn
-//! DIR/base-<n>/       sled databases; the newest takes commits, the one before is kept
+//! DIR/base-<n>/       sled databases: a base and the deltas on it; the newest takes commits, the one before is kept
 //! ```
 //!
 //! A commit: blocks → flush, sync → one transaction (the head must be the parent; head and outbox) → flush, sync: *this is
-//! the commit point* → witness. sled's file grows without end under rewriting, so a commit that finds it grown goes into
-//! a fresh directory.
+//! the commit point* → witness. When the deltas have grown, a new base is merged into a fresh database on another thread,
+//! and read back; the commit that finds it ready goes there, with the deltas written since. The old database then takes no
+//! more commits, and the one before it is removed. After any failure the handle is left alone for good, and the next
+//! commit is of everything, into a fresh database.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use super::directory::{Directory, sync_directory};
+use super::directory::{Directory, Head, sync_directory};
+use super::merging::{self, Merged, Merging};
+use super::recovery::{self, Found};
 use super::witness::{self, Testimony, Witness};
 use super::{OutboxEntry, Saved, Store, StoreError};
-use crate::snapshot::checkpoint::Block;
+use crate::snapshot::checkpoint::Layer;
+use crate::train::Scope;
 
-/// The database is replaced when it takes this many times the checkpoint that is written.
-const GROWTH_MAX: u64 = 6;
-
-/// Below this size it is not worth replacing, in bytes.
-const ROTATION_MIN: u64 = 64 << 20;
-
-/// Room that a commit must find beside the blocks themselves, in bytes.
+/// Room that a commit must find beside what it writes, in bytes.
 const HEADROOM: u64 = 16 << 20;
 
-/// The arrows of a commit, for tests that stop at each.
+/// Bytes that sled takes for a byte that it is given, at most.
+const SLED_FACTOR: u64 = 2;
+
+/// The arrows of a commit and of a merge, for tests that stop, fail or wait at each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// The blocks are synced; nothing refers to them.
@@ -36,16 +38,36 @@ pub enum Stage {
     Committed,
     /// The witness knows of it.
     Witnessed,
+    /// Databases that nothing refers to are removed.
+    Removed,
+    /// A merged base is synced; nothing refers to it.
+    Merged,
+    /// A merged base was read back.
+    MergeVerified,
 }
+
+/// What a test does at a stage; an error is taken for the disk's.
+pub type AtStage = fn(Stage) -> Result<(), StoreError>;
 
 /// The store of a state directory.
 pub struct SledStore {
     root: PathBuf,
     _lock: File,
-    current: Option<(String, Directory)>,
+    current: Option<Current>,
+    merging: Option<Merging>,
     witness: Option<Witness>,
-    is_poisoned: bool,
-    at_stage: fn(Stage),
+    /// The largest number that a commit was tried under.
+    tried: u64,
+    /// Whether a merge has failed: the base may be damaged.
+    is_suspect: bool,
+    at_stage: AtStage,
+}
+
+/// The database that takes commits.
+struct Current {
+    name: String,
+    directory: Directory,
+    head: Head,
 }
 
 impl SledStore {
@@ -54,14 +76,14 @@ impl SledStore {
     /// # Errors
     /// When another process has it, or it cannot be made.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        Self::open_with(root, |_| ())
+        Self::open_with(root, |_| Ok(()))
     }
 
     /// The same, calling `at_stage` at every arrow of a commit.
     ///
     /// # Errors
     /// When another process has it, or it cannot be made.
-    pub fn open_with(root: &Path, at_stage: fn(Stage)) -> Result<Self, StoreError> {
+    pub fn open_with(root: &Path, at_stage: AtStage) -> Result<Self, StoreError> {
         let io = |doing, path: &Path| {
             let path = path.to_owned();
             move |source| StoreError::Io { doing, path, source }
@@ -74,7 +96,16 @@ impl SledStore {
             TryLockError::Error(source) => StoreError::Io { doing: "lock", path, source },
         })?;
         let root = root.to_owned();
-        Ok(Self { root, _lock: lock, current: None, witness: None, is_poisoned: false, at_stage })
+        Ok(Self {
+            root,
+            _lock: lock,
+            current: None,
+            merging: None,
+            witness: None,
+            tried: 0,
+            is_suspect: false,
+            at_stage,
+        })
     }
 
     /// Removes every checkpoint, for a deliberate fresh start.
@@ -89,27 +120,29 @@ impl SledStore {
                 fs::remove_file(&path).map_err(|source| StoreError::Io { doing: "remove", path, source })?;
             }
         }
-        for (_, name) in self.bases() {
+        for name in self.bases() {
             self.remove(&name)?;
         }
         self.witness = None;
         sync_directory(&self.root)
     }
 
-    /// The databases, by ascending number.
-    fn bases(&self) -> Vec<(u64, String)> {
+    /// The databases, the newest first.
+    fn bases(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(&self.root) else {
             return Vec::new();
         };
-        let mut bases: Vec<(u64, String)> = entries
-            .flatten()
-            .filter_map(|entry| {
-                let name = entry.file_name().into_string().ok()?;
-                Some((name.strip_prefix("base-")?.parse().ok()?, name))
-            })
-            .collect();
-        bases.sort_unstable();
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let mut bases: Vec<String> = names.filter(|name| recovery::number(name).is_some()).collect();
+        bases.sort_unstable_by_key(|name| std::cmp::Reverse(recovery::number(name)));
         bases
+    }
+
+    /// A name that no database has had.
+    fn fresh_name(&self) -> String {
+        let newest = self.bases().first().and_then(|name| recovery::number(name)).unwrap_or(0);
+        let witnessed = self.witness.as_ref().and_then(|witness| recovery::number(&witness.newest.directory));
+        format!("base-{}", newest.max(witnessed.unwrap_or(0)) + 1)
     }
 
     fn remove(&self, name: &str) -> Result<(), StoreError> {
@@ -121,70 +154,34 @@ impl SledStore {
         StoreError::Damaged { path: self.root.clone(), reason }
     }
 
-    /// The newest commit that is whole: the witness's, or its successor when a crash came between commit and witness.
-    fn newest(&mut self) -> Result<Option<Saved>, StoreError> {
-        let known = self.witness.as_ref().map_or(0, |witness| witness.newest.commit);
-        for (_, name) in self.bases().into_iter().rev() {
-            let mut directory = Directory::open(&self.root.join(&name))?;
-            let Some(head) = directory.head()? else {
-                // A fresh database without a commit: rotation was interrupted, or the first commit.
-                continue;
-            };
-            let is_newest = match &self.witness {
-                Some(Witness { newest, .. }) if head.commit == newest.commit => {
-                    head.digest == newest.digest && name == newest.directory
-                }
-                _ => head.commit == known + 1,
-            };
-            if !is_newest {
-                let reason = format!("{name} is at checkpoint {}, the witness knows {known}", head.commit);
-                return Err(self.damaged(reason));
-            }
-            let blocks = directory.read(head.commit, &head.digest)?;
-            let outbox = directory.outbox()?;
-            let testimony = Testimony { commit: head.commit, directory: name.clone(), digest: head.digest };
-            self.current = Some((name, directory));
-            self.testify(testimony)?;
-            return Ok(Some(Saved { commit: head.commit, blocks, outbox, fell_back: None }));
-        }
-        if known > 0 || (witness::exists(&self.root) && self.witness.is_none()) {
-            return Err(self.damaged(format!("the witness knows checkpoint {known}, but there is none")));
-        }
-        Ok(None)
-    }
-
-    /// The commit before the newest, exactly as the witness says; what came after it will be read again.
-    fn before(&mut self, error: &StoreError) -> Result<Saved, StoreError> {
-        let Some(before) = self.witness.as_ref().and_then(|witness| witness.before.clone()) else {
-            return Err(self.damaged(format!("{error}; there is no checkpoint before it")));
-        };
-        let path = self.root.join(&before.directory);
-        if !path.exists() {
-            return Err(self.damaged(format!("{error}; and {} is gone", before.directory)));
-        }
-        let mut directory = Directory::open(&path)?;
-        let blocks = directory
-            .read(before.commit, &before.digest)
-            .map_err(|second| self.damaged(format!("{error}; and the one before: {second}")))?;
-        // Nothing is written behind damage: the next commit goes into a fresh directory.
-        self.current = None;
-        Ok(Saved { commit: before.commit, blocks, outbox: Vec::new(), fell_back: Some(error.to_string()) })
-    }
-
     /// Writes the witness, unless it knows of the commit already.
     fn testify(&mut self, newest: Testimony) -> Result<(), StoreError> {
-        if self.witness.as_ref().is_some_and(|witness| witness.newest == newest) {
-            return Ok(());
-        }
-        let before = self.witness.take().map(|witness| witness.newest);
-        let witness = Witness { newest, before };
+        let (before, other) = match &self.witness {
+            Some(witness) if witness.newest == newest => return Ok(()),
+            Some(witness) if witness.newest.directory == newest.directory => {
+                (Some(witness.newest.clone()), witness.other.clone())
+            }
+            Some(witness) => (None, Some(witness.newest.clone())),
+            None => (None, None),
+        };
+        self.write_witness(newest, before, other)
+    }
+
+    fn write_witness(
+        &mut self,
+        newest: Testimony,
+        before: Option<Testimony>,
+        other: Option<Testimony>,
+    ) -> Result<(), StoreError> {
+        let written = self.witness.as_ref().map_or(0, |witness| witness.written) + 1;
+        let witness = Witness { written, newest, before, other };
         witness::write(&self.root, &witness)?;
         self.witness = Some(witness);
         Ok(())
     }
 
     fn check_space(&self, bytes: u64) -> Result<(), StoreError> {
-        let needed = 2 * bytes + HEADROOM;
+        let needed = SLED_FACTOR * bytes + HEADROOM;
         let available = fs4::available_space(&self.root).map_err(|source| StoreError::Io {
             doing: "measure",
             path: self.root.clone(),
@@ -196,50 +193,96 @@ impl SledStore {
         Ok(())
     }
 
-    /// The database for the next commit: the current one, or a fresh one when it has grown, or there is none.
-    fn destination(&mut self, bytes: u64) -> Result<(String, Directory, bool), StoreError> {
-        if let Some((name, directory)) = self.current.take()
-            && directory.disk_bytes() < ROTATION_MIN.max(GROWTH_MAX * bytes)
-        {
-            return Ok((name, directory, false));
+    /// Commits everything into a fresh database, which is read back before anything rests on it.
+    fn commit_everything(&mut self, commit: u64, layer: &Layer, outbox: &[OutboxEntry]) -> Result<Current, StoreError> {
+        if let Some(merging) = self.merging.take() {
+            // Its result is of no use any more; its directory goes with the next removal.
+            drop(merging.finish());
         }
-        let number = self.bases().last().map_or(1, |(number, _)| number + 1);
-        let name = format!("base-{number}");
-        let directory = Directory::open(&self.root.join(&name))?;
-        Ok((name, directory, true))
+        self.check_space(layer.bytes())?;
+        let name = self.fresh_name();
+        let mut directory = Directory::open(&self.root.join(&name))?;
+        let base = directory.write(commit, layer)?;
+        directory.read_blocks(&base, |_| Ok(()))?;
+        (self.at_stage)(Stage::BlocksSynced)?;
+        let head = Head { layers: vec![base] };
+        directory.commit(None, &head, outbox)?;
+        self.is_suspect = false;
+        Ok(Current { name, directory, head })
     }
 
-    fn commit_to(&mut self, blocks: &[Block], outbox: &[OutboxEntry]) -> Result<u64, StoreError> {
-        let bytes = blocks.iter().map(|block| block.bytes.len() as u64).sum();
-        self.check_space(bytes)?;
-        let known = self.witness.as_ref().map_or(0, |witness| witness.newest.commit);
-        let commit = known + 1;
-        let (name, mut directory, is_fresh) = self.destination(bytes)?;
-        let head = directory.write(commit, blocks)?;
-        if is_fresh {
-            // A new base is read back before anything rests on it.
-            directory.read(commit, &head.digest)?;
+    /// Commits changes on top of what is there, or on top of the merged base if that is ready.
+    fn commit_changes(
+        &mut self,
+        commit: u64,
+        mut current: Current,
+        layer: &Layer,
+        outbox: &[OutboxEntry],
+    ) -> Result<Current, StoreError> {
+        self.check_space(layer.bytes())?;
+        let mut parent = Some(current.head.commit());
+        if let Some(merging) = self.merging.take_if(|merging| merging.is_finished()) {
+            match merging.finish() {
+                Ok(merged) => {
+                    current = switch(current, merged)?;
+                    parent = None;
+                }
+                Err(error) => {
+                    tracing::error!("checkpoints cannot be merged ({error}); the next one is of everything");
+                    self.is_suspect = true;
+                }
+            }
         }
-        (self.at_stage)(Stage::BlocksSynced);
-        let parent = (!is_fresh && known > 0).then_some(known);
-        directory.commit(parent, &head, outbox)?;
-        (self.at_stage)(Stage::Committed);
-        self.testify(Testimony { commit, directory: name.clone(), digest: head.digest })?;
-        (self.at_stage)(Stage::Witnessed);
-        directory.forget_before(known)?;
-        self.current = Some((name, directory));
-        self.remove_old_bases()?;
+        let delta = current.directory.write(commit, layer)?;
+        (self.at_stage)(Stage::BlocksSynced)?;
+        current.head.layers.push(delta);
+        current.directory.commit(parent, &current.head, outbox)?;
+        Ok(current)
+    }
+
+    fn commit_to(&mut self, layer: &Layer, outbox: &[OutboxEntry]) -> Result<u64, StoreError> {
+        let known = self.witness.as_ref().map_or(0, |witness| witness.newest.commit);
+        let commit = known.max(self.tried) + 1;
+        self.tried = commit;
+        let current = match (layer.scope, self.current.take()) {
+            (Scope::Everything, _) => self.commit_everything(commit, layer, outbox)?,
+            (Scope::Changes, Some(current)) => self.commit_changes(commit, current, layer, outbox)?,
+            (Scope::Changes, None) => return Err(StoreError::NoBase),
+        };
+        (self.at_stage)(Stage::Committed)?;
+        self.testify(Testimony { commit, directory: current.name.clone(), digest: current.head.digest() })?;
+        (self.at_stage)(Stage::Witnessed)?;
+        self.remove_unknown()?;
+        (self.at_stage)(Stage::Removed)?;
+        self.merge_if_due(&current)?;
+        self.current = Some(current);
         Ok(commit)
     }
 
-    /// Keeps the databases that the witness speaks of.
-    fn remove_old_bases(&self) -> Result<(), StoreError> {
-        let Some(Witness { newest, before }) = &self.witness else {
+    /// Begins to merge when the deltas have grown and there is room for a new base.
+    fn merge_if_due(&mut self, current: &Current) -> Result<(), StoreError> {
+        if self.merging.is_some() || !merging::is_due(&current.head) {
+            return Ok(());
+        }
+        if let Err(full) = self.check_space(current.head.layers.iter().map(|layer| layer.bytes).sum()) {
+            tracing::warn!("checkpoints are not merged: {full}");
+            return Ok(());
+        }
+        let name = self.fresh_name();
+        let (path, old) = (self.root.join(&name), current.directory.reader()?);
+        self.merging = Some(Merging::start(name, path, current.head.clone(), old, self.at_stage));
+        Ok(())
+    }
+
+    /// Removes the databases that neither the witness nor a merge speaks of.
+    fn remove_unknown(&self) -> Result<(), StoreError> {
+        let Some(Witness { newest, other, .. }) = &self.witness else {
             return Ok(());
         };
-        let kept = [Some(&newest.directory), before.as_ref().map(|before| &before.directory)];
-        for (_, name) in self.bases() {
-            if !kept.contains(&Some(&name)) {
+        let merging = self.merging.as_ref().map(|merging| merging.name.as_str());
+        let kept = [Some(newest.directory.as_str()), other.as_ref().map(|other| other.directory.as_str()), merging];
+        for name in self.bases() {
+            if !kept.contains(&Some(name.as_str())) {
                 self.remove(&name)?;
             }
         }
@@ -247,26 +290,54 @@ impl SledStore {
     }
 }
 
+/// Goes over to a merged base, with the deltas that were committed since it was begun.
+fn switch(mut old: Current, merged: Merged) -> Result<Current, StoreError> {
+    let Merged { name, mut directory, base } = merged;
+    let since = base.commit;
+    let mut head = Head { layers: vec![base] };
+    for delta in old.head.layers.iter().filter(|layer| layer.commit > since) {
+        let layer = old.directory.read(delta)?;
+        head.layers.push(directory.write(delta.commit, &layer)?);
+    }
+    Ok(Current { name, directory, head })
+}
+
 impl Store for SledStore {
     fn load(&mut self) -> Result<Option<Saved>, StoreError> {
-        if self.is_poisoned {
-            return Err(StoreError::Poisoned);
-        }
         self.witness = witness::read(&self.root);
-        let loaded = self.newest().or_else(|error| {
-            self.current = None;
-            self.before(&error).map(Some)
-        });
-        self.is_poisoned = loaded.is_err();
-        loaded
+        if self.witness.is_none() && witness::exists(&self.root) {
+            return Err(self.damaged("both witness files are damaged".to_owned()));
+        }
+        let found = recovery::find(&self.root, &self.bases(), self.witness.as_ref());
+        let Some(Found { saved, name, directory, head }) = found.map_err(|reason| self.damaged(reason))? else {
+            return Ok(None);
+        };
+        let known = self.witness.as_ref().map_or(0, |witness| witness.newest.commit);
+        self.tried = known.max(saved.commit);
+        let testimony = Testimony { commit: head.commit(), directory: name.clone(), digest: head.digest() };
+        if saved.fell_back.is_none() {
+            self.testify(testimony)?;
+            self.current = Some(Current { name, directory, head });
+        } else {
+            // What was fallen back to is the newest now; nothing is written behind the damage.
+            self.write_witness(testimony, None, None)?;
+        }
+        Ok(Some(saved))
     }
 
-    fn commit(&mut self, blocks: &[Block], outbox: &[OutboxEntry]) -> Result<u64, StoreError> {
-        if self.is_poisoned {
-            return Err(StoreError::Poisoned);
+    fn wants(&self) -> Scope {
+        if self.current.is_some() && !self.is_suspect { Scope::Changes } else { Scope::Everything }
+    }
+
+    fn commit(&mut self, layer: &Layer, outbox: &[OutboxEntry]) -> Result<u64, StoreError> {
+        self.commit_to(layer, outbox)
+    }
+}
+
+impl Drop for SledStore {
+    fn drop(&mut self) {
+        if let Some(merging) = self.merging.take() {
+            drop(merging.finish());
         }
-        let committed = self.commit_to(blocks, outbox);
-        self.is_poisoned = committed.is_err();
-        committed
     }
 }

@@ -19,17 +19,21 @@ pub(super) struct Testimony {
     pub(super) commit: u64,
     /// The directory of sled that has it.
     pub(super) directory: String,
-    /// SHA-256 over its blocks, in hexadecimal.
+    /// The digest of its head, in hexadecimal.
     pub(super) digest: String,
 }
 
 /// What the newest witness file says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Witness {
+    /// How often the witness was written: the file of the larger number counts.
+    pub(super) written: u64,
     /// The newest commit.
     pub(super) newest: Testimony,
-    /// The one before it.
+    /// The commit before it in the same directory: what damage at the end of sled's log may leave.
     pub(super) before: Option<Testimony>,
+    /// The last commit in the directory before.
+    pub(super) other: Option<Testimony>,
 }
 
 /// Reads the newer of the two files that are whole.
@@ -40,7 +44,7 @@ pub(super) fn read(root: &Path) -> Option<Witness> {
         let sum = u32::from_str_radix(sum, 16).ok()?;
         (crc32c::crc32c(document.as_bytes()) == sum).then(|| serde_json::from_str(document).ok())?
     };
-    NAMES.iter().filter_map(whole).max_by_key(|witness: &Witness| witness.newest.commit)
+    NAMES.iter().filter_map(whole).max_by_key(|witness: &Witness| witness.written)
 }
 
 /// Whether a witness file exists, whole or not.
@@ -48,9 +52,9 @@ pub(super) fn exists(root: &Path) -> bool {
     NAMES.iter().any(|name| root.join(name).exists())
 }
 
-/// Writes the file that the last commit did not write.
+/// Writes the file that was not written last.
 pub(super) fn write(root: &Path, witness: &Witness) -> Result<(), StoreError> {
-    let path = root.join(NAMES[usize::from(witness.newest.commit % 2 == 1)]);
+    let path = root.join(NAMES[usize::from(witness.written % 2 == 1)]);
     let failed = |source| StoreError::Io { doing: "write", path: path.clone(), source };
     let document = serde_json::to_string(witness).expect("names and numbers always encode");
     let text = format!("{document}\n{:08x}\n", crc32c::crc32c(document.as_bytes()));

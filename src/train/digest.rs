@@ -78,13 +78,17 @@ impl Trainer {
 
     /// The digest of the state here.
     pub fn state_digest(&mut self) -> StateDigest {
+        self.digest_and_scalars().0
+    }
+
+    pub(super) fn digest_and_scalars(&mut self) -> (StateDigest, Vec<u8>) {
         let scalars = postcard::to_allocvec(&self.scalars()).expect("a state without foreign types always encodes");
         let mut hasher = Sha256::new();
         hasher.update((scalars.len() as u64).to_le_bytes());
         hasher.update(&scalars);
         hasher.update(self.model.rows_digest().to_le_bytes());
         hasher.update(self.join.entries_sum().to_le_bytes());
-        StateDigest(hasher.finalize().into())
+        (StateDigest(hasher.finalize().into()), scalars)
     }
 
     /// A trainer that goes on where the checkpoint was taken. Records that were queued then are pushed again.
@@ -99,7 +103,7 @@ impl Trainer {
         saved: Restore<impl IntoIterator<Item = &'r [u8]>, impl IntoIterator<Item = JoinEntry<Arc<Shown>>>>,
     ) -> Result<Self, RestoreError> {
         let Scalars { progress, join, batch, counters, windows, first_scores, dense } = saved.scalars;
-        Ok(Self {
+        let mut trainer = Self {
             sequencer: Sequencer::resume(progress, saved.journal),
             join: Join::restore(params.join.clone(), &join, saved.entries)?,
             batch,
@@ -110,6 +114,8 @@ impl Trainer {
             emissions: Vec::new(),
             scratch: Scratch::default(),
             params,
-        })
+        };
+        trainer.note_saved();
+        Ok(trainer)
     }
 }

@@ -25,6 +25,12 @@ pub enum WorkerError {
     /// Checkpoints cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A worker without a checkpoint could not write its first one.
+    #[error("the first checkpoint cannot be written; see the log for why")]
+    NoFirstCheckpoint,
+    /// The disk does not answer.
+    #[error("a checkpoint did not end within {0:?}")]
+    CommitStuck(std::time::Duration),
     /// The checkpoint cannot be understood.
     #[error("the checkpoint in {path} cannot be used; `--reset-state` starts anew")]
     Checkpoint {

@@ -6,11 +6,11 @@ use crate::model::Inline;
 use crate::publish::artefacts;
 use crate::publish::settle::{Settlement, settlement};
 use crate::publish::topic::Versions;
-use crate::snapshot::checkpoint::{self, FORMAT_VERSION, Lineage, Parent};
+use crate::snapshot::checkpoint::{self, CheckpointError, FORMAT_VERSION, Layer, Lineage, Parent};
 use crate::source::kafka::KafkaLog;
 use crate::store::{OutboxEntry, Saved, StoreError};
 use crate::stream::Control;
-use crate::train::Trainer;
+use crate::train::{StateDigest, Trainer};
 
 /// A worker's beginning.
 #[derive(Debug)]
@@ -54,10 +54,17 @@ pub fn begin(
         }
         return Ok(Beginning { trainer, next_version: first_free, parent: None, outbox: Vec::new(), is_new: true });
     };
+    let (mut trainer, lineage) = restore(config, &saved.layers)?;
     if let Some(reason) = &saved.fell_back {
-        tracing::error!("the newest checkpoint is damaged ({reason}); going on from checkpoint {}", saved.commit);
+        metrics::counter!("deepfm_checkpoint_fallbacks_total", "model" => config.model.name.clone()).increment(1);
+        let positions: Vec<String> =
+            trainer.positions().iter().map(|(partition, offset)| format!("{partition} from {offset}")).collect();
+        tracing::error!(
+            "newer checkpoints are damaged ({reason}); going on from checkpoint {}, reading again: {}",
+            saved.commit,
+            positions.join(", ")
+        );
     }
-    let (mut trainer, lineage) = restore(config, &saved)?;
     log.check(&trainer.positions())?;
     for (partition, extent) in log.extents() {
         if !trainer.positions().contains_key(partition) {
@@ -71,16 +78,17 @@ pub fn begin(
     Ok(Beginning { trainer, next_version, parent: lineage.parent, outbox, is_new: false })
 }
 
-fn restore(config: &Config, saved: &Saved) -> Result<(Trainer, Lineage), WorkerError> {
+fn restore(config: &Config, layers: &[Layer]) -> Result<(Trainer, Lineage), WorkerError> {
     let path = || config.state.dir.clone();
     let unusable = |source| WorkerError::Checkpoint { path: path(), source };
-    let lineage = checkpoint::read_lineage(&saved.blocks).map_err(unusable)?;
+    let newest = layers.last().ok_or_else(|| unusable(CheckpointError::NoBase))?;
+    let lineage = checkpoint::read_lineage(newest).map_err(unusable)?;
     let differences = config.differences_from(&lineage.configuration);
     if !differences.is_empty() {
         return Err(WorkerError::Configuration { path: path(), differences });
     }
     // Damage that the checksums did not see may still panic in a constructor: it is damage all the same.
-    let decode = || checkpoint::decode(config.train_params(), &saved.blocks);
+    let decode = || checkpoint::decode(config.train_params(), layers);
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode)) {
         Ok(decoded) => decoded.map_err(unusable),
         Err(_) => Err(StoreError::Damaged { path: path(), reason: "its checkpoint does not decode".to_owned() }.into()),
@@ -110,13 +118,19 @@ fn settle(config: &Config, outbox: Vec<OutboxEntry>, known: &Versions) -> Result
 }
 
 /// What a checkpoint holds beside the state.
-pub fn lineage(config: &Config, trainer: &mut Trainer, next_version: u64, parent: Option<Parent>) -> Lineage {
+pub fn lineage(
+    config: &Config,
+    trainer: &Trainer,
+    state_digest: StateDigest,
+    next_version: u64,
+    parent: Option<Parent>,
+) -> Lineage {
     Lineage {
         format: FORMAT_VERSION,
         configuration: config.canonical(),
         next_version,
         parent,
         journal: trainer.sequencer().journal().to_vec(),
-        state_digest: trainer.state_digest(),
+        state_digest,
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::attendance::{Attendance, Horizon};
+use super::committer::{Committed, Committer, Job};
 use super::dead_letters::{DeadLetterError, DeadLetters};
 use super::drive::{Drive, Pilot, Witness};
 use super::error::WorkerError;
@@ -21,12 +22,18 @@ use crate::model::Inline;
 use crate::publish::announcement::Announcement;
 use crate::publish::{artefacts, topic};
 use crate::snapshot::artefact::{Artefact, Cut};
-use crate::snapshot::checkpoint::{self, Parent};
+use crate::snapshot::checkpoint::Parent;
 use crate::snapshot::manifest::ParentVersion;
 use crate::source::kafka::{KafkaLog, KafkaSource};
 use crate::source::{Ingest, client};
 use crate::store::{OutboxEntry, Store};
 use crate::train::{Scored, Step};
+
+/// Bytes of changes at which a checkpoint is taken before its time; at twice as many, learning waits for the disk.
+const UNSAVED_BYTES_MAX: usize = 128 << 20;
+
+/// The least time between two checkpoints, and between two tries of one that fails.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// How often the status board is brought up to date.
 const STATUS_EVERY: Duration = Duration::from_millis(500);
@@ -77,7 +84,7 @@ impl Witness for Letters {
 struct Worker<'w> {
     config: &'w Config,
     fields: FieldSet,
-    store: &'w mut dyn Store,
+    committer: Committer<'w>,
     drive: Drive<KafkaSource>,
     letters: Letters,
     publisher: Publisher,
@@ -86,6 +93,8 @@ struct Worker<'w> {
     next_version: u64,
     parent: Option<Parent>,
     outbox: Vec<OutboxEntry>,
+    /// Those of the outbox that wait for the commit that makes them durable.
+    staged: Vec<OutboxEntry>,
     versions: Vec<u64>,
     checkpoint: u64,
     checkpoint_at: Instant,
@@ -103,9 +112,22 @@ pub fn run(
     stop: &Stop,
     board: &StatusBoard,
 ) -> Result<Summary, WorkerError> {
+    std::thread::scope(|scope| run_within(scope, config, options, store, stop, board))
+}
+
+fn run_within<'scope, 'env: 'scope>(
+    scope: &'scope std::thread::Scope<'scope, 'env>,
+    config: &'env Config,
+    options: Options,
+    store: &'env mut dyn Store,
+    stop: &Stop,
+    board: &'env StatusBoard,
+) -> Result<Summary, WorkerError> {
     board.update(|status| status.model.clone_from(&config.model.name));
     let saved = store.load()?;
     let checkpoint = saved.as_ref().map_or(0, |saved| saved.commit);
+    let undurable_max = Duration::from_secs(config.state.undurable_max_seconds);
+    let mut committer = Committer::start(scope, store, config.versions.dir.clone(), undurable_max);
     let known = topic::read(&config.kafka, &config.model.name)?;
     let log = KafkaLog::connect(&config.kafka)?;
     let Beginning { mut trainer, next_version, parent, outbox, is_new } =
@@ -130,8 +152,10 @@ pub fn run(
     let mut checkpoint = checkpoint;
     if is_new {
         // The start position is a decision: it is durable before the first record is read.
-        let lineage = resume::lineage(config, &mut trainer, next_version, parent.clone());
-        checkpoint = store.commit(&checkpoint::encode(&trainer, &lineage), &outbox)?;
+        let cut = trainer.cut(committer.wants());
+        let lineage = resume::lineage(config, &trainer, cut.digest, next_version, parent.clone());
+        committer.submit(Job { cut, lineage, outbox: outbox.clone(), staged: Vec::new() });
+        checkpoint = committer.wait()?.ok_or(WorkerError::NoFirstCheckpoint)?.commit;
     }
     let source = log.read(&trainer.positions(), ingest)?;
     let horizon = if options.until_end {
@@ -144,12 +168,13 @@ pub fn run(
     let worker = Worker {
         drive: Drive::new(trainer, source, pilot, &Inline)?,
         letters: Letters { sender, failed: None },
+        staged: Vec::new(),
         versions: Vec::new(),
         checkpoint_at: now,
         version_at: now,
         config,
         fields,
-        store,
+        committer,
         publisher,
         probes,
         board,
@@ -171,7 +196,7 @@ impl Worker<'_> {
                 Ok(turn) => turn,
                 Err(error) => {
                     // Everything consumed so far is whole: keep it before giving up.
-                    self.checkpoint()?;
+                    self.commit_last()?;
                     return Err(error.into());
                 }
             };
@@ -179,12 +204,15 @@ impl Worker<'_> {
                 return Err(error.into());
             }
             self.note_announced()?;
+            if let Some(committed) = self.committer.poll()? {
+                self.note_committed(committed);
+            }
             if turn.is_done || stop.is_asked() {
                 break turn.is_done;
             }
             if self.is_version_due() {
                 self.cut_version()?;
-            } else if self.checkpoint_at.elapsed() >= self.checkpoint_interval() {
+            } else if self.is_checkpoint_due()? {
                 self.checkpoint()?;
             }
             if shown.elapsed() >= STATUS_EVERY {
@@ -193,16 +221,24 @@ impl Worker<'_> {
             }
         };
         self.board.update(|status| status.phase = Phase::Stopping);
+        self.wait_for_commit()?;
         if options.until_end && is_done && self.has_learned_since_version() {
             self.cut_version()?;
-        } else {
-            self.checkpoint()?;
         }
+        self.commit_last()?;
         self.finish()
     }
 
-    fn checkpoint_interval(&self) -> Duration {
-        Duration::from_secs(self.config.state.checkpoint_interval_seconds)
+    /// A checkpoint is due by time, or when much has changed; learning waits for a commit in flight only when very much has.
+    fn is_checkpoint_due(&mut self) -> Result<bool, WorkerError> {
+        let unsaved = self.drive.trainer.unsaved_bytes();
+        if self.committer.is_busy() && unsaved >= 2 * UNSAVED_BYTES_MAX {
+            self.wait_for_commit()?;
+        }
+        let elapsed = self.checkpoint_at.elapsed();
+        let by_time = elapsed >= Duration::from_secs(self.config.state.checkpoint_interval_seconds);
+        let by_size = unsaved >= UNSAVED_BYTES_MAX && elapsed >= RETRY_AFTER;
+        Ok(!self.committer.is_busy() && (by_time || by_size))
     }
 
     fn has_learned_since_version(&self) -> bool {
@@ -214,7 +250,8 @@ impl Worker<'_> {
     fn is_version_due(&self) -> bool {
         let versions = &self.config.versions;
         let trainer = &self.drive.trainer;
-        if !trainer.has_matured() || !self.has_learned_since_version() || self.outbox.len() >= OUTBOX_MAX {
+        let is_held = self.committer.is_busy() || self.outbox.len() >= OUTBOX_MAX;
+        if is_held || !trainer.has_matured() || !self.has_learned_since_version() {
             return false;
         }
         let since = trainer.counters().learned - self.parent.as_ref().map_or(0, |parent| parent.learned);
@@ -224,14 +261,51 @@ impl Worker<'_> {
         by_examples || by_time
     }
 
-    /// Takes a checkpoint between two records.
+    /// Takes a checkpoint between two records, and gives it to the writing thread.
     fn checkpoint(&mut self) -> Result<(), WorkerError> {
         self.letters.sender.flush()?;
+        let start = Instant::now();
         let trainer = &mut self.drive.trainer;
-        let lineage = resume::lineage(self.config, trainer, self.next_version, self.parent.clone());
-        self.checkpoint = self.store.commit(&checkpoint::encode(trainer, &lineage), &self.outbox)?;
+        let cut = trainer.cut(self.committer.wants());
+        let lineage = resume::lineage(self.config, trainer, cut.digest, self.next_version, self.parent.clone());
+        self.board.update(|status| status.checkpoint_pause_seconds = start.elapsed().as_secs_f64());
+        let (outbox, staged) = (self.outbox.clone(), self.staged.clone());
+        self.committer.submit(Job { cut, lineage, outbox, staged });
         self.checkpoint_at = Instant::now();
         Ok(())
+    }
+
+    /// Makes everything durable before the worker ends: tries until it is, or until there is no time left.
+    fn commit_last(&mut self) -> Result<(), WorkerError> {
+        self.wait_for_commit()?;
+        let before = self.checkpoint;
+        while self.checkpoint == before {
+            self.checkpoint()?;
+            self.wait_for_commit()?;
+            if self.checkpoint == before {
+                std::thread::park_timeout(RETRY_AFTER);
+            }
+        }
+        Ok(())
+    }
+
+    fn wait_for_commit(&mut self) -> Result<(), WorkerError> {
+        if let Some(committed) = self.committer.wait()? {
+            self.note_committed(committed);
+        }
+        Ok(())
+    }
+
+    fn note_committed(&mut self, committed: Committed) {
+        self.checkpoint = committed.commit;
+        self.board.update(|status| {
+            status.checkpoint_bytes = committed.bytes;
+            status.checkpoint_seconds = committed.elapsed.as_secs_f64();
+        });
+        for entry in committed.installed {
+            self.staged.retain(|staged| staged.version != entry.version);
+            self.publisher.announce(entry);
+        }
     }
 
     /// Cuts a version between two records: staged, committed with its place in the outbox, installed, announced.
@@ -269,9 +343,8 @@ impl Worker<'_> {
         self.parent = Some(Parent { version, manifest_digest: artefact.digest.clone(), learned });
         self.next_version = version + 1;
         self.outbox.push(entry.clone());
+        self.staged.push(entry);
         self.checkpoint()?;
-        artefacts::install(root, &entry.directory)?;
-        self.publisher.announce(entry);
         self.versions.push(version);
         self.version_at = Instant::now();
         Ok(())

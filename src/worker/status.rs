@@ -48,6 +48,12 @@ pub struct Status {
     pub version: Option<u64>,
     /// Number of the newest checkpoint.
     pub checkpoint: Option<u64>,
+    /// Bytes that the newest checkpoint gave to the store.
+    pub checkpoint_bytes: u64,
+    /// How long it took to write, in seconds.
+    pub checkpoint_seconds: f64,
+    /// How long learning stood still for it, in seconds.
+    pub checkpoint_pause_seconds: f64,
     /// Versions that are durable but not announced yet.
     pub outbox: usize,
     /// The trainer's counters.
@@ -93,6 +99,9 @@ impl Status {
         gauge!("deepfm_waiting_clicks", "model" => model()).set(self.waiting_clicks as f64);
         gauge!("deepfm_rows", "model" => model()).set(self.rows as f64);
         gauge!("deepfm_outbox", "model" => model()).set(self.outbox as f64);
+        gauge!("deepfm_checkpoint_bytes", "model" => model()).set(self.checkpoint_bytes as f64);
+        gauge!("deepfm_checkpoint_seconds", "model" => model()).set(self.checkpoint_seconds);
+        gauge!("deepfm_checkpoint_pause_seconds", "model" => model()).set(self.checkpoint_pause_seconds);
         let optional = [
             ("deepfm_watermark_ms", self.watermark.map(|watermark| watermark as f64)),
             ("deepfm_version", self.version.map(|version| version as f64)),
@@ -136,6 +145,14 @@ pub fn describe_metrics() {
     describe_gauge!("deepfm_watermark_ms", "Event-time watermark, milliseconds since 1970");
     describe_gauge!("deepfm_version", "The newest published version");
     describe_gauge!("deepfm_checkpoint", "Number of the newest checkpoint");
+    describe_gauge!("deepfm_checkpoint_bytes", "Bytes written by the newest checkpoint");
+    describe_gauge!("deepfm_checkpoint_seconds", "How long the newest checkpoint took to write");
+    describe_gauge!("deepfm_checkpoint_pause_seconds", "How long learning stood still for the newest checkpoint");
+    describe_counter!("deepfm_checkpoint_failures_total", "Checkpoints that could not be written");
+    describe_counter!(
+        "deepfm_checkpoint_fallbacks_total",
+        "Starts from an older checkpoint, since newer ones were damaged"
+    );
     describe_gauge!("deepfm_window_log_loss", "Progressive log loss of the last window");
     describe_gauge!("deepfm_window_normalized_entropy", "Progressive normalized entropy of the last window");
     describe_gauge!("deepfm_window_auc", "Progressive AUC of the last window");

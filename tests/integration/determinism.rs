@@ -9,9 +9,9 @@ use deepfm_stream::join::params::{JoinParams, LabelPolicy, LatePolicy};
 use deepfm_stream::model::params::{Activation, MlpParams, ModelParams, Parts};
 use deepfm_stream::model::{Executor, Inline};
 use deepfm_stream::optim::params::{FtrlParams, SgdParams};
-use deepfm_stream::snapshot::checkpoint::{self, Lineage, Section};
+use deepfm_stream::snapshot::checkpoint::{self, Layer, Lineage, Merge, Place, Section};
 use deepfm_stream::stream::{Arrival, Control, JournalEntry, Partition, Refused, Script};
-use deepfm_stream::train::{BatchParams, StateDigest, TrainParams, Trainer};
+use deepfm_stream::train::{BatchParams, Scope, StateDigest, TrainParams, Trainer};
 
 const FIELDS: usize = 3;
 
@@ -180,19 +180,42 @@ fn plain_run(params: &TrainParams, log: &Log) -> StateDigest {
     trainer.state_digest()
 }
 
-/// Takes the state through a checkpoint; what was queued is read again, as after a crash.
-fn through_checkpoint(params: &TrainParams, mut trainer: Trainer, log: &Log, left: &mut Log) -> Trainer {
-    let lineage = Lineage {
+fn lineage(trainer: &Trainer, state_digest: StateDigest) -> Lineage {
+    Lineage {
         format: checkpoint::FORMAT_VERSION,
         configuration: String::new(),
         next_version: 1,
         parent: None,
         journal: trainer.sequencer().journal().to_vec(),
-        state_digest: trainer.state_digest(),
-    };
-    let blocks = checkpoint::encode(&trainer, &lineage);
-    let (restored, read) = checkpoint::decode(params.clone(), &blocks).expect("what was written is read");
-    assert_eq!(read, lineage);
+        state_digest,
+    }
+}
+
+/// Adds a checkpoint of what changed, or of everything when there is none yet.
+fn take_checkpoint(trainer: &mut Trainer, layers: &mut Vec<Layer>) -> Lineage {
+    let cut = trainer.cut(if layers.is_empty() { Scope::Everything } else { Scope::Changes });
+    let lineage = lineage(trainer, cut.digest);
+    layers.push(checkpoint::encode(&cut, &lineage));
+    lineage
+}
+
+/// The layers merged into one, as the store does it.
+fn merged(layers: &[Layer]) -> Layer {
+    let (mut merge, mut blocks) = (Merge::default(), Vec::new());
+    for (depth, layer) in layers.iter().rev().enumerate() {
+        for block in &layer.blocks {
+            let place = Place { depth, scope: layer.scope };
+            blocks.extend(merge.take(place, block.clone()).expect("what was written is read"));
+        }
+    }
+    blocks.extend(merge.finish().expect("what was written is read"));
+    Layer { scope: Scope::Everything, blocks }
+}
+
+/// Takes the state through its checkpoints; what was queued is read again, as after a crash.
+fn restarted(params: &TrainParams, layers: &[Layer], expected: &Lineage, log: &Log, left: &mut Log) -> Trainer {
+    let (restored, read) = checkpoint::decode(params.clone(), layers).expect("what was written is read");
+    assert_eq!(read, *expected);
     let positions = restored.positions();
     for (partition, arrivals) in log {
         let unread = arrivals.iter().filter(|arrival| arrival.offset >= positions[partition]).cloned().collect();
@@ -205,6 +228,7 @@ fn through_checkpoint(params: &TrainParams, mut trainer: Trainer, log: &Log, lef
 fn disturbed_run<E: Executor>(params: &TrainParams, log: &Log, dice: &mut Dice, executor: &E) -> StateDigest {
     let mut trainer = started(params, log);
     let mut left = log.clone();
+    let mut layers = Vec::new();
     let partitions: Vec<Partition> = log.keys().copied().collect();
     while left.values().any(|arrivals| !arrivals.is_empty()) {
         let partition = partitions[dice.below(partitions.len() as u64) as usize];
@@ -219,8 +243,14 @@ fn disturbed_run<E: Executor>(params: &TrainParams, log: &Log, dice: &mut Dice, 
         if dice.one_in(4) {
             end_exhausted(&mut trainer, &left, executor);
         }
-        if dice.one_in(12) {
-            trainer = through_checkpoint(params, trainer, log, &mut left);
+        if dice.one_in(8) {
+            let lineage = take_checkpoint(&mut trainer, &mut layers);
+            if dice.one_in(4) {
+                layers = vec![merged(&layers)];
+            }
+            if dice.one_in(2) {
+                trainer = restarted(params, &layers, &lineage, log, &mut left);
+            }
         }
     }
     end_exhausted(&mut trainer, &left, executor);
@@ -377,21 +407,15 @@ fn every_byte_of_a_checkpoint_counts_for_the_digest() {
         }
     }
     consume_all(&mut trainer, &Inline);
-    let lineage = Lineage {
-        format: checkpoint::FORMAT_VERSION,
-        configuration: String::new(),
-        next_version: 1,
-        parent: None,
-        journal: Vec::new(),
-        state_digest: trainer.state_digest(),
-    };
-    let blocks = checkpoint::encode(&trainer, &lineage);
-    checkpoint::decode(params.clone(), &blocks).expect("what was written is read");
+    let mut layers = Vec::new();
+    take_checkpoint(&mut trainer, &mut layers);
+    checkpoint::decode(params.clone(), &layers).expect("what was written is read");
+    let blocks = &layers[0].blocks;
     let mut altered = 0;
     for (number, block) in blocks.iter().enumerate().filter(|(_, block)| block.section != Section::Lineage) {
         for at in 0..block.bytes.len() {
-            let mut damaged = blocks.clone();
-            damaged[number].bytes[at] ^= 1;
+            let mut damaged = layers.clone();
+            damaged[0].blocks[number].bytes[at] ^= 1;
             // Values that no encoder writes may be refused by an assertion: refused all the same.
             let read = std::panic::catch_unwind(|| checkpoint::decode(params.clone(), &damaged).is_ok());
             assert!(!matches!(read, Ok(true)), "byte {at} of block {number} ({:?}) does not count", block.section);

@@ -1,28 +1,64 @@
 //! The sled store: what was acknowledged is there after any kill, damage is seen, and one process has a directory.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use deepfm_stream::feature::hash;
-use deepfm_stream::snapshot::checkpoint::{Block, Section};
+use deepfm_stream::snapshot::checkpoint::{Block, Layer, Section};
 use deepfm_stream::store::{OutboxEntry, Saved, SledStore, Stage, Store, StoreError};
+use deepfm_stream::train::Scope;
+
+/// Bytes of a row of the tests' tables.
+const ROW_BYTES: u32 = 104;
 
 /// Names the directory in which a child process commits.
 const CHILD_DIRECTORY: &str = "DEEPFM_TEST_STORE";
 /// Names the stage at which a child process ends itself, and the commit in which it does.
 const CHILD_STAGE: &str = "DEEPFM_TEST_STAGE";
 
-/// The blocks of a commit, a function of its number.
-fn blocks(commit: u64) -> Vec<Block> {
-    let sections = [Section::Lineage, Section::Scalars, Section::Rows, Section::Rows, Section::Join];
-    let block = |(index, section)| {
-        let length = 1 + hash::hash(1, commit, index) % 50_000;
-        let bytes = (0..length).map(|at| hash::hash(commit, index, at / 8) as u8).collect();
-        Block { section, bytes }
-    };
-    (0_u64..).zip(sections).map(block).collect()
+/// The layer of a commit, a function of its number: some rows of a small table, some entries of a small join.
+fn layer(commit: u64, scope: Scope) -> Layer {
+    let mut rows = ROW_BYTES.to_le_bytes().to_vec();
+    for row in 0..=hash::hash(1, commit, 0) % 40 {
+        let id = if scope == Scope::Everything { row } else { hash::hash(2, commit, row) % 500 };
+        rows.extend(id.to_le_bytes());
+        rows.extend([7, 0, 0, 0, 1, 0, 0, 0]);
+        rows.extend((0..u64::from(ROW_BYTES) - 16).map(|at| hash::hash(commit, row, at / 8) as u8));
+    }
+    let text = |length: u64| (0..length).map(|at| hash::hash(commit, 9, at / 8) as u8).collect();
+    let block = |section, bytes| Block { section, bytes };
+    let blocks = vec![
+        block(Section::Lineage, text(1 + commit % 300)),
+        block(Section::Scalars, text(1 + hash::hash(3, commit, 0) % 50_000)),
+        block(Section::Rows, rows),
+    ];
+    Layer { scope, blocks }
+}
+
+/// What the layers of a checkpoint amount to: the newest scalars, and the newest form of each row.
+fn effective(layers: &[Layer]) -> (Vec<Block>, BTreeMap<u64, Vec<u8>>) {
+    let mut rows = BTreeMap::new();
+    for block in layers.iter().flat_map(|layer| &layer.blocks).filter(|block| block.section == Section::Rows) {
+        for row in block.bytes[4..].chunks_exact(ROW_BYTES as usize) {
+            let id = u64::from_le_bytes(*row.first_chunk().expect("a row begins with its id"));
+            rows.insert(id, row.to_vec());
+        }
+    }
+    let newest = layers.last().expect("a checkpoint has layers");
+    (newest.blocks.iter().filter(|block| block.section != Section::Rows).cloned().collect(), rows)
+}
+
+/// What the first commits amount to, when the first is of everything and the others of changes.
+fn expected(commit: u64) -> (Vec<Block>, BTreeMap<u64, Vec<u8>>) {
+    effective(&(1..=commit).map(|at| layer(at, scope_of(at))).collect::<Vec<_>>())
+}
+
+fn scope_of(commit: u64) -> Scope {
+    if commit == 1 { Scope::Everything } else { Scope::Changes }
 }
 
 fn outbox(commit: u64) -> Vec<OutboxEntry> {
@@ -43,7 +79,7 @@ fn load(directory: &Path) -> Result<Option<Saved>, StoreError> {
 
 fn assert_is_commit(saved: &Saved, commit: u64) {
     assert_eq!(saved.commit, commit);
-    assert_eq!(saved.blocks, blocks(commit), "the blocks of commit {commit}");
+    assert!(effective(&saved.layers) == expected(commit), "the layers of commit {commit}");
     if saved.fell_back.is_none() {
         assert_eq!(saved.outbox, outbox(commit), "the outbox of commit {commit}");
     }
@@ -54,7 +90,7 @@ fn filled(directory: &Path, commits: u64) {
     let mut store = SledStore::open(directory).expect("nobody else has it");
     store.load().expect("it is new");
     for commit in 1..=commits {
-        assert_eq!(store.commit(&blocks(commit), &outbox(commit)).expect("the disk takes it"), commit);
+        assert_eq!(store.commit(&layer(commit, scope_of(commit)), &outbox(commit)).expect("the disk takes it"), commit);
     }
 }
 
@@ -85,7 +121,7 @@ fn a_store_that_came_back_empty_or_old_is_refused_and_never_taken_for_a_new_one(
     let mut store = SledStore::open(directory.path()).expect("nobody else has it");
     store.load().expect("it is whole");
     for commit in 4..=6 {
-        store.commit(&blocks(commit), &outbox(commit)).expect("the disk takes it");
+        store.commit(&layer(commit, scope_of(commit)), &outbox(commit)).expect("the disk takes it");
     }
     drop(store);
     fs::remove_dir_all(directory.path().join("base-1")).expect("it is there");
@@ -144,15 +180,17 @@ fn child_commits_until_it_is_ended() {
     println!("acknowledged {commit}");
     while commit < 100_000 {
         commit += 1;
-        assert_eq!(store.commit(&blocks(commit), &outbox(commit)).expect("the disk takes it"), commit);
+        assert_eq!(store.commit(&layer(commit, scope_of(commit)), &outbox(commit)).expect("the disk takes it"), commit);
         println!("acknowledged {commit}");
     }
 }
 
-fn end_at_stage(stage: Stage) {
+#[allow(clippy::unnecessary_wraps, reason = "the store asks what happened at each stage")]
+fn end_at_stage(stage: Stage) -> Result<(), StoreError> {
     if std::env::var(CHILD_STAGE).is_ok_and(|wanted| wanted == format!("{stage:?}")) {
         std::process::abort();
     }
+    Ok(())
 }
 
 fn child(directory: &Path, stage: &str) -> Child {
@@ -212,23 +250,115 @@ fn a_crash_at_every_arrow_of_the_commit_leaves_the_old_state_or_the_new_one() {
         let mut store = SledStore::open(directory.path()).expect("nobody else has it");
         store.load().expect("it is whole");
         let next = committed + 1;
-        assert_eq!(store.commit(&blocks(next), &outbox(next)).expect("it goes on"), next);
+        assert_eq!(store.commit(&layer(next, scope_of(next)), &outbox(next)).expect("it goes on"), next);
+    }
+}
+
+/// The stage at which the store of the test below fails, counted from 1; 0 is never.
+static FAILS_AT: AtomicUsize = AtomicUsize::new(0);
+
+const STAGES: [Stage; 6] =
+    [Stage::BlocksSynced, Stage::Committed, Stage::Witnessed, Stage::Removed, Stage::Merged, Stage::MergeVerified];
+
+fn fail_at_stage(stage: Stage) -> Result<(), StoreError> {
+    let failing = FAILS_AT.load(Ordering::SeqCst).checked_sub(1).map(|at| STAGES[at]);
+    if failing == Some(stage) {
+        let source = std::io::Error::from_raw_os_error(28);
+        return Err(StoreError::Io { doing: "write", path: "disk".into(), source });
+    }
+    Ok(())
+}
+
+#[test]
+fn after_a_failure_at_any_arrow_everything_is_committed_into_a_fresh_place() {
+    for (at, stage) in (1..).zip(STAGES) {
+        let directory = tempfile::tempdir().expect("a directory of our own");
+        let mut store = SledStore::open_with(directory.path(), fail_at_stage).expect("nobody else has it");
+        store.load().expect("it is new");
+        let mut layers = vec![wide(1, 0, 90_000, Scope::Everything)];
+        store.commit(&layers[0], &[]).expect("the disk takes it");
+        FAILS_AT.store(at, Ordering::SeqCst);
+        let mut commit = 2;
+        // Deltas large enough to be merged, until the failure has shown.
+        while store.wants() == Scope::Changes {
+            assert!(commit < 200, "{stage:?}: nothing failed");
+            let delta = wide(commit, 0, 20_000, Scope::Changes);
+            if store.commit(&delta, &[]).is_ok() {
+                layers.push(delta);
+            }
+            commit += 1;
+        }
+        FAILS_AT.store(0, Ordering::SeqCst);
+        store.commit(&layers[0], &[]).unwrap_or_else(|error| panic!("{stage:?}: everything is taken: {error}"));
+        let last = wide(commit, 500, 1000, Scope::Changes);
+        let number = store.commit(&last, &[]).expect("changes are taken again");
+        drop(store);
+        let saved = load(directory.path()).expect("it is whole").expect("there are commits");
+        assert_eq!((saved.commit, saved.fell_back), (number, None), "{stage:?}");
+        assert!(effective(&saved.layers) == effective(&[layers[0].clone(), last]), "{stage:?}");
     }
 }
 
 #[test]
-fn disk_use_stays_bounded_over_many_rewrites() {
+fn a_damaged_delta_costs_only_what_came_after_the_one_below_it() {
+    let directory = tempfile::tempdir().expect("a directory of our own");
+    filled(directory.path(), 5);
+    let path = directory.path().join("base-1/db");
+    let mut file = fs::read(&path).expect("sled's file");
+    let scalars = layer(5, Scope::Changes).blocks[1].bytes.clone();
+    let wanted = &scalars[..scalars.len().min(64)];
+    let at = file.windows(wanted.len()).position(|window| window == wanted).expect("the delta is in the file");
+    file[at] ^= 4;
+    fs::write(&path, file).expect("the disk takes it");
+    let mut store = SledStore::open(directory.path()).expect("nobody else has it");
+    let saved = store.load().expect("there is one that is whole").expect("there are commits");
+    assert!(saved.fell_back.is_some(), "it says that it fell back");
+    assert_is_commit(&saved, 4);
+    assert_eq!(store.wants(), Scope::Everything, "nothing is written behind damage");
+    let number = store.commit(&layer(9, Scope::Everything), &[]).expect("the disk takes it");
+    assert!(number > 5, "a number that was used is not used again: {number}");
+    drop(store);
+    let saved = load(directory.path()).expect("it is whole").expect("there are commits");
+    assert_eq!((saved.commit, saved.fell_back), (number, None));
+    assert!(effective(&saved.layers) == effective(&[layer(9, Scope::Everything)]));
+}
+
+/// A layer of consecutive rows, whose content is a function of the commit.
+fn wide(commit: u64, first: u64, rows: u64, scope: Scope) -> Layer {
+    let mut blocks = vec![Block { section: Section::Scalars, bytes: commit.to_le_bytes().to_vec() }];
+    for block in 0..rows / 1000 {
+        let mut bytes = ROW_BYTES.to_le_bytes().to_vec();
+        for row in 0..1000 {
+            bytes.extend((first + block * 1000 + row).to_le_bytes());
+            bytes.extend([commit as u8 | 1; 96]);
+        }
+        blocks.push(Block { section: Section::Rows, bytes });
+    }
+    Layer { scope, blocks }
+}
+
+#[test]
+fn deltas_are_merged_into_a_new_base_and_disk_use_stays_bounded() {
     let directory = tempfile::tempdir().expect("a directory of our own");
     let mut store = SledStore::open(directory.path()).expect("nobody else has it");
     store.load().expect("it is new");
-    let large: Vec<Block> =
-        (0..80).map(|at| Block { section: Section::Rows, bytes: vec![at as u8; 120_000] }).collect();
-    for _ in 0..40 {
-        store.commit(&large, &[]).expect("the disk takes it");
+    let mut layers = vec![wide(1, 0, 100_000, Scope::Everything)];
+    store.commit(&layers[0], &[]).expect("the disk takes it");
+    let mut bases = std::collections::BTreeSet::new();
+    for commit in 2..=60 {
+        let delta = wide(commit, hash::hash(8, commit, 0) % 90_000, 20_000, Scope::Changes);
+        store.commit(&delta, &[]).expect("the disk takes it");
+        layers.push(delta);
+        let live = 100_000 * 104;
+        assert!(size(directory.path()) < 14 * live + (16 << 20), "{} bytes for {live} live", size(directory.path()));
+        bases.extend(fs::read_dir(directory.path()).expect("it is there").flatten().map(|entry| entry.file_name()));
     }
-    let bytes = size(directory.path());
-    let live = 80 * 120_000;
-    assert!(bytes < 14 * live + (128 << 20), "{bytes} bytes on disk for {live} live");
+    drop(store);
+    assert!(bases.len() > 6, "few merges: {bases:?}");
+    let saved = load(directory.path()).expect("it is whole").expect("there are commits");
+    assert_eq!((saved.commit, saved.fell_back), (60, None));
+    assert!(saved.layers.len() < 40, "{} layers", saved.layers.len());
+    assert!(effective(&saved.layers) == effective(&layers), "a merge changed the checkpoint");
 }
 
 fn size(path: &Path) -> u64 {

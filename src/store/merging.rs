@@ -1,0 +1,100 @@
+//! A new base, merged on a thread of its own from the old base and its deltas while deltas go on being committed.
+
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::StoreError;
+use super::directory::{Directory, Head, LayerHead};
+use super::sled_store::{AtStage, Stage};
+use crate::snapshot::checkpoint::{Merge, Place};
+use crate::train::Scope;
+
+/// Deltas are merged when they take this share of their base, …
+const DELTAS_SHARE: f64 = 0.5;
+
+/// … and at least this many bytes, …
+const DELTAS_MIN: u64 = 8 << 20;
+
+/// … or when there are this many.
+pub(super) const DELTAS_MAX: usize = 256;
+
+/// A merge under way.
+pub(super) struct Merging {
+    pub(super) name: String,
+    thread: JoinHandle<Result<Merged, StoreError>>,
+}
+
+/// A new base that was read back, in a database of its own that has no head yet.
+pub(super) struct Merged {
+    pub(super) name: String,
+    pub(super) directory: Directory,
+    pub(super) base: LayerHead,
+}
+
+/// Whether the deltas of a head have grown enough.
+pub(super) fn is_due(head: &Head) -> bool {
+    let Some((base, deltas)) = head.layers.split_first() else {
+        return false;
+    };
+    let bytes: u64 = deltas.iter().map(|delta| delta.bytes).sum();
+    deltas.len() >= DELTAS_MAX || (bytes >= DELTAS_MIN && bytes as f64 > DELTAS_SHARE * base.bytes as f64)
+}
+
+impl Merging {
+    /// Begins to merge what `head` names into a fresh database.
+    pub(super) fn start(name: String, path: PathBuf, head: Head, old: Directory, at_stage: AtStage) -> Self {
+        let into = name.clone();
+        let thread = std::thread::spawn(move || merge(into, &path, &head, old, at_stage));
+        Self { name, thread }
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits for the merge.
+    pub(super) fn finish(self) -> Result<Merged, StoreError> {
+        let Self { name, thread } = self;
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(StoreError::Damaged { path: name.into(), reason: "merging panicked".into() }))
+    }
+}
+
+fn merge(
+    name: String,
+    path: &std::path::Path,
+    head: &Head,
+    mut old: Directory,
+    at_stage: AtStage,
+) -> Result<Merged, StoreError> {
+    let start = Instant::now();
+    let unreadable = |error| StoreError::Damaged { path: path.to_owned(), reason: format!("merging: {error}") };
+    let mut directory = Directory::open(path)?;
+    let mut writer = Directory::begin(head.commit(), Scope::Everything);
+    let mut merge = Merge::default();
+    for (depth, layer) in head.layers.iter().rev().enumerate() {
+        let place = Place { depth, scope: layer.scope };
+        old.read_blocks(layer, |block| {
+            for merged in merge.take(place, block).map_err(unreadable)? {
+                directory.put(&mut writer, &merged)?;
+            }
+            Ok(())
+        })?;
+    }
+    for merged in merge.finish().map_err(unreadable)? {
+        directory.put(&mut writer, &merged)?;
+    }
+    let base = directory.end(writer)?;
+    at_stage(Stage::Merged)?;
+    directory.read_blocks(&base, |_| Ok(()))?;
+    at_stage(Stage::MergeVerified)?;
+    tracing::info!(
+        "merged {} layers into {name}, {} MB, in {:.1?}",
+        head.layers.len(),
+        base.bytes / 1_000_000,
+        start.elapsed()
+    );
+    Ok(Merged { name, directory, base })
+}

@@ -1,0 +1,151 @@
+//! Which checkpoint to go on from: the newest that is whole, held against what the witness knows.
+//!
+//! Looked for in this order: a commit that the witness does not know of yet, since a crash came between; the one it knows;
+//! those before it in the same database, while their layers are whole; the last one of the database before. What was
+//! acknowledged is in the witness, so a commit that it does not know of may be passed over, and nothing else in silence.
+
+use std::path::Path;
+
+use super::directory::{Directory, Head};
+use super::witness::{Testimony, Witness};
+use super::{Saved, StoreError};
+use crate::snapshot::checkpoint::Layer;
+
+/// A checkpoint that was found, with the database that has it.
+pub(super) struct Found {
+    pub(super) saved: Saved,
+    pub(super) name: String,
+    pub(super) directory: Directory,
+    pub(super) head: Head,
+}
+
+/// Looks for the checkpoint to go on from; `names` are the databases, the newest first. `None` when there never was one.
+///
+/// # Errors
+/// What is wrong, when there was one and none is whole.
+pub(super) fn find(root: &Path, names: &[String], witness: Option<&Witness>) -> Result<Option<Found>, String> {
+    let known = witness.map_or(0, |witness| witness.newest.commit);
+    let mut faults: Vec<String> = Vec::new();
+    for name in names {
+        let expected = expectation(name, witness);
+        if matches!(expected, Expectation::Nothing) {
+            continue;
+        }
+        match candidate(root, name, &expected, known) {
+            Ok(None) => {}
+            Ok(Some((mut found, fault))) => {
+                faults.extend(fault);
+                if !faults.is_empty() {
+                    found.saved.fell_back = Some(faults.join("; "));
+                }
+                return Ok(Some(found));
+            }
+            // A database that the witness does not know of holds nothing that was acknowledged.
+            Err(_) if matches!(expected, Expectation::Successor) && known > 0 => {}
+            Err(fault) => faults.push(format!("{name}: {fault}")),
+        }
+    }
+    if known > 0 {
+        faults.push(format!("the witness knows checkpoint {known}, and none that is whole was found"));
+    }
+    if faults.is_empty() { Ok(None) } else { Err(faults.join("; ")) }
+}
+
+/// What the witness says of a database.
+enum Expectation<'w> {
+    /// It is the newest it knows, with the commit before it there.
+    Newest(&'w Testimony, Option<&'w Testimony>),
+    /// It is the one before.
+    Other(&'w Testimony),
+    /// It is newer than the witness: a commit into a fresh database that a crash cut short.
+    Successor,
+    /// It is none of these, and to be removed.
+    Nothing,
+}
+
+fn expectation<'w>(name: &str, witness: Option<&'w Witness>) -> Expectation<'w> {
+    let Some(Witness { newest, before, other, .. }) = witness else {
+        return Expectation::Successor;
+    };
+    match other {
+        _ if newest.directory == name => Expectation::Newest(newest, before.as_ref()),
+        Some(other) if other.directory == name => Expectation::Other(other),
+        _ if number(name) > number(&newest.directory) => Expectation::Successor,
+        _ => Expectation::Nothing,
+    }
+}
+
+/// The number in a database's name.
+pub(super) fn number(name: &str) -> Option<u64> {
+    name.strip_prefix("base-")?.parse().ok()
+}
+
+/// The newest whole checkpoint of a database that fits what is expected of it, and what is wrong with newer ones.
+fn candidate(
+    root: &Path,
+    name: &str,
+    expected: &Expectation<'_>,
+    known: u64,
+) -> Result<Option<(Found, Option<String>)>, String> {
+    let path = root.join(name);
+    if !path.exists() {
+        return Err("it is gone".to_owned());
+    }
+    let mut directory = Directory::open(&path).map_err(|error| text(&error))?;
+    let Some(head) = directory.head().map_err(|error| text(&error))? else {
+        return match expected {
+            // A fresh database without a commit: a merge or a commit was cut short.
+            Expectation::Successor => Ok(None),
+            Expectation::Newest(..) | Expectation::Other(_) | Expectation::Nothing => Err("it is empty".to_owned()),
+        };
+    };
+    let testified = |testimony: &Testimony| {
+        head.at(testimony.commit)
+            .filter(|at| at.digest() == testimony.digest)
+            .ok_or_else(|| format!("{name} is at checkpoint {}, the witness knows {}", head.commit(), testimony.commit))
+    };
+    let mut older = None;
+    let head = match expected {
+        Expectation::Newest(newest, before) => match (testified(newest), before) {
+            (Ok(_), _) => head,
+            (Err(fault), Some(before)) if head.commit() == before.commit => {
+                older = Some(fault);
+                testified(before)?
+            }
+            (Err(fault), _) => return Err(fault),
+        },
+        Expectation::Other(testimony) => testified(testimony)?,
+        Expectation::Successor if known == 0 && head.layers.len() > 1 => {
+            return Err(format!("it is at checkpoint {}, and there is no witness of any", head.commit()));
+        }
+        Expectation::Successor if head.commit() > known => head,
+        Expectation::Successor | Expectation::Nothing => return Ok(None),
+    };
+    let (layers, fault) = whole_layers(&mut directory, &head);
+    if layers.is_empty() {
+        return Err(fault.unwrap_or_default());
+    }
+    let fault = older.or(fault);
+    let head = Head { layers: head.layers[..layers.len()].to_vec() };
+    // The outbox is that of the newest commit; a read that failed has closed the handle.
+    let outbox = if fault.is_none() { directory.outbox().map_err(|error| text(&error))? } else { Vec::new() };
+    let saved = Saved { commit: head.commit(), layers, outbox, fell_back: None };
+    Ok(Some((Found { saved, name: name.to_owned(), directory, head }, fault)))
+}
+
+/// The layers from the base up to the first that is damaged.
+fn whole_layers(directory: &mut Directory, head: &Head) -> (Vec<Layer>, Option<String>) {
+    let mut layers = Vec::new();
+    for layer in &head.layers {
+        match directory.read(layer) {
+            Ok(layer) => layers.push(layer),
+            Err(error) => return (layers, Some(text(&error))),
+        }
+    }
+    (layers, None)
+}
+
+fn text(error: &StoreError) -> String {
+    let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
+    format!("{error}{source}")
+}

@@ -1,0 +1,73 @@
+//! What a checkpoint takes from a trainer between two records, as a copy: learning goes on while it is written.
+
+use serde::{Deserialize, Serialize};
+
+use super::digest::Scalars;
+use super::{StateDigest, Trainer};
+
+/// How much a checkpoint takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Scope {
+    /// The whole state.
+    Everything,
+    /// What changed since the cut before, on top of which it is written.
+    Changes,
+}
+
+/// The state at one place of the log, or what changed in it since the cut before.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StateCut {
+    /// Which of the two.
+    pub scope: Scope,
+    /// The digest of the whole state.
+    pub digest: StateDigest,
+    /// [`Scalars`] in postcard: always the whole of them.
+    pub scalars: Vec<u8>,
+    /// Rows of the table, each [`row_bytes`](Self::row_bytes) long.
+    pub rows: Vec<u8>,
+    /// Bytes of a row.
+    pub row_bytes: usize,
+    /// What the join holds, or how that changed: see [`crate::join::first_record`].
+    pub join: Vec<u8>,
+}
+
+impl Trainer {
+    /// Takes a cut. Changes can only be taken after everything was, or after the trainer was restored; before that,
+    /// everything is taken whatever was asked for.
+    pub fn cut(&mut self, scope: Scope) -> StateCut {
+        let row_bytes = self.model.row_bytes();
+        let changes = match scope {
+            Scope::Changes => self.model.table_mut().copy_unsaved().zip(self.join.cut_changes()),
+            Scope::Everything => None,
+        };
+        let (scope, rows, join) = if let Some((rows, join)) = changes {
+            (Scope::Changes, rows, join)
+        } else {
+            let (rows, join) = (self.model.table_mut().copy_all(), self.join.all_as_changes());
+            self.join.cut_changes();
+            (Scope::Everything, rows, join)
+        };
+        // After the rows were copied, which takes them into the digest.
+        let (digest, scalars) = self.digest_and_scalars();
+        StateCut { scope, digest, scalars, rows, row_bytes, join }
+    }
+
+    /// Bytes that a cut of the changes would take of the log, beside the scalars.
+    pub fn unsaved_bytes(&self) -> usize {
+        self.model.table().unsaved_len() * self.model.row_bytes() + self.join.changes_bytes()
+    }
+
+    /// Begins to note changes: a checkpoint has everything as it is now.
+    pub(super) fn note_saved(&mut self) {
+        self.model.table_mut().note_saved();
+        self.join.cut_changes();
+    }
+
+    /// Decodes the scalars of a cut.
+    ///
+    /// # Errors
+    /// When the bytes are not the scalars of a cut.
+    pub fn read_scalars(bytes: &[u8]) -> Result<Scalars, postcard::Error> {
+        postcard::from_bytes(bytes)
+    }
+}

@@ -1,0 +1,176 @@
+//! The writing thread: learning goes on while a cut is encoded, committed, and the versions that it knows of installed.
+//! At most one commit is in flight. A commit that fails is tried again, with everything, when the next one is due; until
+//! then nothing is lost, only undurable.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{Scope as ThreadScope, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use super::error::WorkerError;
+use crate::publish::artefacts;
+use crate::snapshot::checkpoint::{self, Lineage};
+use crate::store::{OutboxEntry, Store};
+use crate::train::{Scope, StateCut};
+
+/// How long a commit may take before the worker gives up on the disk.
+const COMMIT_MAX: Duration = Duration::from_mins(10);
+
+/// What is to be committed.
+#[derive(Debug)]
+pub struct Job {
+    /// The state.
+    pub cut: StateCut,
+    /// Where its versions come from.
+    pub lineage: Lineage,
+    /// Versions that are still to be announced.
+    pub outbox: Vec<OutboxEntry>,
+    /// Versions that are staged, to be installed once the commit is durable.
+    pub staged: Vec<OutboxEntry>,
+}
+
+/// A commit that is durable, and its versions in place.
+#[derive(Debug)]
+pub struct Committed {
+    /// Its number.
+    pub commit: u64,
+    /// Versions that were installed, and can be announced now.
+    pub installed: Vec<OutboxEntry>,
+    /// Bytes that were given to the store.
+    pub bytes: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+struct Outcome {
+    result: Result<Committed, WorkerError>,
+    wants: Scope,
+}
+
+/// The hand that gives cuts to the writing thread.
+pub struct Committer<'scope> {
+    jobs: Option<Sender<Job>>,
+    outcomes: Receiver<Outcome>,
+    thread: Option<ScopedJoinHandle<'scope, ()>>,
+    is_busy: bool,
+    wants: Scope,
+    durable_at: Instant,
+    undurable_max: Duration,
+}
+
+impl<'scope> Committer<'scope> {
+    /// Starts the thread over a store that was loaded. Past `undurable_max` without a durable commit a failure is final.
+    pub fn start<'env>(
+        scope: &'scope ThreadScope<'scope, 'env>,
+        store: &'env mut dyn Store,
+        versions_dir: PathBuf,
+        undurable_max: Duration,
+    ) -> Self {
+        let wants = store.wants();
+        let (jobs, inbox) = channel::<Job>();
+        let (outbox, outcomes) = channel();
+        let thread = scope.spawn(move || {
+            for job in inbox {
+                let result = commit(store, job, &versions_dir);
+                // The receiver may be gone already; then nobody wants to know.
+                if outbox.send(Outcome { result, wants: store.wants() }).is_err() {
+                    return;
+                }
+            }
+        });
+        let (jobs, thread) = (Some(jobs), Some(thread));
+        Self { jobs, outcomes, thread, is_busy: false, wants, durable_at: Instant::now(), undurable_max }
+    }
+
+    /// Whether a commit is in flight.
+    pub fn is_busy(&self) -> bool {
+        self.is_busy
+    }
+
+    /// What the next cut must hold.
+    pub fn wants(&self) -> Scope {
+        self.wants
+    }
+
+    /// Gives a job to the thread, which must not be busy.
+    pub fn submit(&mut self, job: Job) {
+        assert!(!self.is_busy, "at most one commit is in flight");
+        self.is_busy = true;
+        if let Some(jobs) = &self.jobs {
+            // A thread that has ended is noticed by whoever waits for the outcome.
+            let _ = jobs.send(job);
+        }
+    }
+
+    /// The commit that has become durable since the last call. One that failed is logged, while there is time to try again.
+    ///
+    /// # Errors
+    /// When nothing has become durable for too long.
+    pub fn poll(&mut self) -> Result<Option<Committed>, WorkerError> {
+        match self.outcomes.try_recv() {
+            Ok(outcome) => self.take(outcome),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Waits for the commit in flight, if there is one.
+    ///
+    /// # Errors
+    /// When nothing has become durable for too long, or the commit does not end.
+    pub fn wait(&mut self) -> Result<Option<Committed>, WorkerError> {
+        if !self.is_busy {
+            return Ok(None);
+        }
+        match self.outcomes.recv_timeout(COMMIT_MAX) {
+            Ok(outcome) => self.take(outcome),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                Err(WorkerError::CommitStuck(COMMIT_MAX))
+            }
+        }
+    }
+
+    fn take(&mut self, outcome: Outcome) -> Result<Option<Committed>, WorkerError> {
+        self.is_busy = false;
+        self.wants = outcome.wants;
+        match outcome.result {
+            Ok(committed) => {
+                self.durable_at = Instant::now();
+                Ok(Some(committed))
+            }
+            Err(error) if self.durable_at.elapsed() >= self.undurable_max => Err(error),
+            Err(error) => {
+                let undurable = self.durable_at.elapsed().as_secs();
+                metrics::counter!("deepfm_checkpoint_failures_total").increment(1);
+                tracing::error!(
+                    "a checkpoint failed, nothing has been durable for {undurable} of {:?}: {:#}",
+                    self.undurable_max,
+                    anyhow::Error::from(error)
+                );
+                Ok(None)
+            }
+        }
+    }
+}
+
+impl Drop for Committer<'_> {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the writing thread has panicked");
+        }
+    }
+}
+
+fn commit(store: &mut dyn Store, job: Job, versions_dir: &std::path::Path) -> Result<Committed, WorkerError> {
+    let start = Instant::now();
+    let layer = checkpoint::encode(&job.cut, &job.lineage);
+    let bytes = layer.bytes();
+    drop(job.cut);
+    let commit = store.commit(&layer, &job.outbox).map_err(WorkerError::Store)?;
+    for entry in &job.staged {
+        artefacts::install(versions_dir, &entry.directory)?;
+    }
+    Ok(Committed { commit, installed: job.staged, bytes, elapsed: start.elapsed() })
+}
