@@ -34,6 +34,19 @@ pub(crate) fn real_data(test: &str, name: &str) -> Option<PathBuf> {
     None
 }
 
+/// Copies a directory with everything in it.
+pub(crate) fn copy_directory(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("the disk takes it");
+    for entry in std::fs::read_dir(from).expect("it is there").flatten() {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_directory(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("the disk takes it");
+        }
+    }
+}
+
 /// Waits for a condition, looking often.
 pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use deepfm_stream::config::Config;
+use deepfm_stream::publish::topic::TopicError;
 use deepfm_stream::source::SourceError;
 use deepfm_stream::store::{SledStore, StoreError};
 use deepfm_stream::worker::admin::{Admin, Registry};
@@ -122,7 +123,7 @@ pub(crate) fn source_exit(error: &SourceError) -> Exit {
 /// The exit code of a worker's error.
 pub(crate) fn worker_failure(error: WorkerError) -> Failure {
     let exit = match &error {
-        WorkerError::Store(StoreError::Locked(_)) => Exit::Locked,
+        WorkerError::Store(StoreError::Locked(_)) | WorkerError::Topic(TopicError::Fenced { .. }) => Exit::Locked,
         WorkerError::Store(_)
         | WorkerError::CommitStuck(_)
         | WorkerError::NoFirstCheckpoint

@@ -71,6 +71,11 @@ pub fn stage(root: &Path, artefact: &Artefact) -> Result<(), ArtefactIoError> {
     sync(root)
 }
 
+/// Whether a version is there, staged or installed.
+pub fn is_present(root: &Path, directory: &str) -> bool {
+    root.join(directory).exists() || root.join(format!("{STAGED}{directory}")).exists()
+}
+
 /// Gives a staged version its name. Does nothing when it has it already.
 ///
 /// # Errors

@@ -7,12 +7,16 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::announcement::{Alias, Announcement};
 use crate::config::kafka::Kafka;
-use crate::source::client::{self, Quiet};
+use crate::source::client::{self, Deliveries, Quiet};
+use crate::source::kafka::is_unknown_topic;
+
+/// How long one question to the broker may take.
+const ASK: Duration = Duration::from_secs(5);
 
 /// The versions topic cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +34,14 @@ pub enum TopicError {
     Missing {
         /// Its name.
         topic: String,
+    },
+    /// Another worker has begun to write the model's versions.
+    #[error("another worker publishes versions of model {model} to {topic} now: this one is fenced off and ends")]
+    Fenced {
+        /// The topic.
+        topic: String,
+        /// The model.
+        model: String,
     },
     /// The broker did not answer within the bound.
     #[error("the versions topic {topic} did not answer within {bound:?} (kafka.retry_max_seconds): {reason}")]
@@ -66,11 +78,11 @@ pub fn read(kafka: &Kafka, model: &str) -> Result<Versions, TopicError> {
     let consumer: BaseConsumer<Quiet> = client::consumer(kafka).create_with_context(Quiet).map_err(failed)?;
     let (start, bound) = (Instant::now(), bound(kafka));
     let unreachable = |reason: String| TopicError::Unreachable { topic: topic.clone(), bound, reason };
-    let ask = Duration::from_secs(5).min(bound);
+    let ask = ASK.min(bound);
     let end = loop {
         match consumer.fetch_watermarks(topic, 0, ask) {
             Ok((_, high)) => break high,
-            Err(error) if crate::source::kafka::is_unknown_topic(&error) => {
+            Err(error) if is_unknown_topic(&error) => {
                 return Err(TopicError::Missing { topic: topic.clone() });
             }
             Err(error) if start.elapsed() >= bound => return Err(unreachable(error.to_string())),
@@ -128,43 +140,81 @@ impl Versions {
     }
 }
 
-/// Sends records to the topic, each waited for.
+/// The one writer of a model's versions: its transactions fence off whoever wrote under the model's name before, and it is
+/// itself fenced by whoever comes after.
 pub struct Announcer {
-    producer: FutureProducer<Quiet>,
-    runtime: tokio::runtime::Runtime,
+    producer: ThreadedProducer<Deliveries>,
     kafka: Kafka,
+    model: String,
 }
 
 impl Announcer {
-    /// A sender.
+    /// Fences off every earlier writer of the model: what they had not committed by now is never seen.
     ///
     /// # Errors
-    /// When the client's settings are refused.
-    pub fn new(kafka: &Kafka) -> Result<Self, TopicError> {
+    /// When the client's settings are refused, or the broker does not answer within the bound.
+    pub fn fence(kafka: &Kafka, model: &str) -> Result<Self, TopicError> {
         let failed = |source| TopicError::Client { topic: kafka.versions_topic.clone(), source };
-        let producer = client::producer(kafka).set("linger.ms", "0").create_with_context(Quiet).map_err(failed)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        let runtime = runtime.map_err(|error| failed(KafkaError::ClientCreation(error.to_string())))?;
-        Ok(Self { producer, runtime, kafka: kafka.clone() })
+        let mut config = client::producer(kafka);
+        config.set("linger.ms", "0").set("transactional.id", format!("deepfm-stream/{model}"));
+        let producer = config.create_with_context(Deliveries::default()).map_err(failed)?;
+        let announcer = Self { producer, kafka: kafka.clone(), model: model.to_owned() };
+        announcer.until_done(|producer| producer.init_transactions(ASK))?;
+        Ok(announcer)
     }
 
-    /// Sends a record and waits until the broker has it.
+    /// Writes records as one step, and waits until the broker has them.
     ///
     /// # Errors
-    /// When it is refused, or not taken within the bound.
-    pub fn send(&self, key: &str, payload: &str) -> Result<(), TopicError> {
+    /// When this writer was fenced, a record is refused, or the broker does not take them within the bound.
+    pub fn write(&self, records: &[(String, String)]) -> Result<(), TopicError> {
         let topic = &self.kafka.versions_topic;
-        let bound = bound(&self.kafka);
-        let record = FutureRecord::to(topic).partition(0).key(key).payload(payload);
-        match self.runtime.block_on(self.producer.send(record, bound)) {
-            Ok(_) => Ok(()),
-            Err((error, _)) if crate::source::kafka::is_unknown_topic(&error) => {
-                Err(TopicError::Missing { topic: topic.clone() })
+        self.until_done(Producer::begin_transaction)?;
+        for (key, payload) in records {
+            let record = BaseRecord::to(topic).partition(0).key(key).payload(payload);
+            self.producer.send(record).map_err(|(error, _)| self.error(error))?;
+        }
+        self.until_done(|producer| producer.commit_transaction(ASK))
+    }
+
+    /// Repeats a step of a transaction while that may help, at most for the bound.
+    fn until_done(
+        &self,
+        step: impl Fn(&ThreadedProducer<Deliveries>) -> Result<(), KafkaError>,
+    ) -> Result<(), TopicError> {
+        let (start, bound) = (Instant::now(), bound(&self.kafka));
+        loop {
+            match step(&self.producer) {
+                Ok(()) => return Ok(()),
+                Err(KafkaError::Transaction(error)) if error.is_retriable() && start.elapsed() < bound => {
+                    tracing::warn!("the versions topic {}: {error}; trying again", self.kafka.versions_topic);
+                }
+                Err(error) => return Err(self.error(error)),
             }
-            Err((error, _)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageTimedOut) => {
-                Err(TopicError::Unreachable { topic: topic.clone(), bound, reason: error.to_string() })
+        }
+    }
+
+    fn error(&self, error: KafkaError) -> TopicError {
+        let topic = self.kafka.versions_topic.clone();
+        let fatal = self.producer.client().fatal_error().map(|(code, _)| code);
+        let code = match &error {
+            KafkaError::Transaction(error) => Some(error.code()),
+            error => error.rdkafka_error_code(),
+        };
+        let is_fenced =
+            |code: &RDKafkaErrorCode| matches!(code, RDKafkaErrorCode::Fenced | RDKafkaErrorCode::InvalidProducerEpoch);
+        if [fatal, code].iter().flatten().any(is_fenced) {
+            return TopicError::Fenced { topic, model: self.model.clone() };
+        }
+        match (code, &error) {
+            _ if is_unknown_topic(&error) => TopicError::Missing { topic },
+            (Some(RDKafkaErrorCode::MessageTimedOut), _) => {
+                TopicError::Unreachable { topic, bound: bound(&self.kafka), reason: error.to_string() }
             }
-            Err((source, _)) => Err(TopicError::Client { topic: topic.clone(), source }),
+            (_, KafkaError::Transaction(inner)) if inner.is_retriable() => {
+                TopicError::Unreachable { topic, bound: bound(&self.kafka), reason: inner.to_string() }
+            }
+            _ => TopicError::Client { topic, source: error },
         }
     }
 }

@@ -26,12 +26,8 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Starts the thread; `known` is what the topic said at start.
-    ///
-    /// # Errors
-    /// When the client's settings are refused.
-    pub fn start(config: &Config, known: &Versions) -> Result<Self, TopicError> {
-        let announcer = Announcer::new(&config.kafka)?;
+    /// Starts the thread; `known` is what the topic said after all earlier writers were fenced off.
+    pub fn start(config: &Config, announcer: Announcer, known: &Versions) -> Self {
         let model = config.model.name.clone();
         let mut live = known.aliases.get(LIVE).cloned();
         let (entries, inbox) = channel::<OutboxEntry>();
@@ -46,7 +42,7 @@ impl Publisher {
                 }
             }
         });
-        Ok(Self { entries: Some(entries), announced, thread: Some(thread), waiting: 0 })
+        Self { entries: Some(entries), announced, thread: Some(thread), waiting: 0 }
     }
 
     /// Gives a version to the thread.
@@ -103,15 +99,20 @@ fn announce(
     entry: &OutboxEntry,
     live: &mut Option<Alias>,
 ) -> Result<(), TopicError> {
-    announcer.send(&entry.key, &entry.announcement)?;
+    let mut records = vec![(entry.key.clone(), entry.announcement.clone())];
     let announcement: Option<Announcement> = serde_json::from_str(&entry.announcement).ok();
     // An alias never moves back by itself: a version that is announced again after a restart may be an old one.
     let is_newer = live.as_ref().is_none_or(|live| live.version < entry.version);
-    if let Some(announcement) = announcement.filter(|_| entry.goes_live && is_newer) {
-        let alias = Alias::moved(live.as_ref(), LIVE, &announcement, jiff::Timestamp::now().to_string());
-        let record = serde_json::to_string(&alias).expect("an alias always encodes");
-        announcer.send(&Alias::key(model, LIVE), &record)?;
-        *live = Some(alias);
+    let moved = announcement
+        .filter(|_| entry.goes_live && is_newer)
+        .map(|announcement| Alias::moved(live.as_ref(), LIVE, &announcement, jiff::Timestamp::now().to_string()));
+    if let Some(alias) = &moved {
+        let record = serde_json::to_string(alias).expect("an alias always encodes");
+        records.push((Alias::key(model, LIVE), record));
+    }
+    announcer.write(&records)?;
+    if moved.is_some() {
+        *live = moved;
     }
     tracing::info!("version {} is announced{}", entry.version, if entry.goes_live { " and live" } else { "" });
     Ok(())

@@ -27,27 +27,33 @@ pub struct Beginning {
     pub is_new: bool,
 }
 
+/// Refuses to begin anew a model of which the versions topic knows versions: its state was lost.
+///
+/// # Errors
+/// When there are versions.
+pub fn refuse_lost_state(config: &Config, known: &Versions) -> Result<(), WorkerError> {
+    known.newest().map_or(Ok(()), |version| {
+        Err(WorkerError::StateLost {
+            topic: config.kafka.versions_topic.clone(),
+            model: config.model.name.clone(),
+            version,
+            path: config.state.dir.clone(),
+        })
+    })
+}
+
 /// Begins from a checkpoint, or anew.
 ///
 /// # Errors
-/// When the checkpoint does not fit the configuration, the state was lost, or the start position cannot be resolved.
+/// When the checkpoint does not fit the configuration, or the start position cannot be resolved.
 pub fn begin(
     config: &Config,
     saved: Option<Saved>,
-    may_be_new: bool,
     known: &Versions,
     log: &KafkaLog,
 ) -> Result<Beginning, WorkerError> {
     let first_free = known.newest().map_or(1, |newest| newest + 1);
     let Some(saved) = saved else {
-        if let (Some(version), false) = (known.newest(), may_be_new) {
-            return Err(WorkerError::StateLost {
-                topic: config.kafka.versions_topic.clone(),
-                model: config.model.name.clone(),
-                version,
-                path: config.state.dir.clone(),
-            });
-        }
         let mut trainer = Trainer::new(config.train_params());
         for (partition, next_offset) in log.starts(&config.kafka.start)? {
             trainer.control(&Control::Start { partition, next_offset }, &Inline, &mut |_| ())?;
@@ -101,6 +107,14 @@ fn settle(config: &Config, outbox: Vec<OutboxEntry>, known: &Versions) -> Result
     let mut pending = Vec::new();
     for entry in outbox {
         match settlement(&entry, known.announced.get(&entry.version)) {
+            // A copy of a state directory may come without its artefacts.
+            fate if !artefacts::is_present(root, &entry.directory) => {
+                if fate == Settlement::Announce {
+                    tracing::error!("version {} is not in {}: it will not be announced", entry.version, root.display());
+                    metrics::counter!("deepfm_versions_dropped_total", "model" => config.model.name.clone())
+                        .increment(1);
+                }
+            }
             Settlement::Announce => {
                 artefacts::install(root, &entry.directory)?;
                 pending.push(entry);

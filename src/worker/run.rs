@@ -20,6 +20,7 @@ use crate::feature::field::FieldSet;
 use crate::metric::Report;
 use crate::model::Inline;
 use crate::publish::announcement::Announcement;
+use crate::publish::topic::Announcer;
 use crate::publish::{artefacts, topic};
 use crate::snapshot::artefact::{Artefact, Cut};
 use crate::snapshot::checkpoint::Parent;
@@ -128,10 +129,15 @@ fn run_within<'scope, 'env: 'scope>(
     let checkpoint = saved.as_ref().map_or(0, |saved| saved.commit);
     let undurable_max = Duration::from_secs(config.state.undurable_max_seconds);
     let mut committer = Committer::start(scope, store, config.versions.dir.clone(), undurable_max);
+    // An empty state is refused before anyone is fenced off; the resume point is read after.
+    let known = topic::read(&config.kafka, &config.model.name)?;
+    if saved.is_none() && !options.is_reset {
+        resume::refuse_lost_state(config, &known)?;
+    }
+    let announcer = Announcer::fence(&config.kafka, &config.model.name)?;
     let known = topic::read(&config.kafka, &config.model.name)?;
     let log = KafkaLog::connect(&config.kafka)?;
-    let Beginning { mut trainer, next_version, parent, outbox, is_new } =
-        resume::begin(config, saved, options.is_reset, &known, &log)?;
+    let Beginning { mut trainer, next_version, parent, outbox, is_new } = resume::begin(config, saved, &known, &log)?;
     let ends = log.ends();
     let fields = config.field_set()?;
     let decoder = Decoder::new(fields.clone(), config.event_options())?;
@@ -142,7 +148,7 @@ fn run_within<'scope, 'env: 'scope>(
             observed.observe(payload);
         }
     });
-    let mut publisher = Publisher::start(config, &known)?;
+    let mut publisher = Publisher::start(config, announcer, &known);
     for entry in &outbox {
         publisher.announce(entry.clone());
     }

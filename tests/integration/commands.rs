@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::support::broker::{self, Broker, Outgoing};
 use crate::support::command::{Running, installed, run};
-use crate::support::{real_data, wait_for};
+use crate::support::{copy_directory, real_data, wait_for};
 
 /// A workplace of one test: configuration files and directories.
 struct Place {
@@ -140,9 +140,7 @@ fn a_replay_with_the_journal_reproduces_every_version_of_a_live_run_with_sparse_
     let name = "a_replay_with_the_journal_reproduces_every_version_of_a_live_run_with_sparse_clicks";
     let Some(broker) = broker::real(name) else { return };
     let place = Place::new(broker.kafka("live"), simulated_fields());
-    let config = place.config("live", "");
-    let text = fs::read_to_string(&config).expect("it was written").replace("window_seconds = 5", "window_seconds = 1");
-    fs::write(&config, text).expect("the disk takes it");
+    let config = quick(&place.config("live", ""));
     assert_eq!(run(&["topics", "apply", "--config", &config, "--partitions", "4"]).code, Some(0));
     let traffic = ["events", "simulate", "--config", &config, "--rate", "80", "--seconds", "14"];
     let mut traffic = Running::start(&traffic);
@@ -165,6 +163,56 @@ fn a_replay_with_the_journal_reproduces_every_version_of_a_live_run_with_sparse_
     let checks = checks.as_array().expect("a list");
     assert!(checks.len() >= 4);
     assert!(checks.iter().all(|check| check["expected"] == check["found"]), "{checks:#?}");
+}
+
+#[test]
+fn of_two_workers_on_one_model_the_older_is_fenced_off_and_publishes_nothing_more() {
+    let name = "of_two_workers_on_one_model_the_older_is_fenced_off_and_publishes_nothing_more";
+    let Some(broker) = broker::real(name) else { return };
+    let place = Place::new(broker.kafka("fenced"), simulated_fields());
+    let older = quick(&place.config("older", ""));
+    assert_eq!(run(&["topics", "apply", "--config", &older, "--partitions", "2"]).code, Some(0));
+    let traffic = Running::start(&["events", "simulate", "--config", &older, "--rate", "200", "--seconds", "60"]);
+    let first = Running::start(&["run", "--config", &older]);
+    wait_for("a version", || (!installed(&place.path("older-artefacts")).is_empty()).then_some(()));
+    first.terminate();
+    copy_directory(&place.path("older-state"), &place.path("newer-state"));
+    let newer = quick(&place.config("newer", ""));
+    let text = fs::read_to_string(&newer).expect("it was written").replace("name = \"newer\"", "name = \"older\"");
+    fs::write(&newer, text).expect("the disk takes it");
+    // An empty state is refused, and fences nobody: the older worker goes on.
+    let empty = place.config("empty", "");
+    let text = fs::read_to_string(&empty).expect("it was written").replace("name = \"empty\"", "name = \"older\"");
+    fs::write(&empty, text).expect("the disk takes it");
+    let first = Running::start(&["run", "--config", &older]);
+    let published = installed(&place.path("older-artefacts")).len();
+    assert_eq!(run(&["run", "--config", &empty]).code, Some(74));
+    wait_for("another version", || (installed(&place.path("older-artefacts")).len() > published).then_some(()));
+    let second = Running::start(&["run", "--config", &newer]);
+    let fenced = first.wait();
+    assert_eq!(fenced.code, Some(75), "{}", fenced.stderr);
+    assert!(fenced.stderr.contains("fenced off"), "{}", fenced.stderr);
+    wait_for("a version of the newer", || (!installed(&place.path("newer-artefacts")).is_empty()).then_some(()));
+    assert_eq!(second.terminate().code, Some(0));
+    drop(traffic);
+    let numbers: Vec<u64> = broker
+        .read_all(&place.kafka.versions_topic)
+        .iter()
+        .filter(|record| String::from_utf8_lossy(&record.key).contains("/v/"))
+        .map(|record| {
+            let document: Value = serde_json::from_slice(&record.payload).expect("an announcement is JSON");
+            document["version"].as_u64().expect("a number")
+        })
+        .collect();
+    let ascending = numbers.windows(2).all(|pair| pair[0] < pair[1]);
+    assert!(ascending, "numbers are used once and rise: {numbers:?}");
+}
+
+/// Shortens the window of a configuration, so that versions come soon.
+fn quick(config: &str) -> String {
+    let text = fs::read_to_string(config).expect("it was written").replace("window_seconds = 5", "window_seconds = 1");
+    fs::write(config, text).expect("the disk takes it");
+    config.to_owned()
 }
 
 #[test]

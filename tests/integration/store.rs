@@ -12,6 +12,8 @@ use deepfm_stream::snapshot::checkpoint::{Block, Layer, Section};
 use deepfm_stream::store::{OutboxEntry, Saved, SledStore, Stage, Store, StoreError};
 use deepfm_stream::train::Scope;
 
+use crate::support::copy_directory;
+
 /// Bytes of a row of the tests' tables.
 const ROW_BYTES: u32 = 104;
 
@@ -117,7 +119,7 @@ fn a_store_that_came_back_empty_or_old_is_refused_and_never_taken_for_a_new_one(
     let directory = tempfile::tempdir().expect("a directory of our own");
     filled(directory.path(), 3);
     let old = directory.path().join("old");
-    copy(&directory.path().join("base-1"), &old);
+    copy_directory(&directory.path().join("base-1"), &old);
     let mut store = SledStore::open(directory.path()).expect("nobody else has it");
     store.load().expect("it is whole");
     for commit in 4..=6 {
@@ -126,20 +128,8 @@ fn a_store_that_came_back_empty_or_old_is_refused_and_never_taken_for_a_new_one(
     drop(store);
     fs::remove_dir_all(directory.path().join("base-1")).expect("it is there");
     assert!(matches!(load(directory.path()), Err(StoreError::Damaged { .. })), "an empty store");
-    copy(&old, &directory.path().join("base-1"));
+    copy_directory(&old, &directory.path().join("base-1"));
     assert!(matches!(load(directory.path()), Err(StoreError::Damaged { .. })), "an old store");
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("the disk takes it");
-    for entry in fs::read_dir(from).expect("it is there").flatten() {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            fs::copy(entry.path(), target).expect("the disk takes it");
-        }
-    }
 }
 
 #[test]
@@ -151,7 +141,7 @@ fn a_flipped_bit_is_seen_or_harmless_and_never_another_state() {
     let (mut seen, mut harmless) = (0, 0);
     for round in 0..60 {
         let directory = tempfile::tempdir().expect("a directory of our own");
-        copy(pristine.path(), directory.path());
+        copy_directory(pristine.path(), directory.path());
         let mut damaged = file.clone();
         let at = (hash::hash(9, round, 0) % used as u64) as usize;
         damaged[at] ^= 1 << (round % 8);

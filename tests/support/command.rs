@@ -56,8 +56,13 @@ impl Running {
     }
 
     /// Asks it to end, and waits.
-    pub(crate) fn terminate(mut self) -> Outcome {
+    pub(crate) fn terminate(self) -> Outcome {
         self.signal("-TERM");
+        self.wait()
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) fn wait(mut self) -> Outcome {
         let child = self.0.take().expect("it was not waited for yet");
         Outcome::of(&child.wait_with_output().expect("it ends"))
     }
