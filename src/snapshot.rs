@@ -6,5 +6,6 @@
 pub mod artefact;
 pub mod checkpoint;
 pub mod manifest;
+pub mod outbox;
 pub mod safetensors;
 pub mod servable;

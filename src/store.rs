@@ -1,5 +1,5 @@
 //! Checkpoints on disk. A commit is one atomic step: after any crash either the whole new state or the whole old one is
-//! found, together with the versions that are still to be announced.
+//! found.
 //!
 //! [`Store`] is all that the worker knows; sled is behind it, and nothing outside this module knows sled.
 
@@ -13,30 +13,11 @@ mod witness;
 use std::io;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-
 use crate::snapshot::checkpoint::Layer;
 use crate::train::Scope;
 
 pub use memory::MemoryStore;
 pub use sled_store::{AtStage, SledStore, Stage};
-
-/// A version that is durable but perhaps not announced yet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OutboxEntry {
-    /// Its number.
-    pub version: u64,
-    /// SHA-256 of its manifest, in hexadecimal.
-    pub manifest_digest: String,
-    /// Name of the artefact's directory.
-    pub directory: String,
-    /// The announcement's key.
-    pub key: String,
-    /// The announcement, as it is sent.
-    pub announcement: String,
-    /// Whether the `live` alias moves to it.
-    pub goes_live: bool,
-}
 
 /// A checkpoint that was read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,8 +26,6 @@ pub struct Saved {
     pub commit: u64,
     /// Its layers: the base, then the deltas on it, the newest last.
     pub layers: Vec<Layer>,
-    /// The versions that are still to be announced; unknown, and empty, after a fallback.
-    pub outbox: Vec<OutboxEntry>,
     /// Present when newer checkpoints were damaged and this is the newest that is whole: what was wrong.
     pub fell_back: Option<String>,
 }
@@ -118,9 +97,9 @@ pub trait Store: Send {
     /// What the next commit must hold: changes, or everything when there is no base, or writing has failed.
     fn wants(&self) -> Scope;
 
-    /// Makes a checkpoint and the outbox durable, as one step. Returns the checkpoint's number.
+    /// Makes a checkpoint durable, as one step. Returns its number.
     ///
     /// # Errors
     /// When anything fails; whether the checkpoint is durable is then only known after a restart.
-    fn commit(&mut self, layer: &Layer, outbox: &[OutboxEntry]) -> Result<u64, StoreError>;
+    fn commit(&mut self, layer: &Layer) -> Result<u64, StoreError>;
 }

@@ -1,7 +1,7 @@
 //! What to do with a version that was durable but perhaps not announced when the worker stopped.
 
 use super::announcement::Announcement;
-use crate::store::OutboxEntry;
+use crate::snapshot::outbox::OutboxEntry;
 
 /// The fate of an outbox entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::outbox::Outbox;
 use crate::feature::FeatureId;
 use crate::join::{self, JoinEntry, RestoreError};
 use crate::stream::JournalEntry;
@@ -82,6 +83,8 @@ pub struct Lineage {
     pub journal: Vec<JournalEntry>,
     /// Digest of the state that the checkpoint holds.
     pub state_digest: StateDigest,
+    /// What is to be sent once the checkpoint is durable.
+    pub outbox: Outbox,
 }
 
 /// A version, by number and content.

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
+use sled::transaction::{ConflictableTransactionError, TransactionError};
 
-use super::{OutboxEntry, StoreError};
+use super::StoreError;
 use crate::snapshot::checkpoint::{Block, Layer, Section};
 use crate::train::Scope;
 
@@ -100,7 +100,6 @@ struct Handles {
     db: sled::Db,
     blocks: sled::Tree,
     head: sled::Tree,
-    outbox: sled::Tree,
 }
 
 impl Directory {
@@ -184,19 +183,6 @@ impl Directory {
         Ok(Self { path: self.path.clone(), handles: Some(handles.clone()) })
     }
 
-    /// The versions that are still to be announced.
-    pub(super) fn outbox(&mut self) -> Result<Vec<OutboxEntry>, StoreError> {
-        let path = self.path.clone();
-        self.guarded(|handles| {
-            let decode = |entry: sled::Result<(sled::IVec, sled::IVec)>| {
-                let (_, value) = entry?;
-                postcard::from_bytes(&value)
-                    .map_err(|error| Failed::Store(damaged(&path, &format!("its outbox: {error}"))))
-            };
-            handles.outbox.iter().map(decode).collect()
-        })
-    }
-
     /// Begins a layer.
     pub(super) fn begin(commit: u64, scope: Scope) -> LayerWriter {
         LayerWriter {
@@ -236,28 +222,15 @@ impl Directory {
         self.end(writer)
     }
 
-    /// Makes the commit: in one transaction the head moves from `parent` and the outbox is replaced; then syncs.
-    pub(super) fn commit(
-        &mut self,
-        parent: Option<u64>,
-        head: &Head,
-        outbox: &[OutboxEntry],
-    ) -> Result<(), StoreError> {
+    /// Makes the commit: in one transaction the head moves from `parent`; then syncs.
+    pub(super) fn commit(&mut self, parent: Option<u64>, head: &Head) -> Result<(), StoreError> {
         let path = self.path.clone();
         let encoded = postcard::to_allocvec(head).expect("a head always encodes");
         self.guarded(|handles| {
-            let old: Vec<sled::IVec> = handles.outbox.iter().keys().collect::<sled::Result<_>>()?;
-            let moved = (&handles.head, &handles.outbox).transaction(|(heads, entries)| {
+            let moved = handles.head.transaction(|heads| {
                 let found: Option<Head> = heads.get(HEAD)?.and_then(|bytes| postcard::from_bytes(&bytes).ok());
                 if found.map(|found| found.commit()) != parent {
                     return Err(ConflictableTransactionError::Abort(()));
-                }
-                for key in &old {
-                    entries.remove(key)?;
-                }
-                for entry in outbox {
-                    let value = postcard::to_allocvec(entry).expect("an entry always encodes");
-                    entries.insert(&entry.version.to_be_bytes(), value)?;
                 }
                 heads.insert(HEAD, encoded.as_slice())?;
                 Ok(())
@@ -301,7 +274,7 @@ impl Directory {
 impl Handles {
     fn open(path: &Path) -> sled::Result<Self> {
         let db = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).open()?;
-        Ok(Self { blocks: db.open_tree("blocks")?, head: db.open_tree("head")?, outbox: db.open_tree("outbox")?, db })
+        Ok(Self { blocks: db.open_tree("blocks")?, head: db.open_tree("head")?, db })
     }
 }
 

@@ -1,6 +1,6 @@
 //! A store in memory, for simulations and for runs that keep nothing.
 
-use super::{OutboxEntry, Saved, Store, StoreError};
+use super::{Saved, Store, StoreError};
 use crate::snapshot::checkpoint::Layer;
 use crate::train::Scope;
 
@@ -19,7 +19,7 @@ impl Store for MemoryStore {
         if self.saved.is_some() { Scope::Changes } else { Scope::Everything }
     }
 
-    fn commit(&mut self, layer: &Layer, outbox: &[OutboxEntry]) -> Result<u64, StoreError> {
+    fn commit(&mut self, layer: &Layer) -> Result<u64, StoreError> {
         let (commit, below) = match self.saved.take() {
             Some(saved) => (saved.commit + 1, saved.layers),
             None => (1, Vec::new()),
@@ -30,7 +30,7 @@ impl Store for MemoryStore {
             Scope::Changes => below,
         };
         layers.push(layer.clone());
-        self.saved = Some(Saved { commit, layers, outbox: outbox.to_vec(), fell_back: None });
+        self.saved = Some(Saved { commit, layers, fell_back: None });
         Ok(commit)
     }
 }

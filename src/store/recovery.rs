@@ -127,9 +127,7 @@ fn candidate(
     }
     let fault = older.or(fault);
     let head = Head { layers: head.layers[..layers.len()].to_vec() };
-    // The outbox is that of the newest commit; a read that failed has closed the handle.
-    let outbox = if fault.is_none() { directory.outbox().map_err(|error| text(&error))? } else { Vec::new() };
-    let saved = Saved { commit: head.commit(), layers, outbox, fell_back: None };
+    let saved = Saved { commit: head.commit(), layers, fell_back: None };
     Ok(Some((Found { saved, name: name.to_owned(), directory, head }, fault)))
 }
 

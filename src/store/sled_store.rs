@@ -6,7 +6,7 @@
 //! DIR/base-<n>/       sled databases: a base and the deltas on it; the newest takes commits, the one before is kept
 //! ```
 //!
-//! A commit: blocks → flush, sync → one transaction (the head must be the parent; head and outbox) → flush, sync: *this is
+//! A commit: blocks → flush, sync → one transaction (the head must be the parent, and moves) → flush, sync: *this is
 //! the commit point* → witness. When the deltas have grown, a new base is merged into a fresh database on another thread,
 //! and read back; the commit that finds it ready goes there, with the deltas written since. The old database then takes no
 //! more commits, and the one before it is removed. After any failure the handle is left alone for good, and the next
@@ -19,7 +19,7 @@ use super::directory::{Directory, Head, sync_directory};
 use super::merging::{self, Merged, Merging};
 use super::recovery::{self, Found};
 use super::witness::{self, Testimony, Witness};
-use super::{OutboxEntry, Saved, Store, StoreError};
+use super::{Saved, Store, StoreError};
 use crate::snapshot::checkpoint::Layer;
 use crate::train::Scope;
 
@@ -194,7 +194,7 @@ impl SledStore {
     }
 
     /// Commits everything into a fresh database, which is read back before anything rests on it.
-    fn commit_everything(&mut self, commit: u64, layer: &Layer, outbox: &[OutboxEntry]) -> Result<Current, StoreError> {
+    fn commit_everything(&mut self, commit: u64, layer: &Layer) -> Result<Current, StoreError> {
         if let Some(merging) = self.merging.take() {
             // Its result is of no use any more; its directory goes with the next removal.
             drop(merging.finish());
@@ -206,19 +206,13 @@ impl SledStore {
         directory.read_blocks(&base, |_| Ok(()))?;
         (self.at_stage)(Stage::BlocksSynced)?;
         let head = Head { layers: vec![base] };
-        directory.commit(None, &head, outbox)?;
+        directory.commit(None, &head)?;
         self.is_suspect = false;
         Ok(Current { name, directory, head })
     }
 
     /// Commits changes on top of what is there, or on top of the merged base if that is ready.
-    fn commit_changes(
-        &mut self,
-        commit: u64,
-        mut current: Current,
-        layer: &Layer,
-        outbox: &[OutboxEntry],
-    ) -> Result<Current, StoreError> {
+    fn commit_changes(&mut self, commit: u64, mut current: Current, layer: &Layer) -> Result<Current, StoreError> {
         self.check_space(layer.bytes())?;
         let mut parent = Some(current.head.commit());
         if let Some(merging) = self.merging.take_if(|merging| merging.is_finished()) {
@@ -236,17 +230,17 @@ impl SledStore {
         let delta = current.directory.write(commit, layer)?;
         (self.at_stage)(Stage::BlocksSynced)?;
         current.head.layers.push(delta);
-        current.directory.commit(parent, &current.head, outbox)?;
+        current.directory.commit(parent, &current.head)?;
         Ok(current)
     }
 
-    fn commit_to(&mut self, layer: &Layer, outbox: &[OutboxEntry]) -> Result<u64, StoreError> {
+    fn commit_to(&mut self, layer: &Layer) -> Result<u64, StoreError> {
         let known = self.witness.as_ref().map_or(0, |witness| witness.newest.commit);
         let commit = known.max(self.tried) + 1;
         self.tried = commit;
         let current = match (layer.scope, self.current.take()) {
-            (Scope::Everything, _) => self.commit_everything(commit, layer, outbox)?,
-            (Scope::Changes, Some(current)) => self.commit_changes(commit, current, layer, outbox)?,
+            (Scope::Everything, _) => self.commit_everything(commit, layer)?,
+            (Scope::Changes, Some(current)) => self.commit_changes(commit, current, layer)?,
             (Scope::Changes, None) => return Err(StoreError::NoBase),
         };
         (self.at_stage)(Stage::Committed)?;
@@ -329,8 +323,8 @@ impl Store for SledStore {
         if self.current.is_some() && !self.is_suspect { Scope::Changes } else { Scope::Everything }
     }
 
-    fn commit(&mut self, layer: &Layer, outbox: &[OutboxEntry]) -> Result<u64, StoreError> {
-        self.commit_to(layer, outbox)
+    fn commit(&mut self, layer: &Layer) -> Result<u64, StoreError> {
+        self.commit_to(layer)
     }
 }
 

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use super::error::WorkerError;
 use crate::publish::artefacts;
 use crate::snapshot::checkpoint::{self, Lineage};
-use crate::store::{OutboxEntry, Store};
+use crate::snapshot::outbox::OutboxEntry;
+use crate::store::Store;
 use crate::train::{Scope, StateCut};
 
 /// How long a commit may take before the worker gives up on the disk.
@@ -21,10 +22,8 @@ const COMMIT_MAX: Duration = Duration::from_mins(10);
 pub struct Job {
     /// The state.
     pub cut: StateCut,
-    /// Where its versions come from.
+    /// Where its versions come from, and what is to be sent.
     pub lineage: Lineage,
-    /// Versions that are still to be announced.
-    pub outbox: Vec<OutboxEntry>,
     /// Versions that are staged, to be installed once the commit is durable.
     pub staged: Vec<OutboxEntry>,
 }
@@ -168,7 +167,7 @@ fn commit(store: &mut dyn Store, job: Job, versions_dir: &std::path::Path) -> Re
     let layer = checkpoint::encode(&job.cut, &job.lineage);
     let bytes = layer.bytes();
     drop(job.cut);
-    let commit = store.commit(&layer, &job.outbox).map_err(WorkerError::Store)?;
+    let commit = store.commit(&layer).map_err(WorkerError::Store)?;
     for entry in &job.staged {
         artefacts::install(versions_dir, &entry.directory)?;
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::publish::announcement::{Alias, Announcement, LIVE};
 use crate::publish::topic::{Announcer, TopicError, Versions};
-use crate::store::OutboxEntry;
+use crate::snapshot::outbox::OutboxEntry;
 
 /// The most versions that wait for their announcement.
 pub const OUTBOX_MAX: usize = 8;

@@ -7,8 +7,9 @@ use crate::publish::artefacts;
 use crate::publish::settle::{Settlement, settlement};
 use crate::publish::topic::Versions;
 use crate::snapshot::checkpoint::{self, CheckpointError, FORMAT_VERSION, Layer, Lineage, Parent};
+use crate::snapshot::outbox::{Outbox, OutboxEntry};
 use crate::source::kafka::KafkaLog;
-use crate::store::{OutboxEntry, Saved, StoreError};
+use crate::store::{Saved, StoreError};
 use crate::stream::Control;
 use crate::train::{StateDigest, Trainer};
 
@@ -21,8 +22,8 @@ pub struct Beginning {
     pub next_version: u64,
     /// The newest version that the state descends from.
     pub parent: Option<Parent>,
-    /// Versions that are still to be announced.
-    pub outbox: Vec<OutboxEntry>,
+    /// What the last run may not have sent; of the versions, those that are still to be announced.
+    pub outbox: Outbox,
     /// Whether there was no checkpoint.
     pub is_new: bool,
 }
@@ -58,7 +59,13 @@ pub fn begin(
         for (partition, next_offset) in log.starts(&config.kafka.start)? {
             trainer.control(&Control::Start { partition, next_offset }, &Inline, &mut |_| ())?;
         }
-        return Ok(Beginning { trainer, next_version: first_free, parent: None, outbox: Vec::new(), is_new: true });
+        return Ok(Beginning {
+            trainer,
+            next_version: first_free,
+            parent: None,
+            outbox: Outbox::default(),
+            is_new: true,
+        });
     };
     let (mut trainer, lineage) = restore(config, &saved.layers)?;
     if let Some(reason) = &saved.fell_back {
@@ -78,7 +85,8 @@ pub fn begin(
             trainer.control(&control, &Inline, &mut |_| ())?;
         }
     }
-    let outbox = settle(config, saved.outbox, known)?;
+    let Outbox { versions, letters } = lineage.outbox;
+    let outbox = Outbox { versions: settle(config, versions, known)?, letters };
     let next_version = lineage.next_version.max(first_free);
     tracing::info!("going on from checkpoint {} after {} records", saved.commit, trainer.released());
     Ok(Beginning { trainer, next_version, parent: lineage.parent, outbox, is_new: false })
@@ -138,6 +146,7 @@ pub fn lineage(
     state_digest: StateDigest,
     next_version: u64,
     parent: Option<Parent>,
+    outbox: Outbox,
 ) -> Lineage {
     Lineage {
         format: FORMAT_VERSION,
@@ -146,5 +155,6 @@ pub fn lineage(
         parent,
         journal: trainer.sequencer().journal().to_vec(),
         state_digest,
+        outbox,
     }
 }

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::attendance::{Attendance, Horizon};
 use super::committer::{Committed, Committer, Job};
-use super::dead_letters::{DeadLetterError, DeadLetters};
-use super::drive::{Drive, Pilot, Witness};
+use super::dead_letters::Letters;
+use super::drive::{Drive, Pilot};
 use super::error::WorkerError;
 use super::probes::Probes;
 use super::publisher::{OUTBOX_MAX, Publisher};
@@ -25,10 +25,10 @@ use crate::publish::{artefacts, topic};
 use crate::snapshot::artefact::{Artefact, Cut};
 use crate::snapshot::checkpoint::Parent;
 use crate::snapshot::manifest::ParentVersion;
+use crate::snapshot::outbox::{Outbox, OutboxEntry};
+use crate::source::Ingest;
 use crate::source::kafka::{KafkaLog, KafkaSource};
-use crate::source::{Ingest, client};
-use crate::store::{OutboxEntry, Store};
-use crate::train::{Scored, Step};
+use crate::store::Store;
 
 /// Bytes of changes at which a checkpoint is taken before its time; at twice as many, learning waits for the disk.
 const UNSAVED_BYTES_MAX: usize = 128 << 20;
@@ -63,22 +63,6 @@ pub struct Summary {
     pub versions: Vec<u64>,
     /// Progressive metrics since the log began.
     pub metrics: Report,
-}
-
-/// Sends what could not be read to the dead-letter topic.
-struct Letters {
-    sender: DeadLetters,
-    failed: Option<DeadLetterError>,
-}
-
-impl Witness for Letters {
-    fn consumed(&mut self, step: Step) {
-        if let (Some(refused), None) = (&step.refused, &self.failed) {
-            self.failed = self.sender.send(step.partition, step.offset, refused).err();
-        }
-    }
-
-    fn scored(&mut self, _: Scored) {}
 }
 
 /// The parts of a running worker.
@@ -149,18 +133,16 @@ fn run_within<'scope, 'env: 'scope>(
         }
     });
     let mut publisher = Publisher::start(config, announcer, &known);
-    for entry in &outbox {
+    for entry in &outbox.versions {
         publisher.announce(entry.clone());
     }
-    let topics = [config.kafka.impressions_topic.as_str(), config.kafka.clicks_topic.as_str()];
-    let bound = Duration::from_secs(config.kafka.retry_max_seconds.max(1));
-    let sender = DeadLetters::new(&client::producer(&config.kafka), &config.kafka.dead_letter_topic, topics, bound)?;
+    let letters = Letters::start(&config.kafka, outbox.letters)?;
     let mut checkpoint = checkpoint;
     if is_new {
         // The start position is a decision: it is durable before the first record is read.
         let cut = trainer.cut(committer.wants());
-        let lineage = resume::lineage(config, &trainer, cut.digest, next_version, parent.clone());
-        committer.submit(Job { cut, lineage, outbox: outbox.clone(), staged: Vec::new() });
+        let lineage = resume::lineage(config, &trainer, cut.digest, next_version, parent.clone(), Outbox::default());
+        committer.submit(Job { cut, lineage, staged: Vec::new() });
         checkpoint = committer.wait()?.ok_or(WorkerError::NoFirstCheckpoint)?.commit;
     }
     let source = log.read(&trainer.positions(), ingest)?;
@@ -173,7 +155,7 @@ fn run_within<'scope, 'env: 'scope>(
     let now = Instant::now();
     let worker = Worker {
         drive: Drive::new(trainer, source, pilot, &Inline)?,
-        letters: Letters { sender, failed: None },
+        letters,
         staged: Vec::new(),
         versions: Vec::new(),
         checkpoint_at: now,
@@ -186,7 +168,7 @@ fn run_within<'scope, 'env: 'scope>(
         board,
         next_version,
         parent,
-        outbox,
+        outbox: outbox.versions,
         checkpoint,
     };
     worker.go_on(options, stop)
@@ -206,10 +188,11 @@ impl Worker<'_> {
                     return Err(error.into());
                 }
             };
-            if let Some(error) = self.letters.failed.take() {
-                return Err(error.into());
-            }
             self.note_announced()?;
+            self.letters.note_delivered()?;
+            if self.letters.is_full() {
+                self.send_letters()?;
+            }
             if let Some(committed) = self.committer.poll()? {
                 self.note_committed(committed);
             }
@@ -219,7 +202,7 @@ impl Worker<'_> {
             if self.is_version_due() {
                 self.cut_version()?;
             } else if self.is_checkpoint_due()? {
-                self.checkpoint()?;
+                self.checkpoint();
             }
             if shown.elapsed() >= STATUS_EVERY {
                 self.show();
@@ -232,6 +215,11 @@ impl Worker<'_> {
             self.cut_version()?;
         }
         self.commit_last()?;
+        if !self.letters.is_empty() {
+            // Sent letters are forgotten by the commit after.
+            self.letters.wait()?;
+            self.commit_last()?;
+        }
         self.finish()
     }
 
@@ -243,7 +231,7 @@ impl Worker<'_> {
         }
         let elapsed = self.checkpoint_at.elapsed();
         let by_time = elapsed >= Duration::from_secs(self.config.state.checkpoint_interval_seconds);
-        let by_size = unsaved >= UNSAVED_BYTES_MAX && elapsed >= RETRY_AFTER;
+        let by_size = (unsaved >= UNSAVED_BYTES_MAX || self.letters.is_due()) && elapsed >= RETRY_AFTER;
         Ok(!self.committer.is_busy() && (by_time || by_size))
     }
 
@@ -268,17 +256,15 @@ impl Worker<'_> {
     }
 
     /// Takes a checkpoint between two records, and gives it to the writing thread.
-    fn checkpoint(&mut self) -> Result<(), WorkerError> {
-        self.letters.sender.flush()?;
+    fn checkpoint(&mut self) {
         let start = Instant::now();
         let trainer = &mut self.drive.trainer;
         let cut = trainer.cut(self.committer.wants());
-        let lineage = resume::lineage(self.config, trainer, cut.digest, self.next_version, self.parent.clone());
+        let outbox = Outbox { versions: self.outbox.clone(), letters: self.letters.submit() };
+        let lineage = resume::lineage(self.config, trainer, cut.digest, self.next_version, self.parent.clone(), outbox);
         self.board.update(|status| status.checkpoint_pause_seconds = start.elapsed().as_secs_f64());
-        let (outbox, staged) = (self.outbox.clone(), self.staged.clone());
-        self.committer.submit(Job { cut, lineage, outbox, staged });
+        self.committer.submit(Job { cut, lineage, staged: self.staged.clone() });
         self.checkpoint_at = Instant::now();
-        Ok(())
     }
 
     /// Makes everything durable before the worker ends: tries until it is, or until there is no time left.
@@ -286,12 +272,19 @@ impl Worker<'_> {
         self.wait_for_commit()?;
         let before = self.checkpoint;
         while self.checkpoint == before {
-            self.checkpoint()?;
+            self.checkpoint();
             self.wait_for_commit()?;
             if self.checkpoint == before {
                 std::thread::park_timeout(RETRY_AFTER);
             }
         }
+        Ok(())
+    }
+
+    /// Makes every letter durable and waits until it is sent.
+    fn send_letters(&mut self) -> Result<(), WorkerError> {
+        self.commit_last()?;
+        self.letters.wait()?;
         Ok(())
     }
 
@@ -308,6 +301,7 @@ impl Worker<'_> {
             status.checkpoint_bytes = committed.bytes;
             status.checkpoint_seconds = committed.elapsed.as_secs_f64();
         });
+        self.letters.post();
         for entry in committed.installed {
             self.staged.retain(|staged| staged.version != entry.version);
             self.publisher.announce(entry);
@@ -350,7 +344,7 @@ impl Worker<'_> {
         self.next_version = version + 1;
         self.outbox.push(entry.clone());
         self.staged.push(entry);
-        self.checkpoint()?;
+        self.checkpoint();
         self.versions.push(version);
         self.version_at = Instant::now();
         Ok(())

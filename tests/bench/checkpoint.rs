@@ -14,6 +14,7 @@ use deepfm_stream::join::params::{JoinParams, LabelPolicy, LatePolicy};
 use deepfm_stream::model::Inline;
 use deepfm_stream::model::params::ModelParams;
 use deepfm_stream::snapshot::checkpoint::{self, FORMAT_VERSION, Lineage};
+use deepfm_stream::snapshot::outbox::Outbox;
 use deepfm_stream::store::{SledStore, Store};
 use deepfm_stream::stream::{Arrival, Control, Partition};
 use deepfm_stream::train::{BatchParams, Restore, Scope, StateCut, TrainParams, Trainer};
@@ -117,6 +118,7 @@ fn lineage(cut: &StateCut) -> Lineage {
         parent: None,
         journal: Vec::new(),
         state_digest: cut.digest,
+        outbox: Outbox::default(),
     }
 }
 
@@ -126,7 +128,7 @@ fn commit(trainer: &mut Trainer, store: &mut SledStore) -> (Duration, Duration, 
     let cut = trainer.cut(store.wants());
     let pause = start.elapsed();
     let layer = checkpoint::encode(&cut, &lineage(&cut));
-    store.commit(&layer, &[]).expect("the disk takes it");
+    store.commit(&layer).expect("the disk takes it");
     (pause, start.elapsed(), layer.bytes())
 }
 
@@ -167,7 +169,7 @@ fn rounds(
     let writer = store.map(|mut store| {
         std::thread::spawn(move || {
             for cut in inbox {
-                store.commit(&checkpoint::encode(&cut, &lineage(&cut)), &[]).expect("the disk takes it");
+                store.commit(&checkpoint::encode(&cut, &lineage(&cut))).expect("the disk takes it");
                 done.send(()).expect("it is waited for");
             }
             store
@@ -213,7 +215,7 @@ fn main() {
     let start = Instant::now();
     let cut = trainer.cut(Scope::Everything);
     let pause = start.elapsed();
-    store.commit(&checkpoint::encode(&cut, &lineage(&cut)), &[]).expect("the disk takes it");
+    store.commit(&checkpoint::encode(&cut, &lineage(&cut))).expect("the disk takes it");
     drop(cut);
     println!("{rows} rows; everything: pause {pause:.2?}, whole {:.2?}", start.elapsed());
     by_share(rows, &mut trainer, &mut traffic, &mut store);
@@ -237,7 +239,7 @@ fn recover(directory: &Path, trainer: &mut Trainer) {
     let expected = {
         store.load().expect("it is whole");
         let cut = trainer.cut(Scope::Changes);
-        store.commit(&checkpoint::encode(&cut, &lineage(&cut)), &[]).expect("the disk takes it");
+        store.commit(&checkpoint::encode(&cut, &lineage(&cut))).expect("the disk takes it");
         cut.digest
     };
     drop(store);

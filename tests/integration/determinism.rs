@@ -10,6 +10,7 @@ use deepfm_stream::model::params::{Activation, MlpParams, ModelParams, Parts};
 use deepfm_stream::model::{Executor, Inline};
 use deepfm_stream::optim::params::{FtrlParams, SgdParams};
 use deepfm_stream::snapshot::checkpoint::{self, Layer, Lineage, Merge, Place, Section};
+use deepfm_stream::snapshot::outbox::Outbox;
 use deepfm_stream::stream::{Arrival, Control, JournalEntry, Partition, Refused, Script};
 use deepfm_stream::train::{BatchParams, Scope, StateDigest, TrainParams, Trainer};
 
@@ -188,6 +189,7 @@ fn lineage(trainer: &Trainer, state_digest: StateDigest) -> Lineage {
         parent: None,
         journal: trainer.sequencer().journal().to_vec(),
         state_digest,
+        outbox: Outbox::default(),
     }
 }
 

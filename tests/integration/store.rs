@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use deepfm_stream::feature::hash;
 use deepfm_stream::snapshot::checkpoint::{Block, Layer, Section};
-use deepfm_stream::store::{OutboxEntry, Saved, SledStore, Stage, Store, StoreError};
+use deepfm_stream::store::{Saved, SledStore, Stage, Store, StoreError};
 use deepfm_stream::train::Scope;
 
 use crate::support::copy_directory;
@@ -63,18 +63,6 @@ fn scope_of(commit: u64) -> Scope {
     if commit == 1 { Scope::Everything } else { Scope::Changes }
 }
 
-fn outbox(commit: u64) -> Vec<OutboxEntry> {
-    let entry = |version: u64| OutboxEntry {
-        version,
-        manifest_digest: format!("{version:064x}"),
-        directory: format!("{version}-0"),
-        key: format!("m/v/{version}"),
-        announcement: "{}".to_owned(),
-        goes_live: true,
-    };
-    (0..commit % 3).map(|at| entry(commit + at)).collect()
-}
-
 fn load(directory: &Path) -> Result<Option<Saved>, StoreError> {
     SledStore::open(directory)?.load()
 }
@@ -82,9 +70,6 @@ fn load(directory: &Path) -> Result<Option<Saved>, StoreError> {
 fn assert_is_commit(saved: &Saved, commit: u64) {
     assert_eq!(saved.commit, commit);
     assert!(effective(&saved.layers) == expected(commit), "the layers of commit {commit}");
-    if saved.fell_back.is_none() {
-        assert_eq!(saved.outbox, outbox(commit), "the outbox of commit {commit}");
-    }
 }
 
 /// Opens a store and commits `commits` times.
@@ -92,12 +77,12 @@ fn filled(directory: &Path, commits: u64) {
     let mut store = SledStore::open(directory).expect("nobody else has it");
     store.load().expect("it is new");
     for commit in 1..=commits {
-        assert_eq!(store.commit(&layer(commit, scope_of(commit)), &outbox(commit)).expect("the disk takes it"), commit);
+        assert_eq!(store.commit(&layer(commit, scope_of(commit))).expect("the disk takes it"), commit);
     }
 }
 
 #[test]
-fn the_newest_commit_is_read_back_with_its_outbox() {
+fn the_newest_commit_is_read_back() {
     let directory = tempfile::tempdir().expect("a directory of our own");
     assert_eq!(load(directory.path()).expect("it is new"), None);
     filled(directory.path(), 7);
@@ -123,7 +108,7 @@ fn a_store_that_came_back_empty_or_old_is_refused_and_never_taken_for_a_new_one(
     let mut store = SledStore::open(directory.path()).expect("nobody else has it");
     store.load().expect("it is whole");
     for commit in 4..=6 {
-        store.commit(&layer(commit, scope_of(commit)), &outbox(commit)).expect("the disk takes it");
+        store.commit(&layer(commit, scope_of(commit))).expect("the disk takes it");
     }
     drop(store);
     fs::remove_dir_all(directory.path().join("base-1")).expect("it is there");
@@ -170,7 +155,7 @@ fn child_commits_until_it_is_ended() {
     println!("acknowledged {commit}");
     while commit < 100_000 {
         commit += 1;
-        assert_eq!(store.commit(&layer(commit, scope_of(commit)), &outbox(commit)).expect("the disk takes it"), commit);
+        assert_eq!(store.commit(&layer(commit, scope_of(commit))).expect("the disk takes it"), commit);
         println!("acknowledged {commit}");
     }
 }
@@ -240,7 +225,7 @@ fn a_crash_at_every_arrow_of_the_commit_leaves_the_old_state_or_the_new_one() {
         let mut store = SledStore::open(directory.path()).expect("nobody else has it");
         store.load().expect("it is whole");
         let next = committed + 1;
-        assert_eq!(store.commit(&layer(next, scope_of(next)), &outbox(next)).expect("it goes on"), next);
+        assert_eq!(store.commit(&layer(next, scope_of(next))).expect("it goes on"), next);
     }
 }
 
@@ -266,22 +251,22 @@ fn after_a_failure_at_any_arrow_everything_is_committed_into_a_fresh_place() {
         let mut store = SledStore::open_with(directory.path(), fail_at_stage).expect("nobody else has it");
         store.load().expect("it is new");
         let mut layers = vec![wide(1, 0, 90_000, Scope::Everything)];
-        store.commit(&layers[0], &[]).expect("the disk takes it");
+        store.commit(&layers[0]).expect("the disk takes it");
         FAILS_AT.store(at, Ordering::SeqCst);
         let mut commit = 2;
         // Deltas large enough to be merged, until the failure has shown.
         while store.wants() == Scope::Changes {
             assert!(commit < 200, "{stage:?}: nothing failed");
             let delta = wide(commit, 0, 20_000, Scope::Changes);
-            if store.commit(&delta, &[]).is_ok() {
+            if store.commit(&delta).is_ok() {
                 layers.push(delta);
             }
             commit += 1;
         }
         FAILS_AT.store(0, Ordering::SeqCst);
-        store.commit(&layers[0], &[]).unwrap_or_else(|error| panic!("{stage:?}: everything is taken: {error}"));
+        store.commit(&layers[0]).unwrap_or_else(|error| panic!("{stage:?}: everything is taken: {error}"));
         let last = wide(commit, 500, 1000, Scope::Changes);
-        let number = store.commit(&last, &[]).expect("changes are taken again");
+        let number = store.commit(&last).expect("changes are taken again");
         drop(store);
         let saved = load(directory.path()).expect("it is whole").expect("there are commits");
         assert_eq!((saved.commit, saved.fell_back), (number, None), "{stage:?}");
@@ -305,7 +290,7 @@ fn a_damaged_delta_costs_only_what_came_after_the_one_below_it() {
     assert!(saved.fell_back.is_some(), "it says that it fell back");
     assert_is_commit(&saved, 4);
     assert_eq!(store.wants(), Scope::Everything, "nothing is written behind damage");
-    let number = store.commit(&layer(9, Scope::Everything), &[]).expect("the disk takes it");
+    let number = store.commit(&layer(9, Scope::Everything)).expect("the disk takes it");
     assert!(number > 5, "a number that was used is not used again: {number}");
     drop(store);
     let saved = load(directory.path()).expect("it is whole").expect("there are commits");
@@ -333,11 +318,11 @@ fn deltas_are_merged_into_a_new_base_and_disk_use_stays_bounded() {
     let mut store = SledStore::open(directory.path()).expect("nobody else has it");
     store.load().expect("it is new");
     let mut layers = vec![wide(1, 0, 100_000, Scope::Everything)];
-    store.commit(&layers[0], &[]).expect("the disk takes it");
+    store.commit(&layers[0]).expect("the disk takes it");
     let mut bases = std::collections::BTreeSet::new();
     for commit in 2..=60 {
         let delta = wide(commit, hash::hash(8, commit, 0) % 90_000, 20_000, Scope::Changes);
-        store.commit(&delta, &[]).expect("the disk takes it");
+        store.commit(&delta).expect("the disk takes it");
         layers.push(delta);
         let live = 100_000 * 104;
         assert!(size(directory.path()) < 14 * live + (16 << 20), "{} bytes for {live} live", size(directory.path()));

@@ -12,7 +12,7 @@ use deepfm_stream::publish::announcement::{Alias, Announcement};
 use deepfm_stream::publish::artefacts;
 use deepfm_stream::publish::settle::{Settlement, settlement};
 use deepfm_stream::snapshot::artefact::{Artefact, Cut, MODEL, PROBES, verify};
-use deepfm_stream::store::OutboxEntry;
+use deepfm_stream::snapshot::outbox::OutboxEntry;
 use deepfm_stream::stream::{Arrival, Control, Partition};
 use deepfm_stream::train::Trainer;
 
