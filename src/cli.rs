@@ -4,6 +4,7 @@
 mod artifact;
 mod backtest;
 mod config;
+mod dead_letters;
 mod demo;
 mod events;
 mod failure;
@@ -60,6 +61,9 @@ enum Command {
     /// Compare the topics with the configuration, or create them.
     #[command(subcommand)]
     Topics(topics::Command),
+    /// Records that could not be read: list them, or send them again
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
     /// The published versions of a model.
     #[command(subcommand)]
     Versions(versions::Command),
@@ -81,6 +85,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Config(command) => config::run(&command),
         Command::Events(command) => events::run(&command),
         Command::Topics(command) => topics::run(&command),
+        Command::DeadLetters(command) => dead_letters::run(&command),
         Command::Versions(command) => versions::run(&command),
         Command::Artifact(command) => artifact::run(&command),
     };

@@ -5,6 +5,8 @@ pub mod client;
 pub mod files;
 pub mod ingest;
 pub mod kafka;
+pub mod letters;
+pub mod read;
 pub mod send;
 pub mod topics;
 

@@ -4,16 +4,16 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
-use rdkafka::{Offset, TopicPartitionList};
 
 use super::announcement::{Alias, Announcement};
 use crate::config::kafka::Kafka;
-use crate::source::client::{self, Deliveries, Quiet};
+use crate::source::SourceError;
+use crate::source::client::{self, Deliveries};
 use crate::source::kafka::is_unknown_topic;
+use crate::source::read::read_to_end;
 
 /// How long one question to the broker may take.
 const ASK: Duration = Duration::from_secs(5);
@@ -28,6 +28,14 @@ pub enum TopicError {
         topic: String,
         /// Why.
         source: KafkaError,
+    },
+    /// It cannot be read.
+    #[error("the versions topic {topic}")]
+    Read {
+        /// Its name.
+        topic: String,
+        /// Why.
+        source: SourceError,
     },
     /// It does not exist.
     #[error("the versions topic {topic} does not exist; `deepfm topics apply --config FILE` creates it")]
@@ -73,48 +81,18 @@ fn bound(kafka: &Kafka) -> Duration {
 /// # Errors
 /// When the topic is missing or the broker does not answer within the bound.
 pub fn read(kafka: &Kafka, model: &str) -> Result<Versions, TopicError> {
-    let topic = &kafka.versions_topic;
-    let failed = |source| TopicError::Client { topic: topic.clone(), source };
-    let consumer: BaseConsumer<Quiet> = client::consumer(kafka).create_with_context(Quiet).map_err(failed)?;
-    let (start, bound) = (Instant::now(), bound(kafka));
-    let unreachable = |reason: String| TopicError::Unreachable { topic: topic.clone(), bound, reason };
-    let ask = ASK.min(bound);
-    let end = loop {
-        match consumer.fetch_watermarks(topic, 0, ask) {
-            Ok((_, high)) => break high,
-            Err(error) if is_unknown_topic(&error) => {
-                return Err(TopicError::Missing { topic: topic.clone() });
-            }
-            Err(error) if start.elapsed() >= bound => return Err(unreachable(error.to_string())),
-            Err(error) => tracing::warn!("the versions topic {topic} does not answer: {error}"),
-        }
-    };
     let mut versions = Versions::default();
-    if end == 0 {
-        return Ok(versions);
-    }
-    let mut assignment = TopicPartitionList::new();
-    assignment.add_partition_offset(topic, 0, Offset::Beginning).map_err(failed)?;
-    consumer.assign(&assignment).map_err(failed)?;
-    let mut last_progress = Instant::now();
-    loop {
-        match consumer.poll(Duration::from_millis(100)) {
-            Some(Ok(message)) => {
-                last_progress = Instant::now();
-                if let (Some(key), Some(payload)) = (message.key(), message.payload()) {
-                    versions.take(model, key, payload);
-                }
-                if message.offset() + 1 >= end {
-                    return Ok(versions);
-                }
-            }
-            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(versions),
-            Some(Err(error)) if last_progress.elapsed() >= bound => return Err(unreachable(error.to_string())),
-            None if last_progress.elapsed() >= bound => return Err(unreachable("nothing arrives".to_owned())),
-            Some(Err(error)) => tracing::warn!("the versions topic {topic}: {error}"),
-            None => {}
+    let read = read_to_end(kafka, &kafka.versions_topic, &mut |message| {
+        if let (Some(key), Some(payload)) = (message.key(), message.payload()) {
+            versions.take(model, key, payload);
         }
-    }
+    });
+    let topic = kafka.versions_topic.clone();
+    read.map(|()| versions).map_err(|error| match error {
+        SourceError::MissingTopic { .. } => TopicError::Missing { topic },
+        SourceError::Unreachable { bound, reason, .. } => TopicError::Unreachable { topic, bound, reason },
+        error => TopicError::Read { topic, source: error },
+    })
 }
 
 impl Versions {

@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
@@ -29,7 +29,7 @@ use reader::Reader;
 pub use reader::Health;
 
 /// How long one question to the broker may take.
-const ASK: Duration = Duration::from_secs(5);
+pub(super) const ASK: Duration = Duration::from_secs(5);
 
 /// What the broker has of a partition: the first offset, and the one after the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,8 +95,8 @@ pub(super) fn ask<T>(kafka: &Kafka, mut question: impl FnMut() -> Result<T, Kafk
 }
 
 /// The number of partitions of a topic.
-pub(super) fn partition_count(
-    consumer: &impl Consumer<Health>,
+pub(super) fn partition_count<C: ConsumerContext>(
+    consumer: &impl Consumer<C>,
     kafka: &Kafka,
     topic: &str,
 ) -> Result<usize, SourceError> {
@@ -108,7 +108,8 @@ pub(super) fn partition_count(
     }
 }
 
-fn retry_bound(kafka: &Kafka) -> Duration {
+/// How long anything is tried again.
+pub(super) fn retry_bound(kafka: &Kafka) -> Duration {
     Duration::from_secs(kafka.retry_max_seconds.max(1))
 }
 

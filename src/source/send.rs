@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use serde::Deserialize;
 
@@ -32,6 +33,21 @@ pub struct EventSender {
     kafka: Kafka,
     /// Records handed to the producer.
     pub sent: u64,
+}
+
+/// A record as it is.
+#[derive(Debug)]
+pub struct Raw<'a> {
+    /// Its topic.
+    pub topic: &'a str,
+    /// Its partition.
+    pub partition: i32,
+    /// Its key.
+    pub key: Option<&'a [u8]>,
+    /// Its value.
+    pub payload: &'a [u8],
+    /// Its headers.
+    pub headers: &'a [(&'a str, Option<Vec<u8>>)],
 }
 
 /// The parts of an event that its record needs.
@@ -71,11 +87,32 @@ impl EventSender {
     pub fn send(&mut self, kind: EventKind, json: &[u8]) -> Result<(), SourceError> {
         let envelope: Option<Envelope<'_>> = serde_json::from_slice(json).ok();
         let key = envelope.as_ref().and_then(|envelope| envelope.impression_id.as_deref()).unwrap_or_default();
-        let mut record = BaseRecord::to(kafka::topic(&self.kafka, kind)).key(key).payload(json);
+        let topic = kafka::topic(&self.kafka, kind).to_owned();
+        let mut record = BaseRecord::<[u8], [u8]>::to(&topic).key(key.as_bytes()).payload(json);
         let event_time = envelope.as_ref().and_then(|envelope| envelope.event_time).filter(|time| *time >= 0);
         if let (Some(time), Timestamps::Event) = (event_time, self.timestamps) {
             record = record.timestamp(time);
         }
+        self.hand_over(record)
+    }
+
+    /// Hands a record to the producer as it is; a full producer queue is waited for.
+    ///
+    /// # Errors
+    /// When the producer does not take it.
+    pub fn send_raw(&mut self, raw: &Raw<'_>) -> Result<(), SourceError> {
+        let mut headers = OwnedHeaders::new();
+        for (key, value) in raw.headers {
+            headers = headers.insert(Header { key, value: value.as_deref() });
+        }
+        let mut record = BaseRecord::<[u8], [u8]>::to(raw.topic).partition(raw.partition).payload(raw.payload);
+        record = record.headers(headers);
+        record.key = raw.key;
+        self.hand_over(record)
+    }
+
+    fn hand_over(&mut self, record: BaseRecord<'_, [u8], [u8]>) -> Result<(), SourceError> {
+        let mut record = record;
         loop {
             match self.producer.send(record) {
                 Ok(()) => break,

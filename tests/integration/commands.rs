@@ -259,6 +259,29 @@ fn records_that_cannot_be_read_are_counted_and_sent_to_the_dead_letter_topic() {
     let again = run(&["run", "--config", &config, "--until-end", "--json"]).json();
     assert_eq!(digest(&again), digest(&summary));
     assert_eq!(broker.read_all(&place.kafka.dead_letter_topic).len(), bad.len(), "no letter is sent twice");
+    let listed = run(&["dead-letters", "list", "--config", &config, "--json"]).json();
+    assert_eq!(listed.as_object().expect("letters by key").len(), bad.len());
+    let mistyped = run(&["dead-letters", "list", "--config", &config, "--json", "--reason", "mistyped"]).json();
+    assert_eq!(mistyped.as_object().expect("letters by key").len(), 1);
+    // The price is a category after all, and long records are welcome: these two can be read now.
+    let text = fs::read_to_string(&config).expect("it was written");
+    let mended = text
+        .replace("name = \"price\"\nkind = \"numeric\"", "name = \"price\"\nkind = \"categorical\"")
+        .replace("record_bytes_max = 500000", "record_bytes_max = 1000000")
+        .replace("[model]\nname = \"poison\"", "[model]\nname = \"mended\"")
+        .replace("poison-state", "mended-state");
+    let mended_config = place.path("mended.toml").display().to_string();
+    fs::write(&mended_config, mended).expect("the disk takes it");
+    let requeue = ["dead-letters", "requeue", "--config", &mended_config, "--json"];
+    let trial = run(&[&requeue[..], &["--dry-run"]].concat()).json();
+    assert_eq!((&trial["sent"], &trial["letters"]), (&Value::from(0), &Value::from(bad.len())));
+    let sent = run(&requeue).json();
+    // The mistyped one, and the one that was ahead of its timestamp; the long id is refused for itself.
+    assert_eq!((&sent["sent"], &sent["fates"]["in_time"]), (&Value::from(2), &Value::from(2)), "{sent}");
+    let learned = run(&["run", "--config", &mended_config, "--until-end", "--json"]).json();
+    assert_eq!(learned["records"], 11);
+    let listed = run(&["dead-letters", "list", "--config", &config, "--json"]).json();
+    assert_eq!(listed.as_object().expect("letters by key").len(), bad.len(), "each key once, though sent twice");
 }
 
 #[test]

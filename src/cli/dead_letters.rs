@@ -1,0 +1,127 @@
+//! `deepfm dead-letters`: what could not be read, and sending it again.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use deepfm_stream::event::Decoder;
+use deepfm_stream::publish::topic;
+use deepfm_stream::source::SourceError;
+use deepfm_stream::source::letters::{self, DeadLetter, Examiner, Fate};
+use deepfm_stream::source::send::{EventSender, Timestamps};
+use serde_json::json;
+
+use super::failure::{Exit, Failure, OrExit};
+use super::run::source_exit;
+use super::{config, output};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List the dead letters, each once.
+    List {
+        #[command(flatten)]
+        selection: Selection,
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send the records of dead letters to their topics again, after what was wrong is mended: they are read with the
+    /// configuration as it is now. Those that the join has passed already (by the newest announced version's watermark) are
+    /// refused, unless they are meant for replays only. A record that was sent again already is sent once more; the join
+    /// knows it as the same impression for as long as it remembers it.
+    Requeue {
+        #[command(flatten)]
+        selection: Selection,
+        /// Also send records that the running worker will count as too late; a replay will learn them.
+        #[arg(long)]
+        for_replays: bool,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Selection {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", env = "DEEPFM_CONFIG")]
+    config: PathBuf,
+    /// Only letters of this reason, such as `mistyped`.
+    #[arg(long, value_name = "REASON")]
+    reason: Option<String>,
+    /// Only the letter of this record: `topic/partition/offset`.
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+}
+
+fn failed(error: SourceError) -> Failure {
+    Failure::new(source_exit(&error), error)
+}
+
+impl Selection {
+    fn read(&self, kafka: &deepfm_stream::config::kafka::Kafka) -> Result<BTreeMap<String, DeadLetter>, Failure> {
+        let mut letters = letters::read(kafka).map_err(failed)?;
+        letters.retain(|key, letter| {
+            self.key.as_ref().is_none_or(|wanted| wanted == key)
+                && self.reason.as_ref().is_none_or(|wanted| *wanted == letter.reason)
+        });
+        Ok(letters)
+    }
+}
+
+pub(crate) fn run(command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::List { selection, json } => {
+            let config = config::load(&selection.config)?;
+            let letters = selection.read(&config.kafka)?;
+            if *json {
+                return output::json(&letters);
+            }
+            let line =
+                |(key, letter): (&String, &DeadLetter)| format!("{key:<32} {:<26} {}", letter.reason, letter.detail);
+            output::lines(letters.iter().map(line))
+        }
+        Command::Requeue { selection, for_replays, dry_run, json } => requeue(selection, *for_replays, *dry_run, *json),
+    }
+}
+
+fn requeue(selection: &Selection, for_replays: bool, dry_run: bool, json: bool) -> Result<(), Failure> {
+    let config = config::load(&selection.config)?;
+    let letters = selection.read(&config.kafka)?;
+    let known = topic::read(&config.kafka, &config.model.name).or_exit(Exit::Unreachable)?;
+    let fields = config.field_set().or_exit(Exit::Configuration)?;
+    let join = config.train_params().join;
+    let mut examiner = Examiner {
+        kafka: &config.kafka,
+        decoder: Decoder::new(fields, config.event_options()).or_exit(Exit::Configuration)?,
+        held_ms: join.window_ms.saturating_add(join.retention_ms),
+        watermark: known.announced.values().next_back().and_then(|newest| newest.watermark),
+    };
+    let mut sender = EventSender::new(&config.kafka, Timestamps::Sent).map_err(failed)?;
+    let (mut fates, mut sent) = (BTreeMap::<Fate, u64>::new(), 0_u64);
+    for letter in letters.values() {
+        let examined = examiner.examine(letter).map_err(failed)?;
+        *fates.entry(examined.fate).or_default() += 1;
+        let is_wanted = examined.fate == Fate::InTime || (for_replays && examined.fate == Fate::ForReplaysOnly);
+        if is_wanted && !dry_run {
+            letters::send_again(&mut sender, letter, &examined).map_err(failed)?;
+            sent += 1;
+        }
+    }
+    sender.flush().map_err(failed)?;
+    if json {
+        return output::json(&json!({ "letters": letters.len(), "fates": fates, "sent": sent }));
+    }
+    let count = |fate| fates.get(&fate).copied().unwrap_or_default();
+    output::lines([
+        format!("{} letters, {sent} sent again", letters.len()),
+        format!("inside window and retention, learned once: {}", count(Fate::InTime)),
+        format!("past them, for replays only (--for-replays): {}", count(Fate::ForReplaysOnly)),
+        format!("refused still: {}", count(Fate::StillRefused)),
+        format!("gone from their topic, and too long for a letter: {}", count(Fate::Gone)),
+        format!("of a topic that is not configured: {}", count(Fate::ForeignTopic)),
+    ])
+}

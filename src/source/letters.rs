@@ -1,0 +1,164 @@
+//! Dead letters read back: what they say, and their records sent again once what was wrong is mended.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use rdkafka::message::Message as _;
+use serde::{Deserialize, Serialize};
+
+use super::SourceError;
+use super::read::{read_to_end, read_value};
+use super::send::{EventSender, Raw};
+use crate::config::kafka::Kafka;
+use crate::event::{Decoder, EventKind, RawRecord};
+
+/// A dead letter, as `schemas/dead_letter.schema.json` has it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// Why the record was refused, for machines.
+    pub reason: String,
+    /// What was found and where, for people.
+    pub detail: String,
+    /// The topic that it was read from.
+    pub topic: String,
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset there.
+    pub offset: i64,
+    /// Its Kafka timestamp, in milliseconds.
+    pub timestamp: Option<i64>,
+    /// Its key, in base 64.
+    pub key_base64: Option<String>,
+    /// Its headers.
+    pub headers: Vec<LetterHeader>,
+    /// Its value, or the beginning of a long one, in base 64.
+    pub payload_base64: Option<String>,
+    /// Bytes of the whole value.
+    pub payload_bytes: u64,
+    /// SHA-256 of the whole value, when only its beginning is here.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub payload_sha256: Option<String>,
+}
+
+/// A header of a record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LetterHeader {
+    /// Its name.
+    pub key: String,
+    /// Its value, in base 64.
+    pub value_base64: Option<String>,
+}
+
+/// The dead letters of a topic, each once, by key.
+///
+/// # Errors
+/// When the topic is missing or the broker does not answer.
+pub fn read(kafka: &Kafka) -> Result<BTreeMap<String, DeadLetter>, SourceError> {
+    let mut letters = BTreeMap::new();
+    read_to_end(kafka, &kafka.dead_letter_topic, &mut |message| {
+        let key = message.key().map(|key| String::from_utf8_lossy(key).into_owned()).unwrap_or_default();
+        match message.payload().map(serde_json::from_slice::<DeadLetter>) {
+            Some(Ok(letter)) => {
+                letters.insert(key, letter);
+            }
+            Some(Err(error)) => tracing::warn!("offset {} is not a dead letter: {error}", message.offset()),
+            None => {
+                letters.remove(&key);
+            }
+        }
+    })?;
+    Ok(letters)
+}
+
+/// What becomes of a letter that is to be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// Its record can be read now and is inside its window and retention: it is learned once.
+    InTime,
+    /// Its record can be read now, but the join has passed it: only a replay would learn it.
+    ForReplaysOnly,
+    /// Its record is refused as before, or for another reason.
+    StillRefused,
+    /// Only the beginning of its record is in the letter, and the topic does not have it any more.
+    Gone,
+    /// It comes from a topic that is not configured.
+    ForeignTopic,
+}
+
+/// A letter's record, with what would become of it.
+#[derive(Clone, Debug)]
+pub struct Examined {
+    /// Its fate.
+    pub fate: Fate,
+    /// Its kind.
+    pub kind: Option<EventKind>,
+    /// Its whole value.
+    pub payload: Vec<u8>,
+}
+
+/// How to judge letters.
+#[derive(Debug)]
+pub struct Examiner<'c> {
+    /// Where the records are.
+    pub kafka: &'c Kafka,
+    /// Reads them as they would be read now.
+    pub decoder: Decoder,
+    /// How long after its event time a record still has an effect, in milliseconds.
+    pub held_ms: i64,
+    /// The watermark that the join has reached at least, in milliseconds.
+    pub watermark: Option<i64>,
+}
+
+impl Examiner<'_> {
+    /// Judges a letter.
+    ///
+    /// # Errors
+    /// When the whole record has to be read from its topic, and the broker does not answer.
+    pub fn examine(&mut self, letter: &DeadLetter) -> Result<Examined, SourceError> {
+        let kind = match &letter.topic {
+            topic if *topic == self.kafka.impressions_topic => EventKind::Impression,
+            topic if *topic == self.kafka.clicks_topic => EventKind::Click,
+            _ => return Ok(Examined { fate: Fate::ForeignTopic, kind: None, payload: Vec::new() }),
+        };
+        let some = |fate, payload| Ok(Examined { fate, kind: Some(kind), payload });
+        let carried = letter.payload_base64.as_deref().and_then(|text| BASE64.decode(text).ok()).unwrap_or_default();
+        let payload = if carried.len() as u64 == letter.payload_bytes {
+            carried
+        } else {
+            match read_value(self.kafka, &letter.topic, letter.partition, letter.offset)? {
+                Some(payload) if payload.len() as u64 == letter.payload_bytes => payload,
+                _ => return some(Fate::Gone, Vec::new()),
+            }
+        };
+        let record = RawRecord { payload: Some(&payload), headers: &[], timestamp: None };
+        let fate = match self.decoder.decode(kind, &record) {
+            Err(_) => Fate::StillRefused,
+            Ok(decoded) => {
+                let held_until = decoded.event.event_time().saturating_add(self.held_ms);
+                let is_past = self.watermark.is_some_and(|watermark| watermark > held_until);
+                if is_past { Fate::ForReplaysOnly } else { Fate::InTime }
+            }
+        };
+        some(fate, payload)
+    }
+}
+
+/// Sends a letter's record again, to the partition that it came from, with its key and headers.
+///
+/// # Errors
+/// When the producer does not take it.
+pub fn send_again(sender: &mut EventSender, letter: &DeadLetter, examined: &Examined) -> Result<(), SourceError> {
+    let bytes = |text: &Option<String>| text.as_deref().and_then(|text| BASE64.decode(text).ok());
+    let headers: Vec<(&str, Option<Vec<u8>>)> =
+        letter.headers.iter().map(|header| (header.key.as_str(), bytes(&header.value_base64))).collect();
+    let key = bytes(&letter.key_base64);
+    sender.send_raw(&Raw {
+        topic: &letter.topic,
+        partition: letter.partition,
+        key: key.as_deref(),
+        payload: &examined.payload,
+        headers: &headers,
+    })
+}

@@ -1,0 +1,93 @@
+//! Small topics read whole: versions, dead letters. And single records, read at their offsets.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::client::{self, Quiet};
+use super::kafka::{ask, is_unknown_topic, partition_count, retry_bound};
+use super::{SourceError, kafka::ASK};
+use crate::config::kafka::Kafka;
+
+/// How long one poll waits.
+const NAP: Duration = Duration::from_millis(100);
+
+/// Shows every record that a topic has now, each partition in its order.
+///
+/// # Errors
+/// When the topic is missing, or nothing arrives for the bound.
+pub fn read_to_end(kafka: &Kafka, topic: &str, take: &mut dyn FnMut(&BorrowedMessage<'_>)) -> Result<(), SourceError> {
+    let consumer: BaseConsumer<Quiet> = client::consumer(kafka).create_with_context(Quiet)?;
+    let mut ends = BTreeMap::new();
+    let mut assignment = TopicPartitionList::new();
+    for number in 0..partition_count(&consumer, kafka, topic)? as i32 {
+        let (low, high) = ask(kafka, || consumer.fetch_watermarks(topic, number, ASK.min(retry_bound(kafka))))?;
+        if low < high {
+            assignment.add_partition_offset(topic, number, Offset::Beginning)?;
+            ends.insert(number, high);
+        }
+    }
+    consumer.assign(&assignment)?;
+    let mut progress = Instant::now();
+    while !ends.is_empty() {
+        let failed = match consumer.poll(NAP) {
+            Some(Ok(message)) => {
+                progress = Instant::now();
+                take(&message);
+                if ends.get(&message.partition()).is_some_and(|end| message.offset() + 1 >= *end) {
+                    ends.remove(&message.partition());
+                }
+                continue;
+            }
+            Some(Err(KafkaError::PartitionEOF(number))) => {
+                progress = Instant::now();
+                ends.remove(&number);
+                continue;
+            }
+            Some(Err(error)) if is_unknown_topic(&error) => {
+                return Err(SourceError::MissingTopic { topic: topic.to_owned() });
+            }
+            Some(Err(error)) => error.to_string(),
+            None => "nothing arrives".to_owned(),
+        };
+        give_up(kafka, progress, &failed)?;
+    }
+    Ok(())
+}
+
+/// The value of one record, if the topic still has it.
+///
+/// # Errors
+/// When the broker does not answer for the bound.
+pub fn read_value(kafka: &Kafka, topic: &str, partition: i32, offset: i64) -> Result<Option<Vec<u8>>, SourceError> {
+    let consumer: BaseConsumer<Quiet> = client::consumer(kafka).create_with_context(Quiet)?;
+    let (low, high) = ask(kafka, || consumer.fetch_watermarks(topic, partition, ASK.min(retry_bound(kafka))))?;
+    if !(low..high).contains(&offset) {
+        return Ok(None);
+    }
+    let mut assignment = TopicPartitionList::new();
+    assignment.add_partition_offset(topic, partition, Offset::Offset(offset))?;
+    consumer.assign(&assignment)?;
+    let start = Instant::now();
+    loop {
+        let failed = match consumer.poll(NAP) {
+            Some(Ok(message)) if message.offset() == offset => return Ok(message.payload().map(<[u8]>::to_vec)),
+            Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => return Ok(None),
+            Some(Err(error)) => error.to_string(),
+            None => "nothing arrives".to_owned(),
+        };
+        give_up(kafka, start, &failed)?;
+    }
+}
+
+fn give_up(kafka: &Kafka, since: Instant, reason: &str) -> Result<(), SourceError> {
+    let bound = retry_bound(kafka);
+    if since.elapsed() < bound {
+        return Ok(());
+    }
+    Err(SourceError::Unreachable { brokers: kafka.brokers.clone(), bound, reason: reason.to_owned() })
+}
