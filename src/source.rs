@@ -102,7 +102,8 @@ pub trait Source {
     /// When reading failed for good.
     fn next(&mut self, wait: Duration) -> Result<Option<SourceEvent>, SourceError>;
 
-    /// The core consumed records of a partition: there is room for as many more.
+    /// The core consumed records of a partition: there is room for as many more. A refused record counts by its
+    /// [weight](crate::stream::Refused::weight).
     fn consumed(&mut self, partition: Partition, records: usize);
 
     /// Asks whether the partition still ends before `position`.

@@ -94,6 +94,12 @@ pub trait Store: Send {
     /// When it cannot be read, or is damaged and so is the one before: never a silent fresh start.
     fn load(&mut self) -> Result<Option<Saved>, StoreError>;
 
+    /// Removes every checkpoint, for a deliberate fresh start.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    fn reset(&mut self) -> Result<(), StoreError>;
+
     /// What the next commit must hold: changes, or everything when there is no base, or writing has failed.
     fn wants(&self) -> Scope;
 

@@ -172,11 +172,10 @@ fn start_worker(
     stop: Stop,
     board: StatusBoard,
 ) -> Result<JoinHandle<Result<Summary, WorkerError>>, Failure> {
-    let mut store = SledStore::open(&config.state.dir).map_err(store_failure)?;
-    store.reset().map_err(store_failure)?;
+    let store = Box::new(SledStore::open(&config.state.dir).map_err(store_failure)?);
     let config = config.clone();
     let options = Options { is_reset: true, ..Options::default() };
-    Ok(std::thread::spawn(move || run::run(&config, options, &mut store, &stop, &board)))
+    Ok(std::thread::spawn(move || run::run(&config, options, store, &stop, &board)))
 }
 
 fn stop_on_interrupt(stop: &Stop) -> Result<(), Failure> {

@@ -35,17 +35,14 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let config = config::load(&args.config)?;
-    let mut store = SledStore::open(&config.state.dir).map_err(store_failure)?;
-    if args.reset_state {
-        store.reset().map_err(store_failure)?;
-    }
+    let store = Box::new(SledStore::open(&config.state.dir).map_err(store_failure)?);
     let options = Options { until_end: args.until_end, is_reset: args.reset_state };
     let (stop, board) = (Stop::default(), StatusBoard::default());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.or_exit(Exit::Software)?;
     start_admin(&runtime, &config, &board)?;
     runtime.spawn(listen_for_signals(stop.clone()));
-    let summary = deepfm_stream::worker::run::run(&config, options, &mut store, &stop, &board);
+    let summary = deepfm_stream::worker::run::run(&config, options, store, &stop, &board);
     runtime.shutdown_background();
     show(&summary.map_err(worker_failure)?, args.json)
 }

@@ -56,7 +56,10 @@ fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Artef
 /// # Errors
 /// When the disk does not take it; nothing that looks like a version is left behind.
 pub fn stage(root: &Path, artefact: &Artefact) -> Result<(), ArtefactIoError> {
-    fs::create_dir_all(root).map_err(io_error("make", root))?;
+    if !root.exists() {
+        fs::create_dir_all(root).map_err(io_error("make", root))?;
+        sync(root.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+    }
     let path = root.join(format!("{STAGED}{}", artefact.directory()));
     if path.exists() {
         fs::remove_dir_all(&path).map_err(io_error("remove", &path))?;
@@ -82,11 +85,11 @@ pub fn is_present(root: &Path, directory: &str) -> bool {
 /// When the version is neither staged nor installed, or cannot be renamed.
 pub fn install(root: &Path, directory: &str) -> Result<(), ArtefactIoError> {
     let path = root.join(directory);
-    if path.exists() {
-        return Ok(());
+    if !path.exists() {
+        let staged = root.join(format!("{STAGED}{directory}"));
+        fs::rename(&staged, &path).map_err(io_error("rename", &staged))?;
     }
-    let staged = root.join(format!("{STAGED}{directory}"));
-    fs::rename(&staged, &path).map_err(io_error("rename", &staged))?;
+    // Also when the name is there: the sync after the rename may have failed.
     sync(root)
 }
 

@@ -31,6 +31,9 @@ pub use reader::Health;
 /// How long one question to the broker may take.
 pub(super) const ASK: Duration = Duration::from_secs(5);
 
+/// How often an end that was not reached must be the same to be taken for one behind transaction markers.
+const CONFIRMATIONS: u32 = 5;
+
 /// What the broker has of a partition: the first offset, and the one after the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
@@ -58,7 +61,8 @@ pub struct KafkaSource {
     events: Receiver<Result<SourceEvent, SourceError>>,
     waiting: Waiting,
     known_waiting: BTreeMap<Partition, Arc<AtomicUsize>>,
-    last_high: BTreeMap<Partition, i64>,
+    /// The end that each partition was last asked for, and how often it was that.
+    last_high: BTreeMap<Partition, (i64, u32)>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -237,14 +241,16 @@ impl Source for KafkaSource {
     }
 
     /// Records that do not exist (transaction markers) may stand before the end: then the end has been reached as well,
-    /// if it is the same as when it was last asked for.
+    /// if it has been the same often enough that a slow fetch is not taken for silence.
     fn confirm_end(&mut self, partition: Partition, position: i64) -> Result<bool, SourceError> {
         let name = topic(&self.kafka, partition.kind);
         let Ok((_, high)) = self.consumer.fetch_watermarks(name, partition.number, Duration::from_secs(1)) else {
             return Ok(false);
         };
-        let before = self.last_high.insert(partition, high);
-        Ok(position >= high || before == Some(high))
+        let (last, times) = self.last_high.get(&partition).copied().unwrap_or((high, 0));
+        let times = if last == high { times + 1 } else { 1 };
+        self.last_high.insert(partition, (high, times));
+        Ok(position >= high || times >= CONFIRMATIONS)
     }
 }
 

@@ -15,6 +15,11 @@ impl Store for MemoryStore {
         Ok(self.saved.clone())
     }
 
+    fn reset(&mut self) -> Result<(), StoreError> {
+        self.saved = None;
+        Ok(())
+    }
+
     fn wants(&self) -> Scope {
         if self.saved.is_some() { Scope::Changes } else { Scope::Everything }
     }

@@ -108,25 +108,6 @@ impl SledStore {
         })
     }
 
-    /// Removes every checkpoint, for a deliberate fresh start.
-    ///
-    /// # Errors
-    /// When something cannot be removed.
-    pub fn reset(&mut self) -> Result<(), StoreError> {
-        self.current = None;
-        for name in ["HEAD.a", "HEAD.b"] {
-            let path = self.root.join(name);
-            if path.exists() {
-                fs::remove_file(&path).map_err(|source| StoreError::Io { doing: "remove", path, source })?;
-            }
-        }
-        for name in self.bases() {
-            self.remove(&name)?;
-        }
-        self.witness = None;
-        sync_directory(&self.root)
-    }
-
     /// The databases, the newest first.
     fn bases(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(&self.root) else {
@@ -317,6 +298,21 @@ impl Store for SledStore {
             self.write_witness(testimony, None, None)?;
         }
         Ok(Some(saved))
+    }
+
+    fn reset(&mut self) -> Result<(), StoreError> {
+        self.current = None;
+        for name in ["HEAD.a", "HEAD.b"] {
+            let path = self.root.join(name);
+            if path.exists() {
+                fs::remove_file(&path).map_err(|source| StoreError::Io { doing: "remove", path, source })?;
+            }
+        }
+        for name in self.bases() {
+            self.remove(&name)?;
+        }
+        self.witness = None;
+        sync_directory(&self.root)
     }
 
     fn wants(&self) -> Scope {

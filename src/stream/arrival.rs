@@ -36,3 +36,13 @@ pub struct Refused {
     /// The record's Kafka timestamp, in milliseconds.
     pub timestamp: Option<i64>,
 }
+
+impl Refused {
+    /// How many decoded records it counts for in a queue, by the memory that it takes.
+    pub fn weight(&self) -> usize {
+        let headers: usize =
+            self.headers.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum();
+        let bytes = headers + self.key.as_ref().map_or(0, Vec::len) + self.payload.as_ref().map_or(0, Vec::len);
+        1 + bytes / 1024
+    }
+}

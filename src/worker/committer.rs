@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::{Scope as ThreadScope, ScopedJoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::error::WorkerError;
@@ -47,30 +47,26 @@ struct Outcome {
 }
 
 /// The hand that gives cuts to the writing thread.
-pub struct Committer<'scope> {
+pub struct Committer {
     jobs: Option<Sender<Job>>,
     outcomes: Receiver<Outcome>,
-    thread: Option<ScopedJoinHandle<'scope, ()>>,
-    is_busy: bool,
+    thread: Option<JoinHandle<()>>,
+    /// Since when a commit is in flight.
+    busy_since: Option<Instant>,
     wants: Scope,
     durable_at: Instant,
     undurable_max: Duration,
 }
 
-impl<'scope> Committer<'scope> {
+impl Committer {
     /// Starts the thread over a store that was loaded. Past `undurable_max` without a durable commit a failure is final.
-    pub fn start<'env>(
-        scope: &'scope ThreadScope<'scope, 'env>,
-        store: &'env mut dyn Store,
-        versions_dir: PathBuf,
-        undurable_max: Duration,
-    ) -> Self {
+    pub fn start(mut store: Box<dyn Store>, versions_dir: PathBuf, undurable_max: Duration) -> Self {
         let wants = store.wants();
         let (jobs, inbox) = channel::<Job>();
         let (outbox, outcomes) = channel();
-        let thread = scope.spawn(move || {
+        let thread = std::thread::spawn(move || {
             for job in inbox {
-                let result = commit(store, job, &versions_dir);
+                let result = commit(&mut *store, job, &versions_dir);
                 // The receiver may be gone already; then nobody wants to know.
                 if outbox.send(Outcome { result, wants: store.wants() }).is_err() {
                     return;
@@ -78,12 +74,12 @@ impl<'scope> Committer<'scope> {
             }
         });
         let (jobs, thread) = (Some(jobs), Some(thread));
-        Self { jobs, outcomes, thread, is_busy: false, wants, durable_at: Instant::now(), undurable_max }
+        Self { jobs, outcomes, thread, busy_since: None, wants, durable_at: Instant::now(), undurable_max }
     }
 
     /// Whether a commit is in flight.
     pub fn is_busy(&self) -> bool {
-        self.is_busy
+        self.busy_since.is_some()
     }
 
     /// What the next cut must hold.
@@ -93,35 +89,25 @@ impl<'scope> Committer<'scope> {
 
     /// Gives a job to the thread, which must not be busy.
     pub fn submit(&mut self, job: Job) {
-        assert!(!self.is_busy, "at most one commit is in flight");
-        self.is_busy = true;
+        assert!(!self.is_busy(), "at most one commit is in flight");
+        self.busy_since = Some(Instant::now());
         if let Some(jobs) = &self.jobs {
             // A thread that has ended is noticed by whoever waits for the outcome.
             let _ = jobs.send(job);
         }
     }
 
-    /// The commit that has become durable since the last call. One that failed is logged, while there is time to try again.
+    /// The commit that has become durable within `patience`. One that failed is logged, while there is time to try again.
     ///
     /// # Errors
-    /// When nothing has become durable for too long.
-    pub fn poll(&mut self) -> Result<Option<Committed>, WorkerError> {
-        match self.outcomes.try_recv() {
-            Ok(outcome) => self.take(outcome),
-            Err(_) => Ok(None),
-        }
-    }
-
-    /// Waits for the commit in flight, if there is one.
-    ///
-    /// # Errors
-    /// When nothing has become durable for too long, or the commit does not end.
-    pub fn wait(&mut self) -> Result<Option<Committed>, WorkerError> {
-        if !self.is_busy {
+    /// When nothing has become durable for too long, or a commit does not end.
+    pub fn poll(&mut self, patience: Duration) -> Result<Option<Committed>, WorkerError> {
+        let Some(since) = self.busy_since else {
             return Ok(None);
-        }
-        match self.outcomes.recv_timeout(COMMIT_MAX) {
+        };
+        match self.outcomes.recv_timeout(patience) {
             Ok(outcome) => self.take(outcome),
+            Err(RecvTimeoutError::Timeout) if since.elapsed() < COMMIT_MAX => Ok(None),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 Err(WorkerError::CommitStuck(COMMIT_MAX))
             }
@@ -129,7 +115,7 @@ impl<'scope> Committer<'scope> {
     }
 
     fn take(&mut self, outcome: Outcome) -> Result<Option<Committed>, WorkerError> {
-        self.is_busy = false;
+        self.busy_since = None;
         self.wants = outcome.wants;
         match outcome.result {
             Ok(committed) => {
@@ -151,10 +137,12 @@ impl<'scope> Committer<'scope> {
     }
 }
 
-impl Drop for Committer<'_> {
+impl Drop for Committer {
     fn drop(&mut self) {
         self.jobs = None;
+        // A thread in the middle of a commit may never come back from a disk that hangs: it is left alone.
         if let Some(thread) = self.thread.take()
+            && self.busy_since.is_none()
             && thread.join().is_err()
         {
             tracing::error!("the writing thread has panicked");

@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 
 use super::drive::Witness;
 use crate::config::kafka::Kafka;
@@ -21,6 +22,9 @@ use crate::snapshot::outbox::Letter;
 use crate::source::client::{self, Deliveries};
 use crate::stream::{Partition, Refused};
 use crate::train::{Scored, Step};
+
+/// The longest letter, in bytes: a topic takes a megabyte unless it is set up otherwise.
+const LETTER_BYTES_MAX: usize = 900_000;
 
 /// The most bytes of letters that wait to be sent; at the bound input waits for the broker.
 const LETTERS_BYTES_MAX: usize = 16 << 20;
@@ -96,9 +100,16 @@ impl LetterWriter {
             EventKind::Impression => &self.impressions_topic,
             EventKind::Click => &self.clicks_topic,
         };
-        let document = document(topic, partition.number, offset, refused);
-        let document = serde_json::to_string(&document).expect("a letter of strings and numbers always encodes");
-        Letter { key: format!("{topic}/{}/{offset}", partition.number), document }
+        let mut letter = document(topic, partition.number, offset, refused);
+        let mut text = encode(&letter);
+        // A topic takes records of about a megabyte: what makes a letter longer than that is left out, the least needed first.
+        for shorten in [Document::without_headers, Document::without_key, Document::without_payload] {
+            if text.len() > LETTER_BYTES_MAX {
+                shorten(&mut letter, refused);
+                text = encode(&letter);
+            }
+        }
+        Letter { key: format!("{topic}/{}/{offset}", partition.number), document: text }
     }
 }
 
@@ -290,6 +301,28 @@ impl LetterSender {
             failed => Err(DeadLetterError::Refused { topic: self.topic.clone(), failed }),
         }
     }
+}
+
+impl Document<'_> {
+    fn without_headers(&mut self, _: &Refused) {
+        self.headers.clear();
+    }
+
+    fn without_key(&mut self, _: &Refused) {
+        self.key_base64 = None;
+    }
+
+    fn without_payload(&mut self, refused: &Refused) {
+        self.payload_base64 = None;
+        self.payload_sha256 = refused
+            .payload_sha256
+            .or_else(|| refused.payload.as_deref().map(|whole| Sha256::digest(whole).into()))
+            .map(hex::encode);
+    }
+}
+
+fn encode(document: &Document<'_>) -> String {
+    serde_json::to_string(document).expect("a letter of strings and numbers always encodes")
 }
 
 fn document<'a>(topic: &'a str, partition: i32, offset: i64, refused: &'a Refused) -> Document<'a> {

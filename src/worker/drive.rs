@@ -212,7 +212,7 @@ impl<S: Source> Drive<S> {
             let Some(step) = self.trainer.step(executor, &mut |scored| witness.scored(scored)) else {
                 break;
             };
-            self.source.consumed(step.partition, 1);
+            self.source.consumed(step.partition, step.refused.as_ref().map_or(1, |refused| refused.weight()));
             witness.consumed(step);
             consumed += 1;
         }

@@ -29,7 +29,7 @@ pub enum WorkerError {
     #[error("the first checkpoint cannot be written; see the log for why")]
     NoFirstCheckpoint,
     /// The disk does not answer.
-    #[error("a checkpoint did not end within {0:?}")]
+    #[error("a checkpoint did not end within {0:?}, or the thread that writes it has ended; the log says more")]
     CommitStuck(std::time::Duration),
     /// The checkpoint cannot be understood.
     #[error("the checkpoint in {path} cannot be used; `--reset-state` starts anew")]

@@ -55,6 +55,7 @@ pub fn begin(
 ) -> Result<Beginning, WorkerError> {
     let first_free = known.newest().map_or(1, |newest| newest + 1);
     let Some(saved) = saved else {
+        artefacts::remove_stray(&config.versions.dir, &[])?;
         let mut trainer = Trainer::new(config.train_params());
         for (partition, next_offset) in log.starts(&config.kafka.start)? {
             trainer.control(&Control::Start { partition, next_offset }, &Inline, &mut |_| ())?;

@@ -36,6 +36,9 @@ const UNSAVED_BYTES_MAX: usize = 128 << 20;
 /// The least time between two checkpoints, and between two tries of one that fails.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// How often a worker that waits for the disk shows that it lives.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
 /// How often the status board is brought up to date.
 const STATUS_EVERY: Duration = Duration::from_millis(500);
 
@@ -69,7 +72,7 @@ pub struct Summary {
 struct Worker<'w> {
     config: &'w Config,
     fields: FieldSet,
-    committer: Committer<'w>,
+    committer: Committer,
     drive: Drive<KafkaSource>,
     letters: Letters,
     publisher: Publisher,
@@ -93,34 +96,27 @@ struct Worker<'w> {
 pub fn run(
     config: &Config,
     options: Options,
-    store: &mut dyn Store,
+    store: Box<dyn Store>,
     stop: &Stop,
     board: &StatusBoard,
 ) -> Result<Summary, WorkerError> {
-    std::thread::scope(|scope| run_within(scope, config, options, store, stop, board))
-}
-
-fn run_within<'scope, 'env: 'scope>(
-    scope: &'scope std::thread::Scope<'scope, 'env>,
-    config: &'env Config,
-    options: Options,
-    store: &'env mut dyn Store,
-    stop: &Stop,
-    board: &'env StatusBoard,
-) -> Result<Summary, WorkerError> {
     board.update(|status| status.model.clone_from(&config.model.name));
-    let saved = store.load()?;
+    let mut store = store;
+    // A fresh start on purpose destroys nothing before it is known that there is something to start with.
+    let saved = if options.is_reset { None } else { store.load()? };
     let checkpoint = saved.as_ref().map_or(0, |saved| saved.commit);
-    let undurable_max = Duration::from_secs(config.state.undurable_max_seconds);
-    let mut committer = Committer::start(scope, store, config.versions.dir.clone(), undurable_max);
-    // An empty state is refused before anyone is fenced off; the resume point is read after.
     let known = topic::read(&config.kafka, &config.model.name)?;
+    // An empty state is refused before anyone is fenced off; what was published before is read after.
     if saved.is_none() && !options.is_reset {
         resume::refuse_lost_state(config, &known)?;
     }
+    let log = KafkaLog::connect(&config.kafka)?;
     let announcer = Announcer::fence(&config.kafka, &config.model.name)?;
     let known = topic::read(&config.kafka, &config.model.name)?;
-    let log = KafkaLog::connect(&config.kafka)?;
+    if options.is_reset {
+        store.reset()?;
+    }
+    board.update(|_| ());
     let Beginning { mut trainer, next_version, parent, outbox, is_new } = resume::begin(config, saved, &known, &log)?;
     let ends = log.ends();
     let fields = config.field_set()?;
@@ -132,6 +128,8 @@ fn run_within<'scope, 'env: 'scope>(
             observed.observe(payload);
         }
     });
+    let undurable_max = Duration::from_secs(config.state.undurable_max_seconds);
+    let mut committer = Committer::start(store, config.versions.dir.clone(), undurable_max);
     let mut publisher = Publisher::start(config, announcer, &known);
     for entry in &outbox.versions {
         publisher.announce(entry.clone());
@@ -143,7 +141,13 @@ fn run_within<'scope, 'env: 'scope>(
         let cut = trainer.cut(committer.wants());
         let lineage = resume::lineage(config, &trainer, cut.digest, next_version, parent.clone(), Outbox::default());
         committer.submit(Job { cut, lineage, staged: Vec::new() });
-        checkpoint = committer.wait()?.ok_or(WorkerError::NoFirstCheckpoint)?.commit;
+        while committer.is_busy() {
+            checkpoint = committer.poll(HEARTBEAT)?.map_or(checkpoint, |committed| committed.commit);
+            board.update(|_| ());
+        }
+        if checkpoint == 0 {
+            return Err(WorkerError::NoFirstCheckpoint);
+        }
     }
     let source = log.read(&trainer.positions(), ingest)?;
     let horizon = if options.until_end {
@@ -176,40 +180,20 @@ fn run_within<'scope, 'env: 'scope>(
 
 impl Worker<'_> {
     fn go_on(mut self, options: Options, stop: &Stop) -> Result<Summary, WorkerError> {
-        let mut shown = Instant::now();
         self.board.update(|status| status.phase = Phase::Running);
         self.show();
-        let is_done = loop {
-            let turn = match self.drive.turn(u64::MAX, &Inline, &mut self.letters) {
-                Ok(turn) => turn,
-                Err(error) => {
-                    // Everything consumed so far is whole: keep it before giving up.
-                    self.commit_last()?;
-                    return Err(error.into());
+        let learned = self.learn(stop);
+        self.board.update(|status| status.phase = Phase::Stopping);
+        let is_done = match learned {
+            Ok(is_done) => is_done,
+            Err(error) => {
+                // Everything consumed so far is whole: it is kept if that is possible. The first error is the one to report.
+                if let Err(second) = self.commit_last() {
+                    tracing::error!("the last checkpoint failed as well: {:#}", anyhow::Error::from(second));
                 }
-            };
-            self.note_announced()?;
-            self.letters.note_delivered()?;
-            if self.letters.is_full() {
-                self.send_letters()?;
-            }
-            if let Some(committed) = self.committer.poll()? {
-                self.note_committed(committed);
-            }
-            if turn.is_done || stop.is_asked() {
-                break turn.is_done;
-            }
-            if self.is_version_due() {
-                self.cut_version()?;
-            } else if self.is_checkpoint_due()? {
-                self.checkpoint();
-            }
-            if shown.elapsed() >= STATUS_EVERY {
-                self.show();
-                shown = Instant::now();
+                return Err(error);
             }
         };
-        self.board.update(|status| status.phase = Phase::Stopping);
         self.wait_for_commit()?;
         if options.until_end && is_done && self.has_learned_since_version() {
             self.cut_version()?;
@@ -221,6 +205,39 @@ impl Worker<'_> {
             self.commit_last()?;
         }
         self.finish()
+    }
+
+    /// Learns until everything that was to be consumed is, or until it is asked to stop; says which.
+    fn learn(&mut self, stop: &Stop) -> Result<bool, WorkerError> {
+        let mut shown = Instant::now();
+        loop {
+            let turn = self.drive.turn(u64::MAX, &Inline, &mut self.letters)?;
+            self.note_announced()?;
+            self.letters.note_delivered()?;
+            if self.letters.is_full() {
+                self.send_letters()?;
+            }
+            if let Some(committed) = self.committer.poll(Duration::ZERO)? {
+                self.note_committed(committed);
+            }
+            if turn.is_done || stop.is_asked() {
+                return Ok(turn.is_done);
+            }
+            if self.is_version_due() {
+                if let Err(error) = self.cut_version() {
+                    // Nothing of it was published, and its place in the journal is kept: the next one is tried in its time.
+                    tracing::error!("a version could not be written: {:#}", anyhow::Error::from(error));
+                    metrics::counter!("deepfm_version_failures_total").increment(1);
+                    self.version_at = Instant::now();
+                }
+            } else if self.is_checkpoint_due()? {
+                self.checkpoint();
+            }
+            if shown.elapsed() >= STATUS_EVERY {
+                self.show();
+                shown = Instant::now();
+            }
+        }
     }
 
     /// A checkpoint is due by time, or when much has changed; learning waits for a commit in flight only when very much has.
@@ -288,9 +305,13 @@ impl Worker<'_> {
         Ok(())
     }
 
+    /// Waits for the commit in flight, and shows meanwhile that the worker lives.
     fn wait_for_commit(&mut self) -> Result<(), WorkerError> {
-        if let Some(committed) = self.committer.wait()? {
-            self.note_committed(committed);
+        while self.committer.is_busy() {
+            if let Some(committed) = self.committer.poll(HEARTBEAT)? {
+                self.note_committed(committed);
+            }
+            self.board.update(|_| ());
         }
         Ok(())
     }
@@ -313,7 +334,7 @@ impl Worker<'_> {
         let version = self.next_version;
         let trainer = &mut self.drive.trainer;
         let state_digest = trainer.state_digest();
-        let journal = trainer.cut_journal();
+        let journal = trainer.sequencer().journal().to_vec();
         let artefact = Artefact::cut(
             trainer,
             &Cut {
@@ -330,6 +351,7 @@ impl Worker<'_> {
         );
         let root = &self.config.versions.dir;
         artefacts::stage(root, &artefact)?;
+        trainer.cut_journal();
         let announcement = Announcement::of(&artefact);
         let entry = OutboxEntry {
             version,

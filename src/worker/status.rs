@@ -148,6 +148,7 @@ pub fn describe_metrics() {
     describe_gauge!("deepfm_checkpoint_bytes", "Bytes written by the newest checkpoint");
     describe_gauge!("deepfm_checkpoint_seconds", "How long the newest checkpoint took to write");
     describe_gauge!("deepfm_checkpoint_pause_seconds", "How long learning stood still for the newest checkpoint");
+    describe_counter!("deepfm_version_failures_total", "Versions that could not be written");
     describe_counter!("deepfm_checkpoint_failures_total", "Checkpoints that could not be written");
     describe_counter!(
         "deepfm_checkpoint_fallbacks_total",

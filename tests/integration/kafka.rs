@@ -225,3 +225,25 @@ fn an_embedded_broker_is_read_like_a_real_one() {
     assert_eq!(offsets.values().map(Vec::len).sum::<usize>(), 200);
     assert!(offsets.values().all(|offsets| offsets.windows(2).all(|pair| pair[0] < pair[1])));
 }
+
+#[test]
+fn brokers_that_are_lost_while_reading_end_the_run_at_the_bound() {
+    let cluster = MockCluster::new(1).expect("the embedded broker starts");
+    let kafka = Kafka {
+        brokers: cluster.bootstrap_servers(),
+        impressions_topic: "i".to_owned(),
+        clicks_topic: "c".to_owned(),
+        retry_max_seconds: 2,
+        ..deepfm_stream::config::Config::default().kafka
+    };
+    for topic in ["i", "c"] {
+        cluster.create_topic(topic, 1, 1).expect("the embedded broker makes topics");
+    }
+    let log = KafkaLog::connect(&kafka).expect("the topics exist");
+    let starts = log.starts(&Start::Earliest).expect("no question is asked");
+    let mut source = log.read(&starts, ingest()).expect("the partitions exist");
+    read_to_the_ends(&mut source, 2);
+    drop(cluster);
+    let error = wait_for("the end of the run", || source.next(Duration::from_millis(20)).err());
+    assert!(matches!(error, SourceError::Unreachable { .. }), "{error}");
+}

@@ -13,7 +13,7 @@ use rdkafka::message::{BorrowedMessage, Headers, Message as _};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::{ASK, Waiting, is_unknown_topic, partition_count, topic};
+use super::{ASK, Waiting, is_unknown_topic, retry_bound, topic};
 use crate::config::kafka::Kafka;
 use crate::event::{EventKind, RawRecord};
 use crate::source::ingest::Message;
@@ -74,6 +74,7 @@ pub(super) struct Assigned {
     lanes: BTreeMap<i32, Lane>,
     refreshed: Instant,
     knocked: Instant,
+    missing_since: Option<Instant>,
 }
 
 impl Reader {
@@ -88,7 +89,7 @@ impl Reader {
         }
         self.consumer.assign(&assignment)?;
         let now = Instant::now();
-        Ok(Assigned { reader: self, lanes, refreshed: now, knocked: now })
+        Ok(Assigned { reader: self, lanes, refreshed: now, knocked: now, missing_since: None })
     }
 
     fn topic(&self) -> &str {
@@ -157,18 +158,26 @@ impl Assigned {
         Ok(())
     }
 
-    /// Polls a handful of records; waits a little only for the first.
+    /// Polls a handful of records; waits a little only for the first. Says whether the broker gave anything.
     fn poll(&mut self) -> Result<bool, SourceError> {
         let consumer = Arc::clone(&self.reader.consumer);
+        let mut moved = false;
         for at in 0..HANDFUL {
             match consumer.poll(if at == 0 { NAP } else { Duration::ZERO }) {
-                None => return Ok(at > 0),
-                Some(Ok(message)) => self.take(&message)?,
-                Some(Err(KafkaError::PartitionEOF(number))) => self.end(number)?,
+                None => break,
+                Some(Ok(message)) => {
+                    moved = true;
+                    self.take(&message)?;
+                }
+                Some(Err(KafkaError::PartitionEOF(number))) => {
+                    moved = true;
+                    self.end(number)?;
+                }
+                // That the brokers are lost comes here too: nothing has moved by it.
                 Some(Err(error)) => self.judge(&error)?,
             }
         }
-        Ok(true)
+        Ok(moved)
     }
 
     fn take(&mut self, message: &BorrowedMessage<'_>) -> Result<(), SourceError> {
@@ -182,9 +191,12 @@ impl Assigned {
             return Ok(());
         }
         let arrival = arrival(&mut reader.ingest, reader.kind, message);
+        let weight = arrival.body.as_ref().err().map_or(1, |refused| refused.weight());
         lane.next_offset = arrival.offset + 1;
         lane.arrivals.push(arrival);
-        if lane.waiting.fetch_add(1, Ordering::AcqRel) + 1 >= reader.kafka.queue_records_max && !lane.is_paused {
+        if lane.waiting.fetch_add(weight, Ordering::AcqRel) + weight >= reader.kafka.queue_records_max
+            && !lane.is_paused
+        {
             reader.consumer.pause(&reader.one(number))?;
             lane.is_paused = true;
         }
@@ -267,11 +279,21 @@ impl Assigned {
 
     /// Notices partitions that were created meanwhile; they are read from their beginning.
     fn look_for_partitions(&mut self) -> Result<(), SourceError> {
-        let Self { reader, lanes, .. } = self;
-        if reader.consumer.fetch_metadata(Some(reader.topic()), KNOCK).is_err() {
+        let Self { reader, lanes, missing_since, .. } = self;
+        let Ok(metadata) = reader.consumer.fetch_metadata(Some(reader.topic()), KNOCK) else {
             return Ok(());
+        };
+        let found = metadata.topics().iter().find(|found| found.name() == reader.topic());
+        let count = found.filter(|found| found.error().is_none()).map_or(0, |found| found.partitions().len());
+        if count == 0 {
+            // A broker that is catching up after a restart may not know the topic for a moment.
+            let since = *missing_since.get_or_insert_with(Instant::now);
+            if since.elapsed() < retry_bound(&reader.kafka) {
+                return Ok(());
+            }
+            return Err(SourceError::MissingTopic { topic: reader.topic().to_owned() });
         }
-        let count = partition_count(&*reader.consumer, &reader.kafka, reader.topic())?;
+        *missing_since = None;
         for number in lanes.len() as i32..count as i32 {
             let Ok((low, _)) = reader.consumer.fetch_watermarks(reader.topic(), number, ASK) else {
                 break;
