@@ -9,6 +9,7 @@
 //! * a batch that would leave a non-finite value anywhere is refused as a whole, and the model stays as it was.
 
 pub mod batch;
+pub mod candidates;
 pub mod executor;
 pub mod gather;
 pub mod loss;
@@ -20,13 +21,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::feature::{FeatureId, Features, hash};
 use crate::optim::{ftrl, sgd};
-use batch::{Architecture, Dense};
+use batch::{Architecture, Dense, Slot};
+use candidates::Candidates;
 use params::ModelParams;
 use table::{RowNumber, Table};
 
 pub use batch::{Example, Scratch};
 pub use executor::{Executor, Inline};
 pub use loss::Importance;
+
+/// Parts of the table that are swept one at a time.
+pub const SHARDS: usize = table::SHARDS;
 
 /// Bias, MLP and their optimizer state: everything but the table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,6 +53,8 @@ pub struct Learned {
     pub mlp_gradient_norm: f64,
     /// Rows that the step created.
     pub rows_created: usize,
+    /// Ids that were not admitted since there is no room.
+    pub ids_refused: usize,
 }
 
 /// A batch would have left a non-finite gradient, state or weight: nothing was changed.
@@ -61,6 +68,7 @@ pub struct DeepFm {
     params: ModelParams,
     architecture: Architecture,
     table: Table,
+    candidates: Candidates,
     dense: DenseState,
 }
 
@@ -70,13 +78,19 @@ impl DeepFm {
         let architecture = Architecture::new(&params);
         let mlp = architecture.mlp.initial();
         let dense = DenseState { bias_z: 0.0, bias_n: 0.0, momentum: vec![0.0; mlp.len()], mlp };
-        Self { table: Table::new(params.embedding_dim), architecture, dense, params }
+        Self { table: Table::new(params.embedding_dim), candidates: Candidates::default(), architecture, dense, params }
     }
 
-    /// A model from its parts, each row as its bytes.
-    pub fn restore<'r>(params: ModelParams, dense: DenseState, rows: impl IntoIterator<Item = &'r [u8]>) -> Self {
+    /// A model from its parts, each row and each candidate as its bytes.
+    pub fn restore<'r>(
+        params: ModelParams,
+        dense: DenseState,
+        rows: impl IntoIterator<Item = &'r [u8]>,
+        candidates: impl IntoIterator<Item = &'r [u8]>,
+    ) -> Self {
         let mut model = Self { dense, ..Self::new(params) };
         rows.into_iter().for_each(|row| model.table.restore(row));
+        candidates.into_iter().for_each(|candidate| model.candidates.restore(candidate));
         model
     }
 
@@ -118,8 +132,8 @@ impl DeepFm {
         (self.dense.bias_z, self.dense.bias_n) = (bias_z, bias_n);
         std::mem::swap(&mut self.dense.mlp, &mut scratch.mlp_next);
         std::mem::swap(&mut self.dense.momentum, &mut scratch.momentum_next);
-        let rows_created = self.write_rows(seconds, scratch);
-        Ok(Learned { mlp_gradient_norm, rows_created })
+        let (rows_created, ids_refused) = self.write_rows(seconds, scratch);
+        Ok(Learned { mlp_gradient_norm, rows_created, ids_refused })
     }
 
     /// Everything but the table.
@@ -162,6 +176,21 @@ impl DeepFm {
         self.table.rows()
     }
 
+    /// Ids that are counted and not admitted yet.
+    pub fn candidates(&self) -> &Candidates {
+        &self.candidates
+    }
+
+    /// The same, for a checkpoint to take them.
+    pub fn candidates_mut(&mut self) -> &mut Candidates {
+        &mut self.candidates
+    }
+
+    /// Removes rows and candidates of one shard in [`SHARDS`] that were not learned since a time; says how many of each.
+    pub fn sweep(&mut self, shard: usize, before_seconds: u32) -> (usize, usize) {
+        (self.table.sweep(shard, before_seconds), self.candidates.sweep(shard, before_seconds))
+    }
+
     /// The table, for a checkpoint to take its rows.
     pub fn table_mut(&mut self) -> &mut Table {
         &mut self.table
@@ -198,16 +227,27 @@ impl DeepFm {
         let Scratch { layout, linear, embedding, rows, .. } = scratch;
         layout.fill(self.architecture.fields, batch.iter().map(|example| example.features));
         rows.clear();
-        rows.extend(layout.ids.iter().map(|id| self.table.find(*id)));
+        let rows_max = self.params.admission.rows_max;
+        let mut room = [rows_max.saturating_sub(self.table.len()), rows_max.saturating_sub(self.candidates.len())];
+        rows.extend(layout.ids.iter().map(|id| self.table.find(*id).map_or(Slot::Refused, Slot::Row)));
+        for (id, slot) in layout.ids.iter().zip(rows.iter_mut()).filter(|(_, slot)| **slot == Slot::Refused) {
+            *slot = self.new_slot(*id, &mut room);
+        }
         linear.clear();
         embedding.clear();
-        for (id, row) in layout.ids.iter().zip(rows.iter()) {
-            if let Some(row) = *row {
+        for (id, slot) in layout.ids.iter().zip(rows.iter()) {
+            if let Slot::Row(row) = *slot {
                 let (z, n) = self.table.state(row).split_at(1 + dim);
                 linear.z.push(z[0]);
                 linear.n.push(n[0]);
                 embedding.z.extend_from_slice(&z[1..]);
                 embedding.n.extend_from_slice(&n[1..]);
+            } else if *slot != Slot::Admitted {
+                // All zeros: no weight, and nothing of the round is kept.
+                linear.z.push(0.0);
+                linear.n.push(0.0);
+                embedding.z.resize(embedding.z.len() + dim, 0.0);
+                embedding.n.resize(embedding.z.len(), 0.0);
             } else {
                 linear.z.push(0.0);
                 linear.n.push(0.0);
@@ -226,6 +266,24 @@ impl DeepFm {
             for (z, w) in embedding.z.chunks_exact(dim).zip(embedding.w.chunks_exact_mut(dim)) {
                 ftrl::shrink_group(&self.params.embedding, z, w);
             }
+        }
+    }
+
+    /// What an id without a row is in this batch; `room` are the rows and the candidates that can still be added.
+    fn new_slot(&self, id: FeatureId, [rows, candidates]: &mut [usize; 2]) -> Slot {
+        let min_count = self.params.admission.min_count;
+        let counted = if min_count > 1 { self.candidates.count(id) } else { 0 };
+        let (slot, room) = match counted + 1 < min_count {
+            true if counted > 0 => return Slot::Counted,
+            true => (Slot::Counted, candidates),
+            false => (Slot::Admitted, rows),
+        };
+        match room.checked_sub(1) {
+            Some(left) => {
+                *room = left;
+                slot
+            }
+            None => Slot::Refused,
         }
     }
 
@@ -259,21 +317,33 @@ impl DeepFm {
         norm
     }
 
-    fn write_rows(&mut self, seconds: u32, scratch: &Scratch) -> usize {
+    fn write_rows(&mut self, seconds: u32, scratch: &Scratch) -> (usize, usize) {
         let dim = self.params.embedding_dim;
-        let mut created = 0;
+        let (mut created, mut refused) = (0, 0);
         let (mut z, mut n) = (vec![0.0; 1 + dim], vec![0.0; 1 + dim]);
         for (slot, (id, row)) in scratch.layout.ids.iter().zip(&scratch.rows).enumerate() {
-            let row = row.unwrap_or_else(|| {
-                created += 1;
-                self.table.insert(*id)
-            });
+            let row = match *row {
+                Slot::Row(row) => row,
+                Slot::Admitted => {
+                    created += 1;
+                    self.candidates.remove(*id);
+                    self.table.insert(*id)
+                }
+                Slot::Counted => {
+                    self.candidates.count_once(*id, seconds);
+                    continue;
+                }
+                Slot::Refused => {
+                    refused += 1;
+                    continue;
+                }
+            };
             (z[0], n[0]) = (scratch.linear.z[slot], scratch.linear.n[slot]);
             z[1..].copy_from_slice(&scratch.embedding.z[slot * dim..][..dim]);
             n[1..].copy_from_slice(&scratch.embedding.n[slot * dim..][..dim]);
             self.table.write(row, &z, &n, seconds);
         }
-        created
+        (created, refused)
     }
 }
 

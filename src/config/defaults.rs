@@ -27,6 +27,9 @@ impl Default for Model {
             seed: 1,
             init_scale: 0.02,
             parts: Parts::Deepfm,
+            rows_max: 50_000_000,
+            admission_min_count: 1,
+            expire_after_seconds: 0,
             mlp: Mlp::default(),
         }
     }

@@ -2,11 +2,17 @@
 
 use serde::{Serialize, Serializer};
 
-use crate::model::params::{Activation, MlpParams, ModelParams, Parts};
+use crate::model::params::{Activation, AdmissionParams, MlpParams, ModelParams, Parts};
 use crate::optim::params::{FtrlParams, SgdParams};
 
 use super::document::Value;
 use super::section::{Bounds, Section};
+
+/// The most rows that a table can have.
+const ROWS_MAX: usize = 1 << 31;
+
+/// Ten years.
+const EXPIRY_MAX_SECONDS: u64 = 10 * 365 * 86_400;
 
 /// The shape of the model.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -21,6 +27,12 @@ pub struct Model {
     pub init_scale: f32,
     /// Which parts the logit has.
     pub parts: Parts,
+    /// The most rows of the table.
+    pub rows_max: usize,
+    /// How often an id is counted before it has a row.
+    pub admission_min_count: u32,
+    /// How long a row is kept without being learned; 0 is for ever.
+    pub expire_after_seconds: u32,
     /// The MLP.
     pub mlp: Mlp,
 }
@@ -64,6 +76,21 @@ impl Model {
             seed: section.whole("seed", default.seed, 0, i64::MAX as u64, seeds),
             init_scale: section.number("init_scale", default.init_scale, Bounds::POSITIVE, scale),
             parts: section.choice("parts", default.parts, &parts),
+            rows_max: section.count("rows_max", default.rows_max, 1, ROWS_MAX, "row numbers have 32 bits"),
+            admission_min_count: section.whole(
+                "admission_min_count",
+                u64::from(default.admission_min_count),
+                1,
+                1_000_000,
+                "an id has a row after it was counted as often; 1 is at once",
+            ) as u32,
+            expire_after_seconds: section.whole(
+                "expire_after_seconds",
+                u64::from(default.expire_after_seconds),
+                0,
+                EXPIRY_MAX_SECONDS,
+                "it is at most ten years; 0 is never",
+            ) as u32,
             mlp: Mlp::read(&section.section("mlp"), default.mlp),
         }
     }
@@ -87,6 +114,11 @@ impl Model {
             embedding: optimizer.embedding,
             sgd: optimizer.mlp,
             n_max,
+            admission: AdmissionParams {
+                rows_max: self.rows_max,
+                min_count: self.admission_min_count,
+                expire_after_seconds: self.expire_after_seconds,
+            },
         }
     }
 }

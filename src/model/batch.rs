@@ -9,6 +9,7 @@ use super::gather::Layout;
 use super::loss::{Importance, sigmoid};
 use super::mlp::{Activations, MlpShape};
 use super::params::{ModelParams, Parts};
+use super::table::RowNumber;
 use crate::feature::{FeatureId, Features};
 
 /// Examples in a chunk: enough for a matrix product, few enough to stay in cache.
@@ -74,6 +75,19 @@ impl Group {
     }
 }
 
+/// What an id of a batch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Slot {
+    /// It has a row.
+    Row(RowNumber),
+    /// It gets a row with this batch.
+    Admitted,
+    /// It is counted towards its admission.
+    Counted,
+    /// There is no room for it.
+    Refused,
+}
+
 /// Working memory of a batch, used again for the next.
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
@@ -83,7 +97,7 @@ pub struct Scratch {
     pub(super) mlp_gradient: Vec<f32>,
     pub(super) mlp_next: Vec<f32>,
     pub(super) momentum_next: Vec<f32>,
-    pub(super) rows: Vec<Option<super::table::RowNumber>>,
+    pub(super) rows: Vec<Slot>,
     chunks: Vec<Chunk>,
     logits: Vec<f32>,
     dlogits: Vec<f32>,

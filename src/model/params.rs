@@ -29,6 +29,26 @@ pub struct ModelParams {
     pub sgd: SgdParams,
     /// Bound on a coordinate's `n`, which keeps an old model able to move; `None` is off.
     pub n_max: Option<f32>,
+    /// Which ids have a row, and for how long.
+    pub admission: AdmissionParams,
+}
+
+/// Which ids have a row of the table. An id without one weighs nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdmissionParams {
+    /// The most rows, and the most ids that are counted towards admission; beyond, new ids are refused.
+    pub rows_max: usize,
+    /// The batch in which an id is counted for the so-manieth time admits it; 1 is the first.
+    pub min_count: u32,
+    /// Seconds of event time without being learned after which a row is removed; 0 is never.
+    pub expire_after_seconds: u32,
+}
+
+impl Default for AdmissionParams {
+    /// Every id, for ever.
+    fn default() -> Self {
+        Self { rows_max: usize::MAX, min_count: 1, expire_after_seconds: 0 }
+    }
 }
 
 /// Which parts the logit has, beside the bias.
@@ -91,6 +111,7 @@ impl Default for ModelParams {
             embedding: ftrl,
             sgd: SgdParams { learning_rate: 0.01, momentum: 0.0, l2: 0.0, clip_norm: 0.0 },
             n_max: None,
+            admission: AdmissionParams::default(),
         }
     }
 }

@@ -24,7 +24,7 @@ const CHUNK_ROWS: usize = 4096;
 const COPIED_AT_ONCE: usize = 64;
 
 /// Shards of the index.
-const SHARDS: usize = 256;
+pub(super) const SHARDS: usize = 256;
 
 /// Words of a row before its state: id (2), last seen, count.
 const HEAD_WORDS: usize = 4;
@@ -37,7 +37,12 @@ pub type RowNumber = u32;
 pub struct Table {
     coordinates: usize,
     chunks: Vec<Box<[u32]>>,
-    len: usize,
+    /// Rows that were ever used: those in use and the free ones.
+    used: usize,
+    /// Rows that were removed, to be used again. Their words are 0, and with them their counts, as in no row in use.
+    free: Vec<RowNumber>,
+    /// Ids that were removed since the last copy.
+    gone: Vec<FeatureId>,
     shards: Vec<HashTable<RowNumber>>,
     /// Rows that `sum` does not cover.
     unhashed: Touched,
@@ -63,7 +68,9 @@ impl Table {
         Self {
             coordinates: 1 + embedding_dim,
             chunks: Vec::new(),
-            len: 0,
+            used: 0,
+            free: Vec::new(),
+            gone: Vec::new(),
             shards: vec![HashTable::new(); SHARDS],
             unhashed: Touched::default(),
             unsaved: None,
@@ -73,12 +80,12 @@ impl Table {
 
     /// Number of rows.
     pub fn len(&self) -> usize {
-        self.len
+        self.used - self.free.len()
     }
 
     /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Bytes of a row.
@@ -109,12 +116,7 @@ impl Table {
     /// Makes a row of zeros for an id that has none.
     pub fn insert(&mut self, id: FeatureId) -> RowNumber {
         debug_assert!(self.find(id).is_none(), "an id has one row");
-        let row = self.len as RowNumber;
-        if self.len == self.chunks.len() * CHUNK_ROWS {
-            self.chunks.push(vec![0; CHUNK_ROWS * self.row_words()].into_boxed_slice());
-            self.grow_touched();
-        }
-        self.len += 1;
+        let row = self.free.pop().unwrap_or_else(|| self.use_next());
         let words = self.row_mut(row);
         words[0] = id as u32;
         words[1] = (id >> 32) as u32;
@@ -125,6 +127,42 @@ impl Table {
         let rehash = |&row: &RowNumber| index_hash(id_of(&chunks[row as usize / CHUNK_ROWS], row, row_words));
         self.shards[shard(hash)].insert_unique(hash, row, rehash);
         row
+    }
+
+    fn use_next(&mut self) -> RowNumber {
+        if self.used == self.chunks.len() * CHUNK_ROWS {
+            self.chunks.push(vec![0; CHUNK_ROWS * self.row_words()].into_boxed_slice());
+            self.grow_touched();
+        }
+        self.used += 1;
+        (self.used - 1) as RowNumber
+    }
+
+    /// Removes the rows of a shard of the index that were last seen before a time; says how many. Which shard an id is in
+    /// depends on the id alone.
+    pub fn sweep(&mut self, shard: usize, before_seconds: u32) -> usize {
+        let old: Vec<RowNumber> =
+            self.shards[shard].iter().copied().filter(|row| self.row(*row)[2] < before_seconds).collect();
+        for row in &old {
+            self.remove(*row);
+        }
+        old.len()
+    }
+
+    fn remove(&mut self, row: RowNumber) {
+        let id = self.id(row);
+        if !self.unhashed.unmark(row) {
+            self.sum = self.sum.wrapping_sub(self.row_hash(row));
+        }
+        let hash = index_hash(id);
+        if let Ok(entry) = self.shards[shard(hash)].find_entry(hash, |&other| other == row) {
+            entry.remove();
+        }
+        if self.unsaved.is_some() {
+            self.gone.push(id);
+        }
+        self.row_mut(row).fill(0);
+        self.free.push(row);
     }
 
     /// The optimizer state of a row: `z[1 + dim]` then `n[1 + dim]`, linear coordinate first.
@@ -153,12 +191,17 @@ impl Table {
 
     /// Every row as its bytes, in the order of creation. Little-endian machines only, like everything that reads them.
     pub fn rows(&self) -> impl Iterator<Item = &[u8]> {
-        (0..self.len).map(|row| bytemuck::cast_slice(self.row(row as RowNumber)))
+        self.numbers().map(|row| bytemuck::cast_slice(self.row(row)))
     }
 
     /// Every row's number.
-    pub fn numbers(&self) -> std::ops::Range<RowNumber> {
-        0..self.len as RowNumber
+    pub fn numbers(&self) -> impl Iterator<Item = RowNumber> {
+        (0..self.used as RowNumber).filter(|row| !self.is_free(*row))
+    }
+
+    /// Whether a row is not in use.
+    fn is_free(&self, row: RowNumber) -> bool {
+        self.row(row)[3] == 0
     }
 
     /// Takes a row back in as its bytes.
@@ -180,15 +223,17 @@ impl Table {
     /// The digest of all rows; afterwards none counts as changed.
     pub fn digest(&mut self) -> u128 {
         for row in self.unhashed.take() {
+            // A row that was removed was unmarked.
             self.sum = self.sum.wrapping_add(self.row_hash(row));
         }
         self.sum
     }
 
     /// Copies the rows that changed since the last call or since [`copy_all`](Self::copy_all), each as its bytes; `None`
-    /// when neither was called before. The digest takes them in on the way: a row is fetched from memory once.
+    /// when neither was called before. Rows that were removed come last, as their ids and zeros. The digest takes them in on the way: a row is fetched from memory once.
     pub fn copy_unsaved(&mut self) -> Option<Vec<u8>> {
-        let rows = self.unsaved.as_mut()?.take();
+        let mut rows = self.unsaved.as_mut()?.take();
+        rows.retain(|row| !self.is_free(*row));
         let row_bytes = self.row_bytes();
         let mut copy = Vec::with_capacity(rows.len() * row_bytes);
         for some in rows.chunks(COPIED_AT_ONCE) {
@@ -202,13 +247,19 @@ impl Table {
                 }
             }
         }
+        for id in std::mem::take(&mut self.gone) {
+            if self.find(id).is_none() {
+                copy.extend(id.to_le_bytes());
+                copy.resize(copy.len() + row_bytes - 8, 0);
+            }
+        }
         Some(copy)
     }
 
     /// Copies every row as its bytes, and begins to note what changes.
     pub fn copy_all(&mut self) -> Vec<u8> {
         self.note_saved();
-        let mut bytes = Vec::with_capacity(self.len * self.row_bytes());
+        let mut bytes = Vec::with_capacity(self.len() * self.row_bytes());
         self.rows().for_each(|row| bytes.extend_from_slice(row));
         bytes
     }
@@ -216,12 +267,13 @@ impl Table {
     /// Begins to note what changes: a checkpoint has everything as it is now.
     pub fn note_saved(&mut self) {
         self.unsaved = Some(Touched::default());
+        self.gone.clear();
         self.grow_touched();
     }
 
     /// Number of rows that changed since the last copy.
     pub fn unsaved_len(&self) -> usize {
-        self.unsaved.as_ref().map_or(0, Touched::len)
+        self.unsaved.as_ref().map_or(0, Touched::len) + self.gone.len()
     }
 
     fn grow_touched(&mut self) {
@@ -272,13 +324,13 @@ impl Table {
 
 /// Ids are hashes themselves when they come from features, but not in tests and foreign tables.
 #[inline]
-fn index_hash(id: FeatureId) -> u64 {
+pub(super) fn index_hash(id: FeatureId) -> u64 {
     mix64(id)
 }
 
 /// The shard of a hash: bits that the shard's own table uses neither for its slot nor for its tag.
 #[inline]
-fn shard(hash: u64) -> usize {
+pub(super) fn shard(hash: u64) -> usize {
     (hash >> 48) as usize % SHARDS
 }
 
@@ -356,12 +408,33 @@ mod tests {
         table.write(row, &[5.0; 11], &[2.0; 11], 9);
         table.digest();
         let new = table.insert(12_345);
+        table.write(new, &[1.0; 11], &[1.0; 11], 9);
         table.digest();
         let copied = table.copy_unsaved().expect("everything was saved before");
         let expected: Vec<u8> =
             [row, new].iter().flat_map(|row| bytemuck::cast_slice(table.row(*row)).to_vec()).collect();
         assert_eq!(copied, expected);
         assert_eq!(table.copy_unsaved(), Some(Vec::new()));
+    }
+
+    #[test]
+    fn rows_that_were_not_seen_for_long_are_removed_and_their_places_used_again() {
+        let mut table = filled(1000);
+        table.copy_all();
+        let kept = table.find(mix64(3)).expect("it was inserted");
+        table.write(kept, &[1.0; 11], &[1.0; 11], 50);
+        let removed: usize = (0..SHARDS).map(|shard| table.sweep(shard, 8)).sum();
+        assert_eq!((removed, table.len()), (999, 1));
+        assert_eq!(table.find(mix64(4)), None);
+        assert_eq!(table.digest(), recomputed(&table));
+        let back = table.insert(mix64(4));
+        table.write(back, &[2.0; 11], &[2.0; 11], 60);
+        assert_eq!((table.used, table.len()), (1000, 2), "a place is used again");
+        assert_eq!(table.digest(), recomputed(&table));
+        let copied = table.copy_unsaved().expect("everything was saved before");
+        assert_eq!(copied.len(), 1000 * table.row_bytes(), "two rows and 998 tombstones");
+        let tombstones = copied.chunks_exact(table.row_bytes()).filter(|row| row[12..16] == [0; 4]).count();
+        assert_eq!(tombstones, 998);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::outbox::Outbox;
 use crate::feature::FeatureId;
 use crate::join::{self, JoinEntry, RestoreError};
+use crate::model::candidates::CANDIDATE_BYTES;
 use crate::stream::JournalEntry;
 use crate::train::{Restore, Scope, Shown, StateCut, StateDigest, TrainParams, Trainer};
 
@@ -27,7 +28,7 @@ pub use merge::{Merge, Place};
 pub const BLOCK_BYTES_MAX: usize = 120_000;
 
 /// The version of this encoding; a checkpoint of another is refused.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// What a block belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -41,6 +42,8 @@ pub enum Section {
     Rows = 2,
     /// Entries of the join.
     Join = 3,
+    /// Ids that are counted towards admission, in blocks like those of rows.
+    Candidates = 4,
 }
 
 /// A piece of a checkpoint, at most [`BLOCK_BYTES_MAX`] long.
@@ -150,7 +153,7 @@ pub fn encode(cut: &StateCut, lineage: &Lineage) -> Layer {
     let mut blocks = Vec::new();
     split(Section::Lineage, &to_bytes(lineage), &mut blocks);
     split(Section::Scalars, &cut.scalars, &mut blocks);
-    let mut rows = RowPacker::new(cut.row_bytes);
+    let mut rows = RowPacker::new(Section::Rows, cut.row_bytes);
     for row in cut.rows.chunks_exact(cut.row_bytes) {
         blocks.extend(rows.push(row));
     }
@@ -159,6 +162,12 @@ pub fn encode(cut: &StateCut, lineage: &Lineage) -> Layer {
         Scope::Everything => split(Section::Join, &cut.join, &mut blocks),
         Scope::Changes => split(Section::Join, &newest_of_each(&cut.join), &mut blocks),
     }
+    // Of a candidate that changed more than once the last form counts, and the first of an id is taken.
+    let (mut candidates, mut seen) = (RowPacker::new(Section::Candidates, CANDIDATE_BYTES), HashSet::new());
+    for candidate in cut.candidates.rchunks_exact(CANDIDATE_BYTES).filter(|candidate| seen.insert(row_id(candidate))) {
+        blocks.extend(candidates.push(candidate));
+    }
+    blocks.extend(candidates.finish());
     Layer { scope: cut.scope, blocks }
 }
 
@@ -188,18 +197,10 @@ pub fn decode(params: TrainParams, layers: &[Layer]) -> Result<(Trainer, Lineage
     let mut entries = Entries::default();
     for layer in layers.iter().rev() {
         entries.take(layer)?;
-        if let Some(bad) = rows_of(layer).find(|bytes| rows_in(bytes, row_bytes).is_none()) {
-            return Err(CheckpointError::Rows { bytes: bad.len(), row_bytes });
-        }
     }
-    let mut seen = HashSet::new();
-    let rows = layers.iter().rev().flat_map(|layer| {
-        let rows = rows_of(layer).flat_map(|bytes| rows_in(bytes, row_bytes).into_iter().flatten());
-        rows.map(|row| (layer.scope, row))
-    });
-    let rows = rows.filter(|(scope, row)| is_newest(*scope, row_id(row), &mut seen)).map(|(_, row)| row);
-    let rows = rows.filter(|row| !is_tombstone(row));
-    let saved = Restore { scalars, journal: lineage.journal.clone(), rows, entries: entries.held };
+    let (rows, candidates) =
+        (newest_rows(layers, Section::Rows, row_bytes)?, newest_rows(layers, Section::Candidates, CANDIDATE_BYTES)?);
+    let saved = Restore { scalars, journal: lineage.journal.clone(), rows, candidates, entries: entries.held };
     let mut trainer = Trainer::restore(params, saved)?;
     let found = trainer.state_digest();
     if found != lineage.state_digest {
@@ -239,8 +240,26 @@ fn is_tombstone(row: &[u8]) -> bool {
     row[12..16] == [0; 4]
 }
 
-fn rows_of(layer: &Layer) -> impl Iterator<Item = &[u8]> {
-    layer.blocks.iter().filter(|block| block.section == Section::Rows).map(|block| block.bytes.as_slice())
+/// The rows, or candidates, that count.
+fn newest_rows(
+    layers: &[Layer],
+    section: Section,
+    row_bytes: usize,
+) -> Result<impl Iterator<Item = &[u8]>, CheckpointError> {
+    let mut blocks = layers.iter().flat_map(|layer| &layer.blocks).filter(|block| block.section == section);
+    if let Some(bad) = blocks.find(|block| rows_in(&block.bytes, row_bytes).is_none()) {
+        return Err(CheckpointError::Rows { bytes: bad.bytes.len(), row_bytes });
+    }
+    let mut seen = HashSet::new();
+    let rows = layers.iter().rev().flat_map(move |layer| {
+        let blocks = layer.blocks.iter().filter(move |block| block.section == section);
+        let rows = blocks.flat_map(move |block| rows_in(&block.bytes, row_bytes).into_iter().flatten());
+        rows.map(|row| (layer.scope, row))
+    });
+    Ok(rows
+        .filter(move |(scope, row)| is_newest(*scope, row_id(row), &mut seen))
+        .map(|(_, row)| row)
+        .filter(|row| !is_tombstone(row)))
 }
 
 /// The rows of a block; `None` when it does not hold whole rows of this length.
@@ -277,16 +296,17 @@ impl Entries {
     }
 }
 
-/// Packs rows into blocks.
+/// Packs rows, or candidates, into blocks.
 #[derive(Debug)]
 struct RowPacker {
+    section: Section,
     row_bytes: usize,
     block: Vec<u8>,
 }
 
 impl RowPacker {
-    fn new(row_bytes: usize) -> Self {
-        Self { row_bytes, block: Vec::new() }
+    fn new(section: Section, row_bytes: usize) -> Self {
+        Self { section, row_bytes, block: Vec::new() }
     }
 
     /// Adds a row; a block when one is full.
@@ -302,7 +322,7 @@ impl RowPacker {
     /// The last block, if there is one.
     fn finish(&mut self) -> Option<Block> {
         let bytes = std::mem::take(&mut self.block);
-        (!bytes.is_empty()).then_some(Block { section: Section::Rows, bytes })
+        (!bytes.is_empty()).then_some(Block { section: self.section, bytes })
     }
 }
 

@@ -70,7 +70,7 @@ pub(super) struct LayerWriter {
 
 /// A SHA-256 for each section: within one, blocks come in their order; sections may come interleaved.
 #[derive(Default)]
-struct SectionSums([Sha256; 4]);
+struct SectionSums([Sha256; 5]);
 
 impl SectionSums {
     /// Takes a block by its key behind the commit, and its checksum.
@@ -301,7 +301,9 @@ fn damaged(path: &Path, reason: &str) -> StoreError {
 }
 
 fn section(number: u8) -> Option<Section> {
-    [Section::Lineage, Section::Scalars, Section::Rows, Section::Join].into_iter().find(|s| *s as u8 == number)
+    [Section::Lineage, Section::Scalars, Section::Rows, Section::Join, Section::Candidates]
+        .into_iter()
+        .find(|s| *s as u8 == number)
 }
 
 fn remove_generating_snapshots(path: &Path) -> Result<(), StoreError> {

@@ -33,6 +33,12 @@ pub struct Counters {
     pub batches_refused: u64,
     /// Examples of refused micro-batches.
     pub examples_refused: u64,
+    /// Rows of the table that expired.
+    pub rows_expired: u64,
+    /// Ids that were counted towards admission and expired.
+    pub candidates_expired: u64,
+    /// Ids that were refused a row, or a place among those that are counted, for want of room; once a batch.
+    pub ids_refused: u64,
     /// Event time of the first impression, in milliseconds.
     pub first_impression_time: Option<i64>,
 }

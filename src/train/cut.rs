@@ -27,6 +27,8 @@ pub struct StateCut {
     pub rows: Vec<u8>,
     /// Bytes of a row.
     pub row_bytes: usize,
+    /// Ids that are counted towards admission, 16 bytes each: see [`crate::model::candidates`].
+    pub candidates: Vec<u8>,
     /// What the join holds, or how that changed: see [`crate::join::first_record`].
     pub join: Vec<u8>,
 }
@@ -37,29 +39,40 @@ impl Trainer {
     pub fn cut(&mut self, scope: Scope) -> StateCut {
         let row_bytes = self.model.row_bytes();
         let changes = match scope {
-            Scope::Changes => self.model.table_mut().copy_unsaved().zip(self.join.cut_changes()),
+            Scope::Changes => self.changes(),
             Scope::Everything => None,
         };
-        let (scope, rows, join) = if let Some((rows, join)) = changes {
-            (Scope::Changes, rows, join)
-        } else {
-            let (rows, join) = (self.model.table_mut().copy_all(), self.join.all_as_changes());
-            self.join.cut_changes();
-            (Scope::Everything, rows, join)
+        let (scope, (rows, candidates, join)) = match changes {
+            Some(changes) => (Scope::Changes, changes),
+            None => (Scope::Everything, self.everything()),
         };
         // After the rows were copied, which takes them into the digest.
         let (digest, scalars) = self.digest_and_scalars();
-        StateCut { scope, digest, scalars, rows, row_bytes, join }
+        StateCut { scope, digest, scalars, rows, row_bytes, candidates, join }
+    }
+
+    fn changes(&mut self) -> Option<(Vec<u8>, Vec<u8>, Vec<u8>)> {
+        let rows = self.model.table_mut().copy_unsaved()?;
+        Some((rows, self.model.candidates_mut().copy_unsaved()?, self.join.cut_changes()?))
+    }
+
+    fn everything(&mut self) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
+        let rows = self.model.table_mut().copy_all();
+        let (candidates, join) = (self.model.candidates_mut().copy_all(), self.join.all_as_changes());
+        self.join.cut_changes();
+        (rows, candidates, join)
     }
 
     /// Bytes that a cut of the changes would take of the log, beside the scalars.
     pub fn unsaved_bytes(&self) -> usize {
-        self.model.table().unsaved_len() * self.model.row_bytes() + self.join.changes_bytes()
+        let rows = self.model.table().unsaved_len() * self.model.row_bytes();
+        rows + self.model.candidates().unsaved_bytes() + self.join.changes_bytes()
     }
 
     /// Begins to note changes: a checkpoint has everything as it is now.
     pub(super) fn note_saved(&mut self) {
         self.model.table_mut().note_saved();
+        self.model.candidates_mut().note_saved();
         self.join.cut_changes();
     }
 

@@ -12,7 +12,7 @@ use crate::metric::Windows;
 use crate::model::{DeepFm, DenseState, Scratch};
 use crate::stream::{JournalEntry, Progress, Sequencer};
 
-/// SHA-256 over everything that a checkpoint holds of the log's effect, in canonical form. Rows and join entries enter
+/// SHA-256 over everything that a checkpoint holds of the log's effect, in canonical form. Rows, candidates and join entries enter
 /// as the sum modulo 2^128 of the XXH3-128 of each, so that it costs what changed. The version counter and the journal
 /// are not part of it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -51,13 +51,15 @@ pub struct Scalars {
 
 /// The parts of a checkpoint, from which a trainer goes on.
 #[derive(Debug)]
-pub struct Restore<R, J> {
+pub struct Restore<R, C, J> {
     /// Everything but rows and join entries.
     pub scalars: Scalars,
     /// The journal since the last version.
     pub journal: Vec<JournalEntry>,
     /// The rows of the table, each as its bytes.
     pub rows: R,
+    /// Ids that are counted towards admission, each as its bytes.
+    pub candidates: C,
     /// The entries of the join.
     pub entries: J,
 }
@@ -87,6 +89,7 @@ impl Trainer {
         hasher.update((scalars.len() as u64).to_le_bytes());
         hasher.update(&scalars);
         hasher.update(self.model.rows_digest().to_le_bytes());
+        hasher.update(self.model.candidates().digest().to_le_bytes());
         hasher.update(self.join.entries_sum().to_le_bytes());
         (StateDigest(hasher.finalize().into()), scalars)
     }
@@ -97,17 +100,21 @@ impl Trainer {
     /// When the join's entries contradict each other.
     ///
     /// # Panics
-    /// When a row has not the length of a row, or two rows have one id.
+    /// When a row or candidate has not its length, or two of them have one id.
     pub fn restore<'r>(
         params: TrainParams,
-        saved: Restore<impl IntoIterator<Item = &'r [u8]>, impl IntoIterator<Item = JoinEntry<Arc<Shown>>>>,
+        saved: Restore<
+            impl IntoIterator<Item = &'r [u8]>,
+            impl IntoIterator<Item = &'r [u8]>,
+            impl IntoIterator<Item = JoinEntry<Arc<Shown>>>,
+        >,
     ) -> Result<Self, RestoreError> {
         let Scalars { progress, join, batch, counters, windows, first_scores, dense } = saved.scalars;
         let mut trainer = Self {
             sequencer: Sequencer::resume(progress, saved.journal),
             join: Join::restore(params.join.clone(), &join, saved.entries)?,
             batch,
-            model: DeepFm::restore(params.model.clone(), dense, saved.rows),
+            model: DeepFm::restore(params.model.clone(), dense, saved.rows, saved.candidates),
             windows,
             first_scores,
             counters,

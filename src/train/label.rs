@@ -9,11 +9,17 @@ use super::{Scored, Shown, Trainer};
 use crate::event::Event;
 use crate::feature::hash;
 use crate::join::{Emission, EmissionKind};
-use crate::model::{Example, Executor, Importance};
+use crate::model::{Example, Executor, Importance, SHARDS};
 use crate::stream::Released;
 
 /// Key of the hash that decides which negatives are kept, apart from the model's own seed.
 const SAMPLING_LANE: u64 = 0x5A4D_504C;
+
+/// One shard of the table is swept for what has expired after as many batches.
+const SWEEP_BATCHES: u64 = 4;
+
+/// Up to so many rows and candidates all shards are swept at once.
+const SWEPT_WHOLE: usize = 10_000;
 
 impl Trainer {
     /// Puts what the join emitted into micro-batches, and learns each that is full.
@@ -149,10 +155,12 @@ impl Trainer {
             .collect();
         let learned = self.model.learn(&examples, divisor, seconds, &mut self.scratch, executor);
         drop(examples);
-        if learned.is_ok() {
+        if let Ok(learned) = learned {
             self.counters.batches += 1;
             self.counters.learned += pending.len() as u64;
+            self.counters.ids_refused += learned.ids_refused as u64;
             self.meter_batch(&pending, observe);
+            self.sweep();
         } else {
             self.counters.batches_refused += 1;
             self.counters.examples_refused += pending.len() as u64;
@@ -163,6 +171,23 @@ impl Trainer {
         }
         self.batch.pending = pending;
         self.batch.pending.clear();
+    }
+
+    /// Removes what was not learned for long from one shard of the table, or from all of a small one: each comes round every
+    /// `SWEEP_BATCHES · SHARDS` batches. Which ids are in a shard, and which batch it is, the log decides.
+    fn sweep(&mut self) {
+        let expire_after = i64::from(self.params.model.admission.expire_after_seconds);
+        let (batches, watermark) = (self.counters.batches, self.join.watermark());
+        if let Some(watermark) = watermark.filter(|_| expire_after > 0 && batches.is_multiple_of(SWEEP_BATCHES)) {
+            let before = u32::try_from((watermark / 1000 - expire_after).max(0)).unwrap_or(u32::MAX);
+            let due = (batches / SWEEP_BATCHES) as usize % SHARDS;
+            let is_small = self.model.row_count() + self.model.candidates().len() <= SWEPT_WHOLE;
+            for shard in if is_small { 0..SHARDS } else { due..due + 1 } {
+                let (rows, candidates) = self.model.sweep(shard, before);
+                self.counters.rows_expired += rows as u64;
+                self.counters.candidates_expired += candidates as u64;
+            }
+        }
     }
 
     fn meter_batch(&mut self, pending: &[Pending], observe: &mut dyn FnMut(Scored)) {

@@ -3,7 +3,7 @@ use crate::event::{Click, EventKind, Impression};
 use crate::feature::Entry;
 use crate::join::params::{JoinParams, LabelPolicy, LatePolicy};
 use crate::model::Inline;
-use crate::model::params::{MlpParams, ModelParams, Parts};
+use crate::model::params::{AdmissionParams, MlpParams, ModelParams, Parts};
 use crate::optim::params::{FtrlParams, SgdParams};
 
 const IMPRESSIONS: Partition = Partition { kind: EventKind::Impression, number: 0 };
@@ -189,4 +189,63 @@ fn nothing_has_matured_before_the_watermark_has_passed_the_first_impression_and_
     assert!(!feed.trainer.has_matured(), "the window includes its end");
     feed.impression("c", 101, 1.0);
     assert!(feed.trainer.has_matured());
+}
+
+/// Twenty impressions of one id, each clicked, and their scores.
+fn scores_of_one_id(admission: AdmissionParams) -> Vec<f64> {
+    let model = ModelParams { admission, ..params().model };
+    let mut feed = Feed::new(TrainParams { model, ..params() });
+    for n in 0..20 {
+        feed.impression(&n.to_string(), 10 * n, 1.0);
+        feed.click(&n.to_string(), 10 * n + 1);
+    }
+    assert_eq!(feed.trainer.model().row_count() + feed.trainer.model().candidates().len(), 1);
+    feed.scored.iter().map(|scored| scored.logit).collect()
+}
+
+#[test]
+fn an_id_weighs_nothing_until_it_was_counted_often_enough() {
+    let at_once = scores_of_one_id(AdmissionParams::default());
+    let third = scores_of_one_id(AdmissionParams { min_count: 3, ..AdmissionParams::default() });
+    let never = scores_of_one_id(AdmissionParams { min_count: 21, ..AdmissionParams::default() });
+    // Only the bias learns before the id is admitted; the score that shows its weight is the one after.
+    assert_eq!(third[..3], never[..3]);
+    assert!(third[3] > never[3] && at_once[1] > never[1], "{third:?} {never:?} {at_once:?}");
+}
+
+#[test]
+fn a_full_table_refuses_new_ids_and_counts_them() {
+    let admission = AdmissionParams { rows_max: 1, ..AdmissionParams::default() };
+    let model = ModelParams { fields: 1, admission, ..params().model };
+    let mut feed = Feed::new(TrainParams { model, ..params() });
+    for (n, id) in [1, 2, 3, 1].into_iter().enumerate() {
+        let features = Features::new(&[vec![Entry { id, x: 1.0 }]]);
+        let (impression_id, event_time) = (n.to_string().into(), START + 10 * n as i64);
+        let impression = Impression { impression_id, event_id: None, event_time, weight: 1.0, features };
+        feed.event(IMPRESSIONS, Event::Impression(impression));
+        feed.click(&n.to_string(), 10 * n as i64 + 1);
+    }
+    assert_eq!(feed.trainer.model().row_count(), 1);
+    assert_eq!(feed.trainer.counters().ids_refused, 2);
+    assert_eq!(feed.trainer.counters().learned, 4, "an example is learned without the id");
+}
+
+#[test]
+fn rows_that_are_not_learned_for_long_expire_by_event_time() {
+    let admission = AdmissionParams { expire_after_seconds: 10, ..AdmissionParams::default() };
+    let model = ModelParams { admission, ..params().model };
+    let mut feed = Feed::new(TrainParams { model, ..params() });
+    feed.impression("old", 0, 1.0);
+    feed.click("old", 1);
+    assert_eq!(feed.trainer.model().row_count(), 1);
+    for n in 0..4 {
+        let features = Features::new(&[vec![Entry { id: 7, x: 1.0 }]]);
+        let (impression_id, event_time) = (n.to_string().into(), START + 20_000 + 10 * n);
+        let impression = Impression { impression_id, event_id: None, event_time, weight: 1.0, features };
+        feed.event(IMPRESSIONS, Event::Impression(impression));
+        feed.click(&n.to_string(), 20_000 + 10 * n + 1);
+    }
+    assert_eq!(feed.trainer.counters().rows_expired, 1);
+    assert_eq!(feed.trainer.model().table().find(42), None, "what expired is as if never seen");
+    assert!(feed.trainer.model().table().find(7).is_some());
 }

@@ -44,6 +44,8 @@ pub struct Status {
     pub waiting_clicks: usize,
     /// Rows of the embedding table.
     pub rows: usize,
+    /// Ids that are counted and have no row yet.
+    pub candidates: usize,
     /// The newest published version.
     pub version: Option<u64>,
     /// Number of the newest checkpoint.
@@ -75,6 +77,7 @@ impl Status {
         self.open_impressions = trainer.join().open();
         self.waiting_clicks = trainer.join().waiting();
         self.rows = trainer.model().row_count();
+        self.candidates = trainer.model().candidates().len();
         self.counters = trainer.counters().clone();
         self.join = *trainer.join_counters();
         self.lifetime = trainer.windows().lifetime().report();
@@ -98,6 +101,9 @@ impl Status {
         gauge!("deepfm_open_impressions", "model" => model()).set(self.open_impressions as f64);
         gauge!("deepfm_waiting_clicks", "model" => model()).set(self.waiting_clicks as f64);
         gauge!("deepfm_rows", "model" => model()).set(self.rows as f64);
+        gauge!("deepfm_candidates", "model" => model()).set(self.candidates as f64);
+        counter!("deepfm_rows_expired_total", "model" => model()).absolute(self.counters.rows_expired);
+        counter!("deepfm_ids_refused_total", "model" => model()).absolute(self.counters.ids_refused);
         gauge!("deepfm_outbox", "model" => model()).set(self.outbox as f64);
         gauge!("deepfm_checkpoint_bytes", "model" => model()).set(self.checkpoint_bytes as f64);
         gauge!("deepfm_checkpoint_seconds", "model" => model()).set(self.checkpoint_seconds);
@@ -141,6 +147,9 @@ pub fn describe_metrics() {
     describe_gauge!("deepfm_open_impressions", "Impressions that wait for their label");
     describe_gauge!("deepfm_waiting_clicks", "Clicks that wait for their impression");
     describe_gauge!("deepfm_rows", "Rows of the embedding table");
+    describe_gauge!("deepfm_candidates", "Ids that are counted and have no row yet");
+    describe_counter!("deepfm_rows_expired_total", "Rows removed since they were not learned for long");
+    describe_counter!("deepfm_ids_refused_total", "Ids refused a row for want of room, once a batch");
     describe_gauge!("deepfm_outbox", "Versions that are durable but not announced yet");
     describe_gauge!("deepfm_watermark_ms", "Event-time watermark, milliseconds since 1970");
     describe_gauge!("deepfm_version", "The newest published version");

@@ -59,6 +59,7 @@ fn filled(rows: u64) -> Trainer {
         scalars: empty.scalars(),
         journal: Vec::new(),
         rows: bytes.iter().map(Vec::as_slice),
+        candidates: Vec::new(),
         entries: Vec::new(),
     };
     Trainer::restore(params(), saved).expect("rows of distinct ids")

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use deepfm_stream::event::{Click, Decoded, Event, EventKind, Impression, Reason, Refusal};
 use deepfm_stream::feature::{Entry, Features, hash};
 use deepfm_stream::join::params::{JoinParams, LabelPolicy, LatePolicy};
-use deepfm_stream::model::params::{Activation, MlpParams, ModelParams, Parts};
+use deepfm_stream::model::params::{Activation, AdmissionParams, MlpParams, ModelParams, Parts};
 use deepfm_stream::model::{Executor, Inline};
 use deepfm_stream::optim::params::{FtrlParams, SgdParams};
 use deepfm_stream::snapshot::checkpoint::{self, Layer, Lineage, Merge, Place, Section};
@@ -85,6 +85,11 @@ fn params(dice: &mut Dice) -> TrainParams {
             embedding: ftrl(0.1),
             sgd: SgdParams { learning_rate: 0.05, momentum: 0.5, l2: 0.001, clip_norm: 1.0 },
             n_max: None,
+            admission: AdmissionParams {
+                rows_max: if dice.one_in(3) { 12 } else { 1000 },
+                min_count: 1 + dice.below(3) as u32,
+                expire_after_seconds: u32::from(dice.one_in(2)),
+            },
         },
         batch: BatchParams { min: 2, max: 70, growth_examples: 3, span_ms: 50 + dice.below(100) as i64 },
         negative_sampling_rate: if fake || dice.one_in(2) { 1.0 } else { 0.5 },
@@ -123,7 +128,7 @@ fn random_log(dice: &mut Dice) -> Log {
         .collect();
     let mut time = 1_700_000_000_000_i64;
     for n in 0..20 + dice.below(150) {
-        time += [0, 0, 3, 10, 90][dice.below(5) as usize];
+        time += if dice.one_in(30) { 1500 } else { [0, 0, 3, 10, 90][dice.below(5) as usize] };
         let event_time = time - if dice.one_in(8) { dice.below(60) as i64 } else { 0 };
         let is_click = n > 3 && dice.one_in(3);
         let subject = if is_click { dice.below(n + 2) } else { n };
@@ -170,6 +175,10 @@ fn end_exhausted<E: Executor>(trainer: &mut Trainer, left: &Log, executor: &E) {
 
 /// The whole log pushed partition by partition, then consumed.
 fn plain_run(params: &TrainParams, log: &Log) -> StateDigest {
+    plainly_trained(params, log).state_digest()
+}
+
+fn plainly_trained(params: &TrainParams, log: &Log) -> Trainer {
     let mut trainer = started(params, log);
     for (partition, arrivals) in log {
         for arrival in arrivals {
@@ -178,7 +187,7 @@ fn plain_run(params: &TrainParams, log: &Log) -> StateDigest {
     }
     let left = log.keys().map(|partition| (*partition, Vec::new())).collect();
     end_exhausted(&mut trainer, &left, &Inline);
-    trainer.state_digest()
+    trainer
 }
 
 fn lineage(trainer: &Trainer, state_digest: StateDigest) -> Lineage {
@@ -276,6 +285,26 @@ fn the_state_is_a_function_of_the_log_in_1000_random_logs_interleavings_checkpoi
         }
     }
     assert!(digests.len() > 990, "different logs must give different states: {} of 1000", digests.len());
+}
+
+#[test]
+fn the_random_logs_reach_every_bound_of_the_table() {
+    let (mut expired, mut forgotten, mut refused, mut waiting) = (0, 0, 0, 0);
+    for seed in 0..100 {
+        let mut dice = Dice::new(seed);
+        let params = params(&mut dice);
+        let trainer = plainly_trained(&params, &random_log(&mut dice));
+        expired += trainer.counters().rows_expired;
+        forgotten += trainer.counters().candidates_expired;
+        refused += trainer.counters().ids_refused;
+        waiting += trainer.model().candidates().len();
+        assert!(trainer.model().row_count() <= params.model.admission.rows_max);
+        assert!(trainer.model().candidates().len() <= params.model.admission.rows_max);
+    }
+    assert!(
+        expired > 100 && forgotten > 10 && refused > 100 && waiting > 100,
+        "{expired} {forgotten} {refused} {waiting}"
+    );
 }
 
 /// A merge that does not wait: whatever has arrived is consumed at once.

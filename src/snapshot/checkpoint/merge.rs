@@ -20,9 +20,9 @@ pub struct Place {
 #[derive(Debug, Default)]
 pub struct Merge {
     depth: usize,
-    seen_rows: HashSet<FeatureId>,
     seen_entries: HashSet<u128>,
-    rows: Option<RowPacker>,
+    rows: Rows,
+    candidates: Rows,
     /// Bytes of the log being read whose record has not ended.
     pending: Vec<u8>,
     log: Vec<u8>,
@@ -41,7 +41,8 @@ impl Merge {
         match block.section {
             Section::Lineage | Section::Scalars if place.depth == 0 => Ok(vec![block]),
             Section::Lineage | Section::Scalars => Ok(Vec::new()),
-            Section::Rows => self.take_rows(place.scope, &block.bytes),
+            Section::Rows => self.rows.take(place.scope, block.section, &block.bytes),
+            Section::Candidates => self.candidates.take(place.scope, block.section, &block.bytes),
             Section::Join => Ok(self.take_entries(place.scope, &block.bytes)),
         }
     }
@@ -52,7 +53,9 @@ impl Merge {
     /// When the base ended within a record.
     pub fn finish(mut self) -> Result<Vec<Block>, CheckpointError> {
         self.end_layer()?;
-        let mut blocks: Vec<Block> = self.rows.as_mut().and_then(RowPacker::finish).into_iter().collect();
+        let packers = [&mut self.rows, &mut self.candidates];
+        let mut blocks: Vec<Block> =
+            packers.into_iter().filter_map(|rows| rows.packer.as_mut().and_then(RowPacker::finish)).collect();
         if !self.log.is_empty() {
             blocks.push(Block { section: Section::Join, bytes: self.log });
         }
@@ -61,20 +64,6 @@ impl Merge {
 
     fn end_layer(&mut self) -> Result<(), CheckpointError> {
         if self.pending.is_empty() { Ok(()) } else { Err(CheckpointError::Truncated) }
-    }
-
-    fn take_rows(&mut self, scope: Scope, bytes: &[u8]) -> Result<Vec<Block>, CheckpointError> {
-        let row_bytes = bytes.first_chunk().map_or(0, |length| u32::from_le_bytes(*length) as usize);
-        let bad = CheckpointError::Rows { bytes: bytes.len(), row_bytes };
-        let rows = rows_in(bytes, row_bytes).ok_or(bad)?;
-        let packer = self.rows.get_or_insert_with(|| RowPacker::new(row_bytes));
-        let mut full = Vec::new();
-        for row in rows {
-            if is_newest(scope, row_id(row), &mut self.seen_rows) && !is_tombstone(row) {
-                full.extend(packer.push(row));
-            }
-        }
-        Ok(full)
     }
 
     fn take_entries(&mut self, scope: Scope, bytes: &[u8]) -> Vec<Block> {
@@ -92,5 +81,27 @@ impl Merge {
         let left = self.log.split_off(whole);
         let full = std::mem::replace(&mut self.log, left);
         full.chunks(BLOCK_BYTES_MAX).map(|bytes| Block { section: Section::Join, bytes: bytes.to_vec() }).collect()
+    }
+}
+
+/// Rows, or candidates, on their way into the merged layer.
+#[derive(Debug, Default)]
+struct Rows {
+    seen: HashSet<FeatureId>,
+    packer: Option<RowPacker>,
+}
+
+impl Rows {
+    fn take(&mut self, scope: Scope, section: Section, bytes: &[u8]) -> Result<Vec<Block>, CheckpointError> {
+        let row_bytes = bytes.first_chunk().map_or(0, |length| u32::from_le_bytes(*length) as usize);
+        let rows = rows_in(bytes, row_bytes).ok_or(CheckpointError::Rows { bytes: bytes.len(), row_bytes })?;
+        let packer = self.packer.get_or_insert_with(|| RowPacker::new(section, row_bytes));
+        let mut full = Vec::new();
+        for row in rows {
+            if is_newest(scope, row_id(row), &mut self.seen) && !is_tombstone(row) {
+                full.extend(packer.push(row));
+            }
+        }
+        Ok(full)
     }
 }

@@ -1,0 +1,164 @@
+//! Ids that are counted and not admitted yet: they have no row, and weigh nothing.
+//!
+//! Counted exactly, 16 bytes each: `id, last seen, count`, like the head of a row. The digest is the sum modulo 2^128 of
+//! the XXH3-128 of each.
+
+use hashbrown::HashTable;
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::table::{SHARDS, index_hash, shard};
+use crate::feature::FeatureId;
+
+/// Bytes of a candidate.
+pub const CANDIDATE_BYTES: usize = 16;
+
+/// An id that may be admitted later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The feature id.
+    pub id: FeatureId,
+    /// Event time at which it was last counted, in seconds since 1970.
+    pub last_seen: u32,
+    /// Batches in which it was counted.
+    pub count: u32,
+}
+
+/// The candidates.
+#[derive(Debug)]
+pub struct Candidates {
+    shards: Vec<HashTable<Candidate>>,
+    len: usize,
+    sum: u128,
+    /// What changed since the last copy; nothing is noted before the first one.
+    changes: Option<Vec<u8>>,
+}
+
+impl Candidate {
+    fn bytes(self) -> [u8; CANDIDATE_BYTES] {
+        let mut bytes = [0; CANDIDATE_BYTES];
+        bytes[..8].copy_from_slice(&self.id.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.last_seen.to_le_bytes());
+        bytes[12..].copy_from_slice(&self.count.to_le_bytes());
+        bytes
+    }
+
+    fn read(bytes: [u8; CANDIDATE_BYTES]) -> Self {
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        Self { id: u64::from(word(0)) | u64::from(word(4)) << 32, last_seen: word(8), count: word(12) }
+    }
+
+    fn hash(self) -> u128 {
+        xxh3_128(&self.bytes())
+    }
+}
+
+impl Default for Candidates {
+    fn default() -> Self {
+        Self { shards: vec![HashTable::new(); SHARDS], len: 0, sum: 0, changes: None }
+    }
+}
+
+impl Candidates {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How often an id was counted.
+    pub fn count(&self, id: FeatureId) -> u32 {
+        let hash = index_hash(id);
+        self.shards[shard(hash)].find(hash, |candidate| candidate.id == id).map_or(0, |candidate| candidate.count)
+    }
+
+    /// Counts an id once more.
+    pub fn count_once(&mut self, id: FeatureId, seconds: u32) {
+        let before = self.remove_silently(id);
+        let (last_seen, count) = before.map_or((seconds, 1), |old| (old.last_seen.max(seconds), old.count + 1));
+        let candidate = Candidate { id, last_seen, count };
+        self.insert(candidate);
+        self.note(candidate);
+    }
+
+    /// Forgets an id: it was admitted.
+    pub fn remove(&mut self, id: FeatureId) {
+        if self.remove_silently(id).is_some() {
+            self.note(Candidate { id, last_seen: 0, count: 0 });
+        }
+    }
+
+    /// Forgets the ids of a shard that were last counted before a time; says how many.
+    pub fn sweep(&mut self, shard: usize, before_seconds: u32) -> usize {
+        let old: Vec<FeatureId> = self.shards[shard]
+            .iter()
+            .filter(|candidate| candidate.last_seen < before_seconds)
+            .map(|candidate| candidate.id)
+            .collect();
+        for id in &old {
+            self.remove(*id);
+        }
+        old.len()
+    }
+
+    /// The digest of all candidates.
+    pub fn digest(&self) -> u128 {
+        self.sum
+    }
+
+    /// What changed since the last call or since [`copy_all`](Self::copy_all), in the order in which it did; one that was
+    /// forgotten has count 0. `None` when neither was called before.
+    pub fn copy_unsaved(&mut self) -> Option<Vec<u8>> {
+        self.changes.as_mut().map(std::mem::take)
+    }
+
+    /// All candidates; begins to note what changes.
+    pub fn copy_all(&mut self) -> Vec<u8> {
+        self.note_saved();
+        self.shards.iter().flatten().flat_map(|candidate| candidate.bytes()).collect()
+    }
+
+    /// Begins to note what changes: a checkpoint has everything as it is now.
+    pub fn note_saved(&mut self) {
+        self.changes = Some(Vec::new());
+    }
+
+    /// Bytes noted since the last copy.
+    pub fn unsaved_bytes(&self) -> usize {
+        self.changes.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Takes a candidate back in as its bytes.
+    ///
+    /// # Panics
+    /// When the slice has not the length of a candidate, or its id is there already.
+    pub fn restore(&mut self, bytes: &[u8]) {
+        let candidate = Candidate::read(bytes.try_into().expect("a candidate has a fixed length"));
+        assert_eq!(self.count(candidate.id), 0, "id {} is a candidate twice", candidate.id);
+        self.insert(candidate);
+    }
+
+    fn insert(&mut self, candidate: Candidate) {
+        self.sum = self.sum.wrapping_add(candidate.hash());
+        self.len += 1;
+        let hash = index_hash(candidate.id);
+        self.shards[shard(hash)].insert_unique(hash, candidate, |other| index_hash(other.id));
+    }
+
+    fn remove_silently(&mut self, id: FeatureId) -> Option<Candidate> {
+        let hash = index_hash(id);
+        let (candidate, _) = self.shards[shard(hash)].find_entry(hash, |candidate| candidate.id == id).ok()?.remove();
+        self.sum = self.sum.wrapping_sub(candidate.hash());
+        self.len -= 1;
+        Some(candidate)
+    }
+
+    fn note(&mut self, candidate: Candidate) {
+        if let Some(changes) = &mut self.changes {
+            changes.extend(candidate.bytes());
+        }
+    }
+}
