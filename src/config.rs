@@ -190,6 +190,12 @@ impl Config {
         fingerprint::differences(canonical, &self.canonical())
     }
 
+    /// Whether a difference, as [`differences_from`](Self::differences_from) tells it, is one that an existing state can go
+    /// on with.
+    pub fn is_convertible(difference: &str) -> bool {
+        fingerprint::is_convertible(difference)
+    }
+
     /// The whole configuration as TOML that loads again, defaults filled in. Secrets are not shown: one from a file is
     /// shown as that file, one from the configuration itself as `(redacted)`.
     ///

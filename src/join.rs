@@ -86,6 +86,13 @@ impl<P> Join<P> {
         }
     }
 
+    /// Goes on with other parameters: what is held is judged by them from the next record on. Labels and lateness stay as
+    /// they are.
+    pub fn reconfigure(&mut self, params: &JoinParams) {
+        let JoinParams { lateness_ms, labels, .. } = self.params;
+        self.params = JoinParams { lateness_ms, labels, ..params.clone() };
+    }
+
     /// Waits for one more partition. The watermark stays where it is until the partition's first record.
     pub fn add_partition(&mut self, partition: Partition) {
         self.watermark.add(partition);

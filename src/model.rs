@@ -186,6 +186,41 @@ impl DeepFm {
         &mut self.candidates
     }
 
+    /// Goes on with other optimizers and bounds; the shape stays. Where the parameters of an FTRL group change, z is solved
+    /// for the weights that there are, so that none jumps when it is touched next. Returns the largest change of a weight:
+    /// rounding.
+    pub fn reconfigure(&mut self, params: &ModelParams) -> f32 {
+        let old = self.params.clone();
+        let ModelParams { bias, linear, embedding, sgd, n_max, admission, .. } = params.clone();
+        self.params = ModelParams { bias, linear, embedding, sgd, n_max, admission, ..old.clone() };
+        let mut largest = 0.0_f32;
+        let mut solve = |from, to, z: f32, n: f32| {
+            let w = ftrl::weight(from, z, n);
+            let solved = ftrl::solve(to, w, n);
+            largest = largest.max((ftrl::weight(to, solved, n) - w).abs());
+            solved
+        };
+        if old.bias != bias {
+            self.dense.bias_z = solve(&old.bias, &bias, self.dense.bias_z, self.dense.bias_n);
+        }
+        if old.linear != linear || old.embedding != embedding {
+            let coordinates = 1 + old.embedding_dim;
+            let rows: Vec<RowNumber> = self.table.numbers().collect();
+            for row in rows {
+                let mut z: Vec<f32> = self.table.state(row)[..coordinates].to_vec();
+                let n = &self.table.state(row)[coordinates..];
+                z[0] = if old.linear == linear { z[0] } else { solve(&old.linear, &linear, z[0], n[0]) };
+                if old.embedding != embedding {
+                    for (z, n) in z[1..].iter_mut().zip(&n[1..]) {
+                        *z = solve(&old.embedding, &embedding, *z, *n);
+                    }
+                }
+                self.table.replace_z(row, &z);
+            }
+        }
+        largest
+    }
+
     /// Removes rows and candidates of one shard in [`SHARDS`] that were not learned since a time; says how many of each.
     pub fn sweep(&mut self, shard: usize, before_seconds: u32) -> (usize, usize) {
         (self.table.sweep(shard, before_seconds), self.candidates.sweep(shard, before_seconds))

@@ -10,6 +10,7 @@
 //! before it is learned from; micro-batches are cut by counts and event times, never by arrival.
 
 mod batch;
+mod convert;
 mod counters;
 mod cut;
 mod digest;
@@ -83,6 +84,8 @@ pub struct Trainer {
     counters: Counters,
     emissions: Vec<Emission<Arc<Shown>>>,
     scratch: Scratch,
+    /// Of a change of parameters, for people; not part of the state.
+    largest_change: f32,
 }
 
 impl Trainer {
@@ -98,6 +101,7 @@ impl Trainer {
             counters: Counters::default(),
             emissions: Vec::new(),
             scratch: Scratch::default(),
+            largest_change: 0.0,
             params,
         }
     }
@@ -121,7 +125,14 @@ impl Trainer {
         executor: &E,
         observe: &mut dyn FnMut(Scored),
     ) -> Result<(), StreamError> {
+        let converted = match control {
+            Control::Configured { parameters } => Some(self.readable(parameters)?),
+            _ => None,
+        };
         self.sequencer.control(control)?;
+        if let Some(params) = converted.filter(|params| *params != self.params) {
+            self.convert(params);
+        }
         match control {
             Control::Start { partition, .. } | Control::Added { partition, .. } => self.join.add_partition(*partition),
             Control::Idle(partition) | Control::Ended(partition) => {

@@ -62,6 +62,29 @@ pub(super) fn differences(one: &str, other: &str) -> Vec<String> {
     found
 }
 
+/// Paths of what may change under a state that was learned; see [`crate::train::TrainParams::can_become`].
+const CONVERTIBLE: [&str; 14] = [
+    "model.bias.",
+    "model.linear.",
+    "model.embedding.",
+    "model.sgd.",
+    "model.n_max ",
+    "model.admission.",
+    "training.batch_",
+    "training.n_max ",
+    "join.window_ms ",
+    "join.retention_ms ",
+    "join.late_clicks ",
+    "join.open_impressions_max ",
+    "join.waiting_clicks_max ",
+    "join.remembered_max ",
+];
+
+/// Whether a difference, as [`differences`] tells it, is one that a state can go on with.
+pub(super) fn is_convertible(difference: &str) -> bool {
+    CONVERTIBLE.iter().any(|prefix| difference.starts_with(prefix))
+}
+
 fn compare(path: &str, one: &Value, other: &Value, found: &mut Vec<String>) {
     match (one, other) {
         (Value::Object(one), Value::Object(other)) => {

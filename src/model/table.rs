@@ -183,6 +183,13 @@ impl Table {
         state[coordinates..].copy_from_slice(n);
     }
 
+    /// Replaces a row's z, and nothing else of it.
+    pub fn replace_z(&mut self, row: RowNumber, z: &[f32]) {
+        self.mark_changed(row);
+        let state: &mut [f32] = bytemuck::cast_slice_mut(&mut self.row_mut(row)[HEAD_WORDS..]);
+        state[..z.len()].copy_from_slice(z);
+    }
+
     /// A row's id, last seen and count.
     pub fn head(&self, row: RowNumber) -> RowHead {
         let words = self.row(row);

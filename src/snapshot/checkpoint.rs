@@ -28,7 +28,7 @@ pub use merge::{Merge, Place};
 pub const BLOCK_BYTES_MAX: usize = 120_000;
 
 /// The version of this encoding; a checkpoint of another is refused.
-pub const FORMAT_VERSION: u32 = 3;
+pub const FORMAT_VERSION: u32 = 4;
 
 /// What a block belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -78,6 +78,8 @@ pub struct Lineage {
     pub format: u32,
     /// Everything in the configuration that affects the state, as canonical JSON.
     pub configuration: String,
+    /// The trainer's parameters, as JSON: those that the state was learned with last.
+    pub parameters: String,
     /// The number that the next version gets.
     pub next_version: u64,
     /// The newest version that this state descends from.
@@ -132,6 +134,9 @@ pub enum CheckpointError {
     /// An entry of the join stands under another key than its own.
     #[error("an entry of the join stands under another key")]
     Key,
+    /// The parameters do not decode.
+    #[error("the parameters of the checkpoint do not decode")]
+    Parameters,
     /// There is no layer, or the first one is not a base.
     #[error("the checkpoint has no base")]
     NoBase,

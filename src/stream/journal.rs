@@ -39,10 +39,10 @@ pub enum Control {
         /// The next offset after the gap.
         to: i64,
     },
-    /// The worker goes on with another configuration.
+    /// The worker begins, or goes on, with these parameters.
     Configured {
-        /// Fingerprint of everything in it that affects the state.
-        fingerprint: String,
+        /// The parameters of the trainer, as JSON: a replay needs no other configuration.
+        parameters: String,
     },
 }
 

@@ -40,6 +40,12 @@ pub enum StreamError {
         /// The least offset that was due.
         expected: i64,
     },
+    /// The state cannot go on with these parameters.
+    #[error("the state cannot go on with these parameters: {reason}")]
+    Parameters {
+        /// Why.
+        reason: String,
+    },
     /// The decision does not fit how the partition stands.
     #[error("partition {partition} is {standing:?} with {queued} records queued: {control} does not apply")]
     Unfit {

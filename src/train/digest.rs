@@ -120,6 +120,7 @@ impl Trainer {
             counters,
             emissions: Vec::new(),
             scratch: Scratch::default(),
+            largest_change: 0.0,
             params,
         };
         trainer.note_saved();

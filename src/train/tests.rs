@@ -249,3 +249,26 @@ fn rows_that_are_not_learned_for_long_expire_by_event_time() {
     assert_eq!(feed.trainer.model().table().find(42), None, "what expired is as if never seen");
     assert!(feed.trainer.model().table().find(7).is_some());
 }
+
+#[test]
+fn other_optimizer_parameters_leave_every_weight_where_it_is() {
+    let mut feed = Feed::new(params());
+    for n in 0..20 {
+        feed.impression(&n.to_string(), 10 * n, 1.0);
+        feed.click(&n.to_string(), 10 * n + 1);
+    }
+    let row = feed.trainer.model().table().find(42).expect("it was learned");
+    let before = feed.trainer.model().row_weights(row, &mut [0.0; 2]);
+    let ftrl = FtrlParams { alpha: 0.05, beta: 0.5, l1: 0.0, l2: 1.0, l21: 0.0 };
+    let other = TrainParams { model: ModelParams { linear: ftrl, embedding: ftrl, ..params().model }, ..params() };
+    let parameters = other.to_text();
+    feed.trainer.control(&Control::Configured { parameters }, &Inline, &mut |_| ()).expect("only optimizers change");
+    let after = feed.trainer.model().row_weights(row, &mut [0.0; 2]);
+    assert!((after - before).abs() < 1e-6 && before.abs() > 0.1, "{before} {after}");
+    assert!(feed.trainer.largest_change() < 1e-6);
+    assert_eq!(*feed.trainer.params(), other);
+    let shape = TrainParams { model: ModelParams { embedding_dim: 3, ..other.model.clone() }, ..other };
+    let parameters = shape.to_text();
+    let refused = feed.trainer.control(&Control::Configured { parameters }, &Inline, &mut |_| ());
+    assert!(matches!(refused, Err(StreamError::Parameters { .. })), "{refused:?}");
+}

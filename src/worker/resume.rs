@@ -11,7 +11,7 @@ use crate::snapshot::outbox::{Outbox, OutboxEntry};
 use crate::source::kafka::KafkaLog;
 use crate::store::{Saved, StoreError};
 use crate::stream::Control;
-use crate::train::{StateDigest, Trainer};
+use crate::train::{StateDigest, TrainParams, Trainer};
 
 /// A worker's beginning.
 #[derive(Debug)]
@@ -57,6 +57,8 @@ pub fn begin(
     let Some(saved) = saved else {
         artefacts::remove_stray(&config.versions.dir, &[])?;
         let mut trainer = Trainer::new(config.train_params());
+        let parameters = config.train_params().to_text();
+        trainer.control(&Control::Configured { parameters }, &Inline, &mut |_| ())?;
         for (partition, next_offset) in log.starts(&config.kafka.start)? {
             trainer.control(&Control::Start { partition, next_offset }, &Inline, &mut |_| ())?;
         }
@@ -98,16 +100,32 @@ fn restore(config: &Config, layers: &[Layer]) -> Result<(Trainer, Lineage), Work
     let unusable = |source| WorkerError::Checkpoint { path: path(), source };
     let newest = layers.last().ok_or_else(|| unusable(CheckpointError::NoBase))?;
     let lineage = checkpoint::read_lineage(newest).map_err(unusable)?;
+    let params: TrainParams =
+        serde_json::from_str(&lineage.parameters).map_err(|_| unusable(CheckpointError::Parameters))?;
     let differences = config.differences_from(&lineage.configuration);
-    if !differences.is_empty() {
+    let (converted, refused): (Vec<String>, Vec<String>) =
+        differences.into_iter().partition(|difference| Config::is_convertible(difference));
+    if !refused.is_empty() || !params.can_become(&config.train_params()) {
+        let differences = if refused.is_empty() { converted } else { refused };
         return Err(WorkerError::Configuration { path: path(), differences });
     }
     // Damage that the checksums did not see may still panic in a constructor: it is damage all the same.
-    let decode = || checkpoint::decode(config.train_params(), layers);
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode)) {
-        Ok(decoded) => decoded.map_err(unusable),
-        Err(_) => Err(StoreError::Damaged { path: path(), reason: "its checkpoint does not decode".to_owned() }.into()),
+    let decode = || checkpoint::decode(params.clone(), layers);
+    let (mut trainer, lineage) = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode)) {
+        Ok(decoded) => decoded.map_err(unusable)?,
+        Err(_) => {
+            return Err(
+                StoreError::Damaged { path: path(), reason: "its checkpoint does not decode".to_owned() }.into()
+            );
+        }
+    };
+    if !converted.is_empty() {
+        tracing::warn!("going on with another configuration: {}", converted.join("; "));
+        let parameters = config.train_params().to_text();
+        trainer.control(&Control::Configured { parameters }, &Inline, &mut |_| ())?;
+        tracing::info!("no weight has changed by more than {:e}", trainer.largest_change());
     }
+    Ok((trainer, lineage))
 }
 
 /// Settles what the last run left: installs what is still to be announced, drops what another worker overtook.
@@ -152,6 +170,7 @@ pub fn lineage(
     Lineage {
         format: FORMAT_VERSION,
         configuration: config.canonical(),
+        parameters: trainer.params().to_text(),
         next_version,
         parent,
         journal: trainer.sequencer().journal().to_vec(),

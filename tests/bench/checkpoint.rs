@@ -115,6 +115,7 @@ fn lineage(cut: &StateCut) -> Lineage {
     Lineage {
         format: FORMAT_VERSION,
         configuration: String::new(),
+        parameters: String::new(),
         next_version: 1,
         parent: None,
         journal: Vec::new(),

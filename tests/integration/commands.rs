@@ -148,6 +148,9 @@ fn a_replay_with_the_journal_reproduces_every_version_of_a_live_run_with_sparse_
     let first = Running::start(&["run", "--config", &config]);
     wait_for("two versions", || (installed(&artefacts).len() >= 2).then_some(()));
     first.kill();
+    // It goes on with another learning rate: the journal says so, and the replay follows.
+    let text = fs::read_to_string(&config).expect("it was written");
+    fs::write(&config, format!("{text}\n[optimizer.linear]\nalpha = 0.02\n")).expect("the disk takes it");
     let second = Running::start(&["run", "--config", &config, "--json"]);
     wait_for("two more versions", || (installed(&artefacts).len() >= 4).then_some(()));
     assert!(traffic.is_running(), "events were to arrive the whole time");
@@ -347,11 +350,16 @@ fn a_lost_state_ends_with_74_and_a_reset_goes_on_with_the_next_number() {
     assert_eq!(list["aliases"]["live"]["version"], 2);
     assert_eq!(list["aliases"]["live"]["moves"].as_array().map(Vec::len), Some(2));
 
-    let changed = fs::read_to_string(&config).expect("it was written").replace("seconds = 5", "seconds = 6");
-    fs::write(&config, changed).expect("the disk takes it");
+    let text = fs::read_to_string(&config).expect("it was written");
+    let longer = text.replace("window_seconds = 5", "window_seconds = 6");
+    fs::write(&config, &longer).expect("the disk takes it");
+    let went_on = run(&["run", "--config", &config, "--until-end"]);
+    assert_eq!(went_on.code, Some(0), "{}", went_on.stderr);
+    assert!(went_on.stderr.contains("join.window_ms (was 5000, is 6000)"), "{}", went_on.stderr);
+    fs::write(&config, longer.replace("[join]", "embedding_dim = 4\n[join]")).expect("the disk takes it");
     let refused = run(&["run", "--config", &config, "--until-end"]);
     assert_eq!(refused.code, Some(78), "{}", refused.stderr);
-    assert!(refused.stderr.contains("join.window_ms (was 5000, is 6000)"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("model.embedding_dim (was 10, is 4)"), "{}", refused.stderr);
 }
 
 #[test]

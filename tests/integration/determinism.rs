@@ -194,6 +194,7 @@ fn lineage(trainer: &Trainer, state_digest: StateDigest) -> Lineage {
     Lineage {
         format: checkpoint::FORMAT_VERSION,
         configuration: String::new(),
+        parameters: String::new(),
         next_version: 1,
         parent: None,
         journal: trainer.sequencer().journal().to_vec(),
@@ -362,6 +363,17 @@ fn idling_run(params: &TrainParams, log: &Log, dice: &mut Dice) -> (StateDigest,
             trainer.push(partition, lane.remove(0)).expect("in order");
         }
         trainer.step(&Inline, &mut |_| ());
+        if dice.one_in(100) {
+            // A restart with another configuration.
+            let mut other = trainer.params().clone();
+            other.model.linear.alpha *= 0.5;
+            other.model.embedding.l2 += 0.25;
+            other.model.admission.min_count = 1;
+            other.join.retention_ms += 20;
+            other.batch.min += 1;
+            let control = Control::Configured { parameters: other.to_text() };
+            trainer.control(&control, &Inline, &mut |_| ()).expect("a state can go on with it");
+        }
         let silent = trainer.awaited().next();
         if let Some(silent) = silent.filter(|_| dice.one_in(5)) {
             trainer.control(&Control::Idle(silent), &Inline, &mut |_| ()).expect("it is live");
