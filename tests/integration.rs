@@ -7,6 +7,7 @@ mod integration {
     mod golden;
     mod kafka;
     mod layering;
+    mod poison;
     mod schemas;
     mod store;
     mod versions;

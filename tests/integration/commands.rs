@@ -14,23 +14,23 @@ use crate::support::command::{Running, installed, run};
 use crate::support::{copy_directory, real_data, wait_for};
 
 /// A workplace of one test: configuration files and directories.
-struct Place {
+pub(super) struct Place {
     directory: tempfile::TempDir,
-    kafka: Kafka,
+    pub(super) kafka: Kafka,
     fields: String,
 }
 
 impl Place {
-    fn new(kafka: Kafka, fields: String) -> Self {
+    pub(super) fn new(kafka: Kafka, fields: String) -> Self {
         Self { directory: tempfile::tempdir().expect("a directory of our own"), kafka, fields }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     /// Writes a configuration whose state and artefacts are under `name`; `extra` comes last.
-    fn config(&self, name: &str, extra: &str) -> String {
+    pub(super) fn config(&self, name: &str, extra: &str) -> String {
         let Kafka { brokers, impressions_topic, clicks_topic, versions_topic, dead_letter_topic, .. } = &self.kafka;
         let text = format!(
             "{}\n[model]\nname = \"{name}\"\n[join]\nattribution_window_seconds = 5\n[admin]\nlisten = \"\"\n\
@@ -54,7 +54,7 @@ fn fields_toml(fields: &[(&str, &str)]) -> String {
     fields.iter().map(table).collect::<Vec<_>>().concat()
 }
 
-fn simulated_fields() -> String {
+pub(super) fn simulated_fields() -> String {
     let kind = |field: &deepfm_stream::feature::field::Field| match field.name.as_str() {
         "tags" => "multi",
         "price" => "numeric",
