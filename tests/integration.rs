@@ -6,6 +6,7 @@ mod integration {
     mod encoder;
     mod golden;
     mod kafka;
+    mod kills;
     mod layering;
     mod poison;
     mod schemas;

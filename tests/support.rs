@@ -47,6 +47,11 @@ pub(crate) fn copy_directory(from: &Path, to: &Path) {
     }
 }
 
+/// How many rounds a random test goes: few in an ordinary run, many with `DEEPFM_TORTURE=1` (`./dev torture`).
+pub(crate) fn rounds(ordinary: usize, torture: usize) -> usize {
+    if std::env::var("DEEPFM_TORTURE").as_deref() == Ok("1") { torture } else { ordinary }
+}
+
 /// Waits for a condition, looking often.
 pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();

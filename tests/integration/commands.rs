@@ -64,7 +64,7 @@ pub(super) fn simulated_fields() -> String {
     fields_toml(&fields.iter().map(|field| (field.name.as_str(), kind(field))).collect::<Vec<_>>())
 }
 
-fn digest(document: &Value) -> String {
+pub(super) fn digest(document: &Value) -> String {
     document["state_digest"].as_str().expect("a digest").to_owned()
 }
 

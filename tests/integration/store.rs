@@ -12,7 +12,7 @@ use deepfm_stream::snapshot::checkpoint::{Block, Layer, Section};
 use deepfm_stream::store::{Saved, SledStore, Stage, Store, StoreError};
 use deepfm_stream::train::Scope;
 
-use crate::support::copy_directory;
+use crate::support::{copy_directory, rounds};
 
 /// Bytes of a row of the tests' tables.
 const ROW_BYTES: u32 = 104;
@@ -124,7 +124,7 @@ fn a_flipped_bit_is_seen_or_harmless_and_never_another_state() {
     let file = fs::read(pristine.path().join("base-1/db")).expect("sled's file");
     let used = file.iter().rposition(|byte| *byte != 0).expect("it is not empty");
     let (mut seen, mut harmless) = (0, 0);
-    for round in 0..60 {
+    for round in 0..rounds(60, 1000) as u64 {
         let directory = tempfile::tempdir().expect("a directory of our own");
         copy_directory(pristine.path(), directory.path());
         let mut damaged = file.clone();
@@ -193,7 +193,7 @@ fn acknowledged(child: &mut Child, enough: u64) -> Option<u64> {
 fn what_was_acknowledged_is_there_after_a_kill_at_any_moment() {
     let directory = tempfile::tempdir().expect("a directory of our own");
     let mut newest = 0;
-    for round in 0..25 {
+    for round in 0..rounds(25, 500) as u64 {
         let mut child = child(directory.path(), "");
         let last = acknowledged(&mut child, hash::hash(5, round, 0) % 12).expect("it says where it begins");
         child.kill().expect("it is ours");
