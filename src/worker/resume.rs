@@ -9,9 +9,20 @@ use crate::publish::topic::Versions;
 use crate::snapshot::checkpoint::{self, CheckpointError, FORMAT_VERSION, Layer, Lineage, Parent};
 use crate::snapshot::outbox::{Outbox, OutboxEntry};
 use crate::source::kafka::KafkaLog;
+use crate::source::{Gap, SourceError};
 use crate::store::{Saved, StoreError};
 use crate::stream::Control;
 use crate::train::{StateDigest, TrainParams, Trainer};
+
+/// What to do about records that the broker no longer has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnGap {
+    /// Refuse to start.
+    #[default]
+    Refuse,
+    /// Pass over them: journalled and counted.
+    Skip,
+}
 
 /// A worker's beginning.
 #[derive(Debug)]
@@ -24,8 +35,9 @@ pub struct Beginning {
     pub parent: Option<Parent>,
     /// What the last run may not have sent; of the versions, those that are still to be announced.
     pub outbox: Outbox,
-    /// Whether there was no checkpoint.
-    pub is_new: bool,
+    /// Whether something was decided that must be durable before the first record is read: where a new log starts, or that
+    /// records are passed over.
+    pub has_decided: bool,
 }
 
 /// Refuses to begin anew a model of which the versions topic knows versions: its state was lost.
@@ -52,6 +64,7 @@ pub fn begin(
     saved: Option<Saved>,
     known: &Versions,
     log: &KafkaLog,
+    on_gap: OnGap,
 ) -> Result<Beginning, WorkerError> {
     let first_free = known.newest().map_or(1, |newest| newest + 1);
     let Some(saved) = saved else {
@@ -67,7 +80,7 @@ pub fn begin(
             next_version: first_free,
             parent: None,
             outbox: Outbox::default(),
-            is_new: true,
+            has_decided: true,
         });
     };
     let (mut trainer, lineage) = restore(config, &saved.layers)?;
@@ -81,7 +94,7 @@ pub fn begin(
             positions.join(", ")
         );
     }
-    log.check(&trainer.positions())?;
+    let has_decided = settle_gaps(&mut trainer, log, on_gap)?;
     for (partition, extent) in log.extents() {
         if !trainer.positions().contains_key(partition) {
             let control = Control::Added { partition: *partition, next_offset: extent.low };
@@ -92,7 +105,21 @@ pub fn begin(
     let outbox = Outbox { versions: settle(config, versions, known)?, letters };
     let next_version = lineage.next_version.max(first_free);
     tracing::info!("going on from checkpoint {} after {} records", saved.commit, trainer.released());
-    Ok(Beginning { trainer, next_version, parent: lineage.parent, outbox, is_new: false })
+    Ok(Beginning { trainer, next_version, parent: lineage.parent, outbox, has_decided })
+}
+
+/// Passes over the records that the broker no longer has, if that is allowed. Says whether there were any.
+fn settle_gaps(trainer: &mut Trainer, log: &KafkaLog, on_gap: OnGap) -> Result<bool, WorkerError> {
+    let gaps = log.gaps(&trainer.positions())?;
+    if on_gap == OnGap::Refuse && !gaps.is_empty() {
+        return Err(SourceError::Lost { gaps }.into());
+    }
+    for gap in &gaps {
+        let Gap { partition, from, to } = *gap;
+        trainer.control(&Control::Gap { partition, from, to }, &Inline, &mut |_| ())?;
+        tracing::warn!("passing over what is gone: {gap}; {} since the log began", trainer.sequencer().gap_records());
+    }
+    Ok(!gaps.is_empty())
 }
 
 fn restore(config: &Config, layers: &[Layer]) -> Result<(Trainer, Lineage), WorkerError> {

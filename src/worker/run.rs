@@ -11,7 +11,7 @@ use super::drive::{Drive, Pilot};
 use super::error::WorkerError;
 use super::probes::Probes;
 use super::publisher::{OUTBOX_MAX, Publisher};
-use super::resume::{self, Beginning};
+use super::resume::{self, Beginning, OnGap};
 use super::status::{Phase, StatusBoard};
 use super::stop::Stop;
 use crate::config::Config;
@@ -26,8 +26,8 @@ use crate::snapshot::artefact::{Artefact, Cut};
 use crate::snapshot::checkpoint::Parent;
 use crate::snapshot::manifest::ParentVersion;
 use crate::snapshot::outbox::{Outbox, OutboxEntry};
-use crate::source::Ingest;
 use crate::source::kafka::{KafkaLog, KafkaSource};
+use crate::source::{Ingest, vital};
 use crate::store::Store;
 
 /// Bytes of changes at which a checkpoint is taken before its time; at twice as many, learning waits for the disk.
@@ -49,6 +49,8 @@ pub struct Options {
     pub until_end: bool,
     /// The state directory was emptied on purpose: an empty one is no loss.
     pub is_reset: bool,
+    /// What to do about records that the broker no longer has.
+    pub on_gap: OnGap,
 }
 
 /// How a run ended.
@@ -117,7 +119,8 @@ pub fn run(
         store.reset()?;
     }
     board.update(|_| ());
-    let Beginning { mut trainer, next_version, parent, outbox, is_new } = resume::begin(config, saved, &known, &log)?;
+    let Beginning { mut trainer, next_version, parent, outbox, has_decided } =
+        resume::begin(config, saved, &known, &log, options.on_gap)?;
     let ends = log.ends();
     let fields = config.field_set()?;
     let decoder = Decoder::new(fields.clone(), config.event_options())?;
@@ -134,18 +137,20 @@ pub fn run(
     for entry in &outbox.versions {
         publisher.announce(entry.clone());
     }
-    let letters = Letters::start(&config.kafka, outbox.letters)?;
+    let mut letters = Letters::start(&config.kafka, outbox.letters)?;
     let mut checkpoint = checkpoint;
-    if is_new {
-        // The start position is a decision: it is durable before the first record is read.
+    if has_decided {
+        // The start position, or a gap, is a decision: it is durable before the first record is read.
+        let before = checkpoint;
         let cut = trainer.cut(committer.wants());
-        let lineage = resume::lineage(config, &trainer, cut.digest, next_version, parent.clone(), Outbox::default());
+        let unsent = Outbox { versions: outbox.versions.clone(), letters: letters.submit() };
+        let lineage = resume::lineage(config, &trainer, cut.digest, next_version, parent.clone(), unsent);
         committer.submit(Job { cut, lineage, staged: Vec::new() });
         while committer.is_busy() {
             checkpoint = committer.poll(HEARTBEAT)?.map_or(checkpoint, |committed| committed.commit);
             board.update(|_| ());
         }
-        if checkpoint == 0 {
+        if checkpoint == before {
             return Err(WorkerError::NoFirstCheckpoint);
         }
     }
@@ -220,6 +225,7 @@ impl Worker<'_> {
             if let Some(committed) = self.committer.poll(Duration::ZERO)? {
                 self.note_committed(committed);
             }
+            vital::failpoint("learning");
             if turn.is_done || stop.is_asked() {
                 return Ok(turn.is_done);
             }
