@@ -314,8 +314,10 @@ impl Assigned {
             return Err(SourceError::MissingTopic { topic: reader.topic().to_owned() });
         }
         *missing_since = None;
-        // Without an answer they are compared the next time.
-        if let Ok(ids) = ids_of(&*reader.consumer, &reader.kafka) {
+        // Without an answer they are compared the next time; where there was none at the start, there is nothing to compare.
+        if !reader.ids.is_empty()
+            && let Ok(ids) = ids_of(&*reader.consumer, &reader.kafka)
+        {
             compare_ids(&reader.ids, &ids)?;
         }
         for number in lanes.len() as i32..count as i32 {
