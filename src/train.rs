@@ -16,6 +16,7 @@ mod cut;
 mod digest;
 mod first_scores;
 mod label;
+mod ledger;
 mod params;
 
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{Decoded, Event};
 use crate::feature::Features;
-use crate::join::{ClickIn, Emission, ImpressionIn, Join, JoinCounters};
+use crate::join::{ClickIn, Emission, ImpressionIn, Join, JoinCounters, Taken};
 use crate::metric::Windows;
 use crate::model::{DeepFm, Executor, Scratch};
 use crate::stream::{Arrival, Control, JournalEntry, Partition, Positions, Refused, Released, Sequencer, StreamError};
@@ -34,6 +35,7 @@ pub use counters::Counters;
 pub use cut::{Scope, StateCut};
 pub use digest::{Restore, Scalars, StateDigest};
 pub use first_scores::FirstScores;
+pub use ledger::{Fate, Ledger, Tally};
 pub use params::{BatchParams, TrainParams};
 
 /// What the join carries of an impression until its label is known.
@@ -60,6 +62,13 @@ pub struct Scored {
     pub weight: f64,
 }
 
+/// A record that waits for its place in the merged order.
+#[derive(Debug)]
+pub struct Queued {
+    hash: u64,
+    body: Result<Decoded, Box<Refused>>,
+}
+
 /// A record that was consumed.
 #[derive(Debug)]
 pub struct Step {
@@ -75,13 +84,14 @@ pub struct Step {
 #[derive(Debug)]
 pub struct Trainer {
     params: TrainParams,
-    sequencer: Sequencer<Result<Decoded, Box<Refused>>>,
+    sequencer: Sequencer<Queued>,
     join: Join<Arc<Shown>>,
     batch: Batch,
     model: DeepFm,
     windows: Windows,
     first_scores: FirstScores,
     counters: Counters,
+    ledger: Ledger,
     emissions: Vec<Emission<Arc<Shown>>>,
     scratch: Scratch,
     /// Of a change of parameters, for people; not part of the state.
@@ -99,6 +109,7 @@ impl Trainer {
             windows: Windows::new(params.window_impressions),
             first_scores: FirstScores::default(),
             counters: Counters::default(),
+            ledger: Ledger::default(),
             emissions: Vec::new(),
             scratch: Scratch::default(),
             largest_change: 0.0,
@@ -112,7 +123,7 @@ impl Trainer {
     /// When the partition is not part of the log, or the offset was pushed or consumed before.
     pub fn push(&mut self, partition: Partition, arrival: Arrival) -> Result<(), StreamError> {
         let time = arrival.event_time();
-        self.sequencer.push(partition, arrival.offset, time, arrival.body)
+        self.sequencer.push(partition, arrival.offset, time, Queued { hash: arrival.hash, body: arrival.body })
     }
 
     /// Applies a decision that the log does not contain, and journals it.
@@ -147,21 +158,21 @@ impl Trainer {
 
     /// Consumes the next record of the merged order; nothing while a live partition's queue is empty.
     pub fn step<E: Executor>(&mut self, executor: &E, observe: &mut dyn FnMut(Scored)) -> Option<Step> {
-        let Released { partition, offset, body } = self.sequencer.pop()?;
+        let Released { partition, offset, body: Queued { hash, body } } = self.sequencer.pop()?;
         self.cut_batch_by_time(executor, observe);
         self.counters.records += 1;
-        let refused = match body {
+        let (fate, refused) = match body {
             Ok(decoded) => {
                 self.counters.unknown_keys += u64::from(decoded.unknown_keys);
                 self.counters.unknown_fields += u64::from(decoded.unknown_fields);
-                self.consume(partition, offset, decoded.event, executor, observe);
-                None
+                (self.consume(partition, offset, decoded.event, executor, observe), None)
             }
             Err(refused) => {
                 *self.counters.refused.entry(refused.refusal.reason).or_default() += 1;
-                Some(refused)
+                (Fate::Refused, Some(refused))
             }
         };
+        self.ledger.enter(partition, fate, hash);
         Some(Step { partition, offset, refused })
     }
 
@@ -172,9 +183,9 @@ impl Trainer {
         event: Event,
         executor: &E,
         observe: &mut dyn FnMut(Scored),
-    ) {
+    ) -> Fate {
         let mut emissions = std::mem::take(&mut self.emissions);
-        match event {
+        let fate = match event {
             Event::Impression(impression) => {
                 let number = self.counters.impressions;
                 self.counters.impressions += 1;
@@ -188,7 +199,7 @@ impl Trainer {
                     time: impression.event_time,
                     payload: Arc::new(shown),
                 };
-                self.join.impression(arrived, &mut emissions);
+                self.join.impression(arrived, &mut emissions)
             }
             Event::Click(click) => {
                 self.counters.clicks += 1;
@@ -199,10 +210,16 @@ impl Trainer {
                     event_id: click.event_id,
                     time: click.event_time,
                 };
-                self.join.click(arrived, &mut emissions);
+                self.join.click(arrived, &mut emissions)
             }
-        }
+        };
         self.learn_from(emissions, executor, observe);
+        match fate {
+            Taken::In => Fate::Joined,
+            Taken::TooLate => Fate::TooLate,
+            Taken::Duplicate => Fate::Duplicate,
+            Taken::Conflicting => Fate::Conflicting,
+        }
     }
 
     /// Learns at once what is left: the half-filled batch, and every open impression as the flushed join labels it.
@@ -220,7 +237,7 @@ impl Trainer {
     }
 
     /// The sequencer: queues, standings and the journal.
-    pub fn sequencer(&self) -> &Sequencer<Result<Decoded, Box<Refused>>> {
+    pub fn sequencer(&self) -> &Sequencer<Queued> {
         &self.sequencer
     }
 
@@ -252,6 +269,11 @@ impl Trainer {
     /// What was counted outside the join.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// What became of every record.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// What the join counted.

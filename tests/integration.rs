@@ -9,6 +9,7 @@ mod integration {
     mod kills;
     mod layering;
     mod poison;
+    mod restore;
     mod schemas;
     mod store;
     mod versions;

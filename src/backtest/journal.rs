@@ -82,6 +82,14 @@ fn read_segments(config: &Config, directory: &Path) -> Result<Vec<Segment>, Back
             segments.push(Segment { manifest, digest, entries: read_journal(&lines)? });
         }
     }
+    // A version that a later one passes over was abandoned: its worker fell back behind it.
+    let passed_over = |version: u64| {
+        let parent = |manifest: &Manifest| manifest.parent.as_ref().map_or(u64::MAX, |parent| parent.version);
+        segments.iter().any(|later| later.manifest.version > version && parent(&later.manifest) < version)
+    };
+    let abandoned: Vec<u64> =
+        segments.iter().map(|segment| segment.manifest.version).filter(|version| passed_over(*version)).collect();
+    segments.retain(|segment| !abandoned.contains(&segment.manifest.version));
     Ok(segments)
 }
 

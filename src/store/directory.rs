@@ -129,6 +129,11 @@ impl Directory {
         Ok(directory)
     }
 
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The newest commit, as the database says.
     pub(super) fn head(&mut self) -> Result<Option<Head>, StoreError> {
         let path = self.path.clone();
@@ -166,7 +171,7 @@ impl Directory {
                 if key.len() != 13 || crc32c::crc32c(bytes) != u32::from_le_bytes(*sum) {
                     return Err(bad("the checksum of a block"));
                 }
-                let section = section(key[8]).ok_or_else(|| bad("the section of a block"))?;
+                let section = Section::of(key[8]).ok_or_else(|| bad("the section of a block"))?;
                 sums.take(&key[8..], *sum);
                 take(Block { section, bytes: bytes.to_vec() })?;
             }
@@ -298,12 +303,6 @@ impl From<StoreError> for Failed {
 
 fn damaged(path: &Path, reason: &str) -> StoreError {
     StoreError::Damaged { path: path.to_owned(), reason: reason.to_owned() }
-}
-
-fn section(number: u8) -> Option<Section> {
-    [Section::Lineage, Section::Scalars, Section::Rows, Section::Join, Section::Candidates]
-        .into_iter()
-        .find(|s| *s as u8 == number)
 }
 
 fn remove_generating_snapshots(path: &Path) -> Result<(), StoreError> {

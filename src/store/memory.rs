@@ -1,7 +1,7 @@
 //! A store in memory, for simulations and for runs that keep nothing.
 
-use super::{Saved, Store, StoreError};
-use crate::snapshot::checkpoint::Layer;
+use super::{ReadMerged, Saved, Store, StoreError};
+use crate::snapshot::checkpoint::{Layer, Merge, Place};
 use crate::train::Scope;
 
 /// Keeps the newest checkpoint, as the layers that it was written in.
@@ -37,5 +37,20 @@ impl Store for MemoryStore {
         layers.push(layer.clone());
         self.saved = Some(Saved { commit, layers, fell_back: None });
         Ok(commit)
+    }
+
+    fn reader(&self) -> Result<ReadMerged, StoreError> {
+        let layers = self.saved.as_ref().ok_or(StoreError::NoBase)?.layers.clone();
+        Ok(Box::new(move |take| {
+            let unreadable = |error| StoreError::Damaged { path: "memory".into(), reason: format!("merging: {error}") };
+            let mut merge = Merge::default();
+            for (depth, layer) in layers.into_iter().rev().enumerate() {
+                let place = Place { depth, scope: layer.scope };
+                for block in layer.blocks {
+                    merge.take(place, block).map_err(unreadable)?.into_iter().try_for_each(&mut *take)?;
+                }
+            }
+            merge.finish().map_err(unreadable)?.into_iter().try_for_each(take)
+        }))
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::StoreError;
 use super::directory::{Directory, Head, LayerHead};
 use super::sled_store::{AtStage, Stage};
-use crate::snapshot::checkpoint::{Merge, Place};
+use crate::snapshot::checkpoint::{Block, Merge, Place};
 use crate::train::Scope;
 
 /// Deltas are merged when they take this share of their base, …
@@ -62,6 +62,24 @@ impl Merging {
     }
 }
 
+/// Reads the layers of a head as one, block by block.
+pub(super) fn read_merged(
+    from: &mut Directory,
+    head: &Head,
+    take: &mut dyn FnMut(Block) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let path = from.path().to_owned();
+    let unreadable = |error| StoreError::Damaged { path: path.clone(), reason: format!("merging: {error}") };
+    let mut merge = Merge::default();
+    for (depth, layer) in head.layers.iter().rev().enumerate() {
+        let place = Place { depth, scope: layer.scope };
+        from.read_blocks(layer, |block| {
+            merge.take(place, block).map_err(unreadable)?.into_iter().try_for_each(&mut *take)
+        })?;
+    }
+    merge.finish().map_err(unreadable)?.into_iter().try_for_each(take)
+}
+
 fn merge(
     name: String,
     path: &std::path::Path,
@@ -70,22 +88,9 @@ fn merge(
     at_stage: AtStage,
 ) -> Result<Merged, StoreError> {
     let start = Instant::now();
-    let unreadable = |error| StoreError::Damaged { path: path.to_owned(), reason: format!("merging: {error}") };
     let mut directory = Directory::open(path)?;
     let mut writer = Directory::begin(head.commit(), Scope::Everything);
-    let mut merge = Merge::default();
-    for (depth, layer) in head.layers.iter().rev().enumerate() {
-        let place = Place { depth, scope: layer.scope };
-        old.read_blocks(layer, |block| {
-            for merged in merge.take(place, block).map_err(unreadable)? {
-                directory.put(&mut writer, &merged)?;
-            }
-            Ok(())
-        })?;
-    }
-    for merged in merge.finish().map_err(unreadable)? {
-        directory.put(&mut writer, &merged)?;
-    }
+    read_merged(&mut old, head, &mut |merged| directory.put(&mut writer, &merged))?;
     let base = directory.end(writer)?;
     at_stage(Stage::Merged)?;
     directory.read_blocks(&base, |_| Ok(()))?;

@@ -19,7 +19,7 @@ use super::directory::{Directory, Head, sync_directory};
 use super::merging::{self, Merged, Merging};
 use super::recovery::{self, Found};
 use super::witness::{self, Testimony, Witness};
-use super::{Saved, Store, StoreError};
+use super::{ReadMerged, Saved, Store, StoreError};
 use crate::snapshot::checkpoint::Layer;
 use crate::train::Scope;
 
@@ -321,6 +321,13 @@ impl Store for SledStore {
 
     fn commit(&mut self, layer: &Layer) -> Result<u64, StoreError> {
         self.commit_to(layer)
+    }
+
+    fn reader(&self) -> Result<ReadMerged, StoreError> {
+        let current = self.current.as_ref().ok_or(StoreError::NoBase)?;
+        // Should the directory be removed by a rotation meanwhile, its files stay readable through the open handle.
+        let (mut directory, head) = (current.directory.reader()?, current.head.clone());
+        Ok(Box::new(move |take| merging::read_merged(&mut directory, &head, take)))
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::batch::{Metered, Pending};
-use super::{Scored, Shown, Trainer};
+use super::{Queued, Scored, Shown, Trainer};
 use crate::event::Event;
 use crate::feature::hash;
 use crate::join::{Emission, EmissionKind};
@@ -46,7 +46,7 @@ impl Trainer {
         executor: &E,
         observe: &mut dyn FnMut(Scored),
     ) -> Option<()> {
-        let Released { body, .. } = self.sequencer.pop()?;
+        let Released { body: Queued { body, .. }, .. } = self.sequencer.pop()?;
         self.cut_batch_by_time(executor, observe);
         self.counters.records += 1;
         match body {

@@ -61,7 +61,7 @@ impl Feed {
         let offset = self.next[&partition];
         self.next.insert(partition, offset + 1);
         let body = Ok(Decoded { event, unknown_keys: 0, unknown_fields: 0 });
-        self.trainer.push(partition, Arrival { offset, body }).expect("in order");
+        self.trainer.push(partition, Arrival { offset, hash: 0, body }).expect("in order");
         let other = if partition == IMPRESSIONS { CLICKS } else { IMPRESSIONS };
         let scored = &mut self.scored;
         self.trainer.control(&Control::Idle(other), &Inline, &mut |s| scored.push(s)).expect("it is live");
