@@ -137,7 +137,7 @@ impl Trainer {
         observe: &mut dyn FnMut(Scored),
     ) -> Result<(), StreamError> {
         let converted = match control {
-            Control::Configured { parameters } => Some(self.readable(parameters)?),
+            Control::Configured { parameters, .. } => Some(self.readable(parameters)?),
             _ => None,
         };
         self.sequencer.control(control)?;
@@ -239,6 +239,12 @@ impl Trainer {
     /// The sequencer: queues, standings and the journal.
     pub fn sequencer(&self) -> &Sequencer<Queued> {
         &self.sequencer
+    }
+
+    /// Forgets the records that wait: they come again, read from [`positions`](Self::positions) on.
+    pub fn forget_queued(&mut self) {
+        let sequencer = std::mem::take(&mut self.sequencer);
+        self.sequencer = Sequencer::resume(sequencer.progress(), sequencer.journal().to_vec());
     }
 
     /// Takes the journal segment that ends here; it belongs to the version that is cut here.

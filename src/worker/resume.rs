@@ -98,8 +98,7 @@ pub fn begin(
     let Some(saved) = saved else {
         artefacts::remove_stray(&config.versions.dir, &[])?;
         let mut trainer = Trainer::new(config.train_params());
-        let parameters = config.train_params().to_text();
-        trainer.control(&Control::Configured { parameters }, &Inline, &mut |_| ())?;
+        trainer.control(&configured(config), &Inline, &mut |_| ())?;
         for (partition, next_offset) in log.starts(&config.kafka.start)? {
             trainer.control(&Control::Start { partition, next_offset }, &Inline, &mut |_| ())?;
         }
@@ -137,6 +136,11 @@ pub fn begin(
     Ok(Beginning { trainer, origin, outbox, is_new: false })
 }
 
+/// The decision to go on with a configuration, as the journal has it.
+fn configured(config: &Config) -> Control {
+    Control::Configured { parameters: config.train_params().to_text(), fields: config.fields.clone() }
+}
+
 fn restore(config: &Config, layers: &[Layer]) -> Result<(Trainer, Lineage), WorkerError> {
     let path = || config.state.dir.clone();
     let unusable = |source| WorkerError::Checkpoint { path: path(), source };
@@ -163,8 +167,7 @@ fn restore(config: &Config, layers: &[Layer]) -> Result<(Trainer, Lineage), Work
     };
     if !converted.is_empty() {
         tracing::warn!("going on with another configuration: {}", converted.join("; "));
-        let parameters = config.train_params().to_text();
-        trainer.control(&Control::Configured { parameters }, &Inline, &mut |_| ())?;
+        trainer.control(&configured(config), &Inline, &mut |_| ())?;
         tracing::info!("no weight has changed by more than {:e}", trainer.largest_change());
     }
     Ok((trainer, lineage))

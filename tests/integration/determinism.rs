@@ -375,7 +375,7 @@ fn idling_run(params: &TrainParams, log: &Log, dice: &mut Dice) -> (StateDigest,
             other.model.admission.min_count = 1;
             other.join.retention_ms += 20;
             other.batch.min += 1;
-            let control = Control::Configured { parameters: other.to_text() };
+            let control = Control::Configured { parameters: other.to_text(), fields: Vec::new() };
             trainer.control(&control, &Inline, &mut |_| ()).expect("a state can go on with it");
         }
         let silent = trainer.awaited().next();
