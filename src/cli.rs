@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use failure::Failure;
+use failure::{Exit, Failure};
 
 /// A streaming online-learning worker for click models: `DeepFM` over Kafka, joined, learned and published as it happens.
 #[derive(Debug, Parser)]
@@ -28,7 +28,7 @@ use failure::Failure;
     version,
     max_term_width = 110,
     after_help = "Exit codes: 0 ok, 2 usage, 10 threshold not met, 65 bad input data, 69 broker or store unreachable, \
-                  74 disk, 75 fenced or locked, 78 configuration.\n\nStart here: `deepfm demo` shows the whole loop \
+                  70 a bug, 74 disk, 75 fenced or locked, 78 configuration.\n\nStart here: `deepfm demo` shows the whole loop \
                   with nothing installed; `deepfm config init --events DIR` writes a configuration for your events."
 )]
 struct Cli {
@@ -78,7 +78,16 @@ pub(crate) fn main() -> ExitCode {
     if let Err(failure) = start_logging(&cli.log, cli.log_json) {
         return failure.report();
     }
-    let outcome = match cli.command {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| carry_out(cli.command))) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(failure)) => failure.report(),
+        // What happened was said where it happened.
+        Err(_) => ExitCode::from(Exit::Software as u8),
+    }
+}
+
+fn carry_out(command: Command) -> Result<(), Failure> {
+    match command {
         Command::Run(args) => run::run(&args),
         Command::Backtest(args) => backtest::run(&args),
         Command::Demo(args) => demo::run(&args),
@@ -88,10 +97,6 @@ pub(crate) fn main() -> ExitCode {
         Command::DeadLetters(command) => dead_letters::run(&command),
         Command::Versions(command) => versions::run(&command),
         Command::Artifact(command) => artifact::run(&command),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
     }
 }
 

@@ -8,8 +8,11 @@ pub mod kafka;
 pub mod letters;
 pub mod read;
 pub mod send;
+mod topic_id;
 pub mod topics;
+pub mod vital;
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::stream::{Arrival, Partition};
@@ -42,6 +45,35 @@ pub enum SourceEvent {
     },
 }
 
+/// Records that are due, and that the broker no longer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// Their partition.
+    pub partition: Partition,
+    /// The offset that is due.
+    pub from: i64,
+    /// The first offset that the broker has.
+    pub to: i64,
+}
+
+impl Gap {
+    /// Number of offsets in the gap: as many records, or fewer where the log was compacted.
+    pub fn records(&self) -> u64 {
+        self.to.abs_diff(self.from)
+    }
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { partition, from, to } = self;
+        write!(f, "{partition} is due at offset {from}, the broker begins at {to} ({} records lost)", self.records())
+    }
+}
+
+fn list(gaps: &[Gap]) -> String {
+    gaps.iter().map(Gap::to_string).collect::<Vec<_>>().join("; ")
+}
+
 /// Reading failed for good.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -61,19 +93,43 @@ pub enum SourceError {
         /// Its name.
         topic: String,
     },
-    /// The broker no longer has, or does not have yet, the records that are due.
+    /// The broker no longer has records that are due.
     #[error(
-        "{partition} is due at offset {offset}, but the broker has {low} to {high}: records are lost, or the topic was recreated"
+        "records are gone from the broker before they were read (out of retention, or deleted): {}. \
+         `deepfm run --skip-gaps` goes on without them, journalled and counted; `deepfm run --reset-state` starts anew \
+         from kafka.start; a worker that must not miss them needs the topic restored with its offsets",
+        list(gaps)
     )]
-    OutOfRange {
+    Lost {
+        /// What is missing, by partition.
+        gaps: Vec<Gap>,
+    },
+    /// The broker does not have as many records as were read from it.
+    #[error(
+        "{partition} is due at offset {offset}, but the broker's records end at {high}: the topic was truncated or \
+         recreated, and what was learned is not in it. No option skips this: restore the topic with its offsets, or \
+         start anew from kafka.start with `deepfm run --reset-state`"
+    )]
+    Beyond {
         /// The partition.
         partition: Partition,
         /// The offset that is due.
         offset: i64,
-        /// The first offset that the broker has.
-        low: i64,
-        /// The offset after its last.
+        /// The offset after the last record that the broker has.
         high: i64,
+    },
+    /// The topic is not the one that was read.
+    #[error(
+        "topic {topic} was recreated: its id is {is}, what was learned came from {was}. Its offsets mean other records \
+         now: restore the topic, or start anew from kafka.start with `deepfm run --reset-state`"
+    )]
+    Recreated {
+        /// The topic.
+        topic: String,
+        /// The id that was read.
+        was: String,
+        /// The id that the broker gives now.
+        is: String,
     },
     /// The client gave up.
     #[error("the Kafka client cannot go on")]
@@ -92,6 +148,9 @@ pub enum SourceError {
     /// The reading thread has ended.
     #[error("the reading thread has ended unexpectedly")]
     Ended,
+    /// A reading thread has panicked.
+    #[error(transparent)]
+    Panicked(#[from] vital::Panicked),
 }
 
 /// A reader of all partitions of the log, from given positions on.

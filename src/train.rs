@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Decoded, Event};
+use crate::event::Event;
 use crate::feature::Features;
 use crate::join::{ClickIn, Emission, ImpressionIn, Join, JoinCounters, Taken};
 use crate::metric::Windows;
@@ -62,13 +62,6 @@ pub struct Scored {
     pub weight: f64,
 }
 
-/// A record that waits for its place in the merged order.
-#[derive(Debug)]
-pub struct Queued {
-    hash: u64,
-    body: Result<Decoded, Box<Refused>>,
-}
-
 /// A record that was consumed.
 #[derive(Debug)]
 pub struct Step {
@@ -84,7 +77,7 @@ pub struct Step {
 #[derive(Debug)]
 pub struct Trainer {
     params: TrainParams,
-    sequencer: Sequencer<Queued>,
+    sequencer: Sequencer<Arrival>,
     join: Join<Arc<Shown>>,
     batch: Batch,
     model: DeepFm,
@@ -123,7 +116,7 @@ impl Trainer {
     /// When the partition is not part of the log, or the offset was pushed or consumed before.
     pub fn push(&mut self, partition: Partition, arrival: Arrival) -> Result<(), StreamError> {
         let time = arrival.event_time();
-        self.sequencer.push(partition, arrival.offset, time, Queued { hash: arrival.hash, body: arrival.body })
+        self.sequencer.push(partition, arrival.offset, time, arrival)
     }
 
     /// Applies a decision that the log does not contain, and journals it.
@@ -158,7 +151,7 @@ impl Trainer {
 
     /// Consumes the next record of the merged order; nothing while a live partition's queue is empty.
     pub fn step<E: Executor>(&mut self, executor: &E, observe: &mut dyn FnMut(Scored)) -> Option<Step> {
-        let Released { partition, offset, body: Queued { hash, body } } = self.sequencer.pop()?;
+        let Released { partition, offset, body: Arrival { hash, body, .. } } = self.sequencer.pop()?;
         self.cut_batch_by_time(executor, observe);
         self.counters.records += 1;
         let (fate, refused) = match body {
@@ -237,7 +230,7 @@ impl Trainer {
     }
 
     /// The sequencer: queues, standings and the journal.
-    pub fn sequencer(&self) -> &Sequencer<Queued> {
+    pub fn sequencer(&self) -> &Sequencer<Arrival> {
         &self.sequencer
     }
 

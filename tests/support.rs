@@ -1,6 +1,7 @@
 //! Helpers shared by the integration tests: a real broker, the binary, real data, and skipping by name.
 
 pub(crate) mod broker;
+pub(crate) mod cluster;
 pub(crate) mod command;
 
 use std::path::{Path, PathBuf};

@@ -9,7 +9,9 @@ use deepfm_stream::snapshot::checkpoint::Layer;
 use deepfm_stream::source::SourceError;
 use deepfm_stream::store::{SledStore, StoreError};
 use deepfm_stream::worker::admin::{Admin, Registry};
+use deepfm_stream::worker::dead_letters::DeadLetterError;
 use deepfm_stream::worker::error::WorkerError;
+use deepfm_stream::worker::resume::OnGap;
 use deepfm_stream::worker::run::{Options, Summary};
 use deepfm_stream::worker::status::StatusBoard;
 use deepfm_stream::worker::stop::Stop;
@@ -20,6 +22,7 @@ use super::{config, output};
 /// Consume impressions and clicks, join, learn, checkpoint and publish versions, until SIGTERM or SIGINT. A first signal
 /// finishes the step, takes a checkpoint and exits 0; a second one exits at once, which loses nothing but time.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Args {
     /// The configuration file. Any key can be overridden with `DEEPFM__SECTION__KEY`.
     #[arg(long, value_name = "FILE", env = "DEEPFM_CONFIG")]
@@ -34,6 +37,10 @@ pub(crate) struct Args {
     /// holds a state that is whole.
     #[arg(long, value_name = "EXPORT")]
     restore: Option<PathBuf>,
+    /// Pass over records that the broker deleted before they were read (retention): journalled, and counted in
+    /// `deepfm_gap_records_total`. Without it such a start is refused.
+    #[arg(long)]
+    skip_gaps: bool,
     /// Print the summary as one JSON document.
     #[arg(long)]
     json: bool,
@@ -43,7 +50,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let config = config::load(&args.config)?;
     let store = Box::new(SledStore::open(&config.state.dir).map_err(store_failure)?);
     let restored = args.restore.as_deref().map(|path| read_export(path, &config)).transpose()?;
-    let options = Options { until_end: args.until_end, is_reset: args.reset_state, restored };
+    let on_gap = if args.skip_gaps { OnGap::Skip } else { OnGap::Refuse };
+    let options = Options { until_end: args.until_end, is_reset: args.reset_state, restored, on_gap };
     let (stop, board) = (Stop::default(), StatusBoard::default());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.or_exit(Exit::Software)?;
@@ -136,10 +144,12 @@ pub(crate) fn source_exit(error: &SourceError) -> Exit {
     match error {
         SourceError::NoEvents(_) => Exit::BadInput,
         SourceError::File { .. } => Exit::Disk,
-        SourceError::Ended => Exit::Software,
+        SourceError::Ended | SourceError::Panicked(_) => Exit::Software,
         SourceError::Unreachable { .. }
         | SourceError::MissingTopic { .. }
-        | SourceError::OutOfRange { .. }
+        | SourceError::Lost { .. }
+        | SourceError::Beyond { .. }
+        | SourceError::Recreated { .. }
         | SourceError::Client(_) => Exit::Unreachable,
     }
 }
@@ -160,6 +170,9 @@ pub(crate) fn worker_failure(error: WorkerError) -> Failure {
         | WorkerError::Configuration { .. }
         | WorkerError::Admin { .. } => Exit::Configuration,
         WorkerError::Source(error) => source_exit(error),
+        WorkerError::Panicked(_) | WorkerError::DeadLetters(DeadLetterError::Panicked(_) | DeadLetterError::Ended) => {
+            Exit::Software
+        }
         WorkerError::Topic(_) | WorkerError::DeadLetters(_) => Exit::Unreachable,
         WorkerError::Stream(_) | WorkerError::Log(_) => Exit::Software,
     };

@@ -8,10 +8,9 @@
 mod reader;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,7 +19,8 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::{Ingest, Source, SourceError, SourceEvent, client};
+use super::topic_id::topic_ids;
+use super::{Gap, Ingest, Source, SourceError, SourceEvent, client, vital};
 use crate::config::kafka::{Kafka, Start};
 use crate::event::EventKind;
 use crate::stream::{Partition, Positions};
@@ -48,6 +48,7 @@ pub struct KafkaLog {
     consumer: Arc<BaseConsumer<Health>>,
     kafka: Kafka,
     extents: BTreeMap<Partition, Extent>,
+    ids: BTreeMap<String, String>,
 }
 
 /// Records waiting for the core, by partition.
@@ -72,6 +73,14 @@ pub(super) fn topic(kafka: &Kafka, kind: EventKind) -> &str {
     match kind {
         EventKind::Impression => &kafka.impressions_topic,
         EventKind::Click => &kafka.clicks_topic,
+    }
+}
+
+/// The name of the thread that reads a topic.
+fn thread_name(kind: EventKind) -> &'static str {
+    match kind {
+        EventKind::Impression => "impressions-reading",
+        EventKind::Click => "clicks-reading",
     }
 }
 
@@ -112,6 +121,23 @@ pub(super) fn partition_count<C: ConsumerContext>(
     }
 }
 
+/// The ids of both event topics.
+fn ids_of<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    kafka: &Kafka,
+) -> Result<BTreeMap<String, String>, KafkaError> {
+    topic_ids(consumer.client(), &[&kafka.impressions_topic, &kafka.clicks_topic], ASK.min(retry_bound(kafka)))
+}
+
+/// Compares ids with those that are remembered; only topics that have one in both can differ.
+fn compare_ids(remembered: &BTreeMap<String, String>, ids: &BTreeMap<String, String>) -> Result<(), SourceError> {
+    let differs =
+        ids.iter().find_map(|(topic, is)| remembered.get(topic).filter(|was| *was != is).map(|was| (topic, was, is)));
+    differs.map_or(Ok(()), |(topic, was, is)| {
+        Err(SourceError::Recreated { topic: topic.clone(), was: was.clone(), is: is.clone() })
+    })
+}
+
 /// How long anything is tried again.
 pub(super) fn retry_bound(kafka: &Kafka) -> Duration {
     Duration::from_secs(kafka.retry_max_seconds.max(1))
@@ -133,7 +159,22 @@ impl KafkaLog {
                 extents.insert(Partition { kind, number }, Extent { low, high });
             }
         }
-        Ok(Self { consumer: Arc::new(consumer), kafka: kafka.clone(), extents })
+        let ids = ask(kafka, || ids_of(&consumer, kafka))?;
+        Ok(Self { consumer: Arc::new(consumer), kafka: kafka.clone(), extents, ids })
+    }
+
+    /// The ids of both topics, by name, in the form of Kafka's own tools; absent where the broker does not give one.
+    pub fn topic_ids(&self) -> BTreeMap<String, String> {
+        self.ids.clone()
+    }
+
+    /// Checks that the topics are the ones that were read before. A topic without an id, or of another name, is not
+    /// compared: a mirror with equal offsets is the same log.
+    ///
+    /// # Errors
+    /// When a topic has another id than the one that is remembered.
+    pub fn check_ids(&self, remembered: &BTreeMap<String, String>) -> Result<(), SourceError> {
+        compare_ids(remembered, &self.ids)
     }
 
     /// What the broker has of each partition.
@@ -178,17 +219,32 @@ impl KafkaLog {
     /// # Errors
     /// When a position is before what the broker has, or after it.
     pub fn check(&self, positions: &Positions) -> Result<(), SourceError> {
+        match self.gaps(positions)? {
+            gaps if gaps.is_empty() => Ok(()),
+            gaps => Err(SourceError::Lost { gaps }),
+        }
+    }
+
+    /// The records from these positions on that the broker no longer has, by partition.
+    ///
+    /// # Errors
+    /// When a partition is missing, or a position is after what the broker has: that is another log, not a gap.
+    pub fn gaps(&self, positions: &Positions) -> Result<Vec<Gap>, SourceError> {
+        let mut gaps = Vec::new();
         for (partition, offset) in positions {
             let Some(Extent { low, high }) = self.extents.get(partition).copied() else {
                 return Err(SourceError::MissingTopic {
                     topic: format!("{} (partition {})", topic(&self.kafka, partition.kind), partition.number),
                 });
             };
-            if *offset < low || *offset > high {
-                return Err(SourceError::OutOfRange { partition: *partition, offset: *offset, low, high });
+            if *offset > high {
+                return Err(SourceError::Beyond { partition: *partition, offset: *offset, high });
+            }
+            if *offset < low {
+                gaps.push(Gap { partition: *partition, from: *offset, to: low });
             }
         }
-        Ok(())
+        Ok(gaps)
     }
 
     /// Reads from these positions on, on threads of its own.
@@ -212,9 +268,11 @@ impl KafkaLog {
                 sender: sender.clone(),
                 waiting: Arc::clone(&waiting),
                 stop: Arc::clone(&stop),
+                ids: self.ids.clone(),
             };
             let reader = reader.assign(positions, &ends)?;
-            threads.push(std::thread::spawn(move || reader.run()));
+            let body = move |_: &Sender<_>| reader.run();
+            threads.push(vital::spawn(thread_name(kind), sender.clone(), body, |panicked| Err(panicked.into())));
         }
         let (consumer, kafka) = (self.consumer, self.kafka);
         let (known_waiting, last_high) = (BTreeMap::new(), BTreeMap::new());
@@ -233,7 +291,7 @@ impl Source for KafkaSource {
 
     fn consumed(&mut self, partition: Partition, records: usize) {
         if !self.known_waiting.contains_key(&partition) {
-            self.known_waiting = self.waiting.lock().expect("the reading thread does not panic here").clone();
+            self.known_waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone();
         }
         if let Some(waiting) = self.known_waiting.get(&partition) {
             waiting.fetch_sub(records, Ordering::AcqRel);

@@ -22,6 +22,11 @@ pub fn record_hash(offset: i64, payload: Option<&[u8]>) -> u64 {
 }
 
 impl Arrival {
+    /// The room that it takes in a queue: 1, or more for one that was [refused](Refused::weight).
+    pub fn weight(&self) -> usize {
+        self.body.as_ref().err().map_or(1, |refused| refused.weight())
+    }
+
     /// The event time, if the record has a usable one (milliseconds).
     pub fn event_time(&self) -> Option<i64> {
         self.body.as_ref().ok().map(|decoded| decoded.event.event_time())

@@ -85,6 +85,7 @@ pub struct Progress {
     lanes: BTreeMap<Partition, LaneProgress>,
     released: u64,
     largest_released: Option<i64>,
+    gap_records: u64,
 }
 
 #[derive(Debug)]
@@ -111,6 +112,20 @@ impl<T> Lane<T> {
     fn is_live(&self) -> bool {
         self.consumed.standing == Standing::Live
     }
+
+    /// Goes on at `to`. What is queued before it is left out, and refused records behind sort as if it had never come.
+    fn skip_to(&mut self, to: i64) {
+        self.consumed.next_offset = to;
+        self.queue.retain(|queued| queued.offset >= to);
+        self.newest_time = self.consumed.largest_time;
+        for queued in &mut self.queue {
+            if queued.usable {
+                self.newest_time = self.newest_time.max(queued.time);
+            } else {
+                queued.time = self.newest_time;
+            }
+        }
+    }
 }
 
 /// Merges partitions into the one order in which the core sees the log.
@@ -121,6 +136,7 @@ pub struct Sequencer<T> {
     waiting: usize,
     released: u64,
     largest_released: Option<i64>,
+    gap_records: u64,
     journal: Vec<JournalEntry>,
 }
 
@@ -142,6 +158,7 @@ impl<T> Sequencer<T> {
             waiting,
             released: progress.released,
             largest_released: progress.largest_released,
+            gap_records: progress.gap_records,
             journal,
         }
     }
@@ -152,12 +169,18 @@ impl<T> Sequencer<T> {
             lanes: self.lanes.iter().map(|(partition, lane)| (*partition, lane.consumed.clone())).collect(),
             released: self.released,
             largest_released: self.largest_released,
+            gap_records: self.gap_records,
         }
     }
 
     /// Number of records released since the log began.
     pub fn released(&self) -> u64 {
         self.released
+    }
+
+    /// Number of offsets passed over in gaps since the log began: as many records, or fewer where the log was compacted.
+    pub fn gap_records(&self) -> u64 {
+        self.gap_records
     }
 
     /// The largest usable event time released so far, in milliseconds.
@@ -183,6 +206,12 @@ impl<T> Sequencer<T> {
     /// Records queued for a partition.
     pub fn queued(&self, partition: Partition) -> usize {
         self.lanes.get(&partition).map_or(0, |lane| lane.queue.len())
+    }
+
+    /// What is queued for a partition before an offset.
+    pub fn queued_before(&self, partition: Partition, offset: i64) -> impl Iterator<Item = &T> {
+        let queue = self.lanes.get(&partition).into_iter().flat_map(|lane| &lane.queue);
+        queue.take_while(move |queued| queued.offset < offset).map(|queued| &queued.body)
     }
 
     /// The live partitions that the release of the next record waits for.
@@ -293,13 +322,29 @@ impl<T> Sequencer<T> {
         Ok(())
     }
 
+    /// A replay over a mirror that still has the records of the gap has queued them: until here they took part in the
+    /// order, as they did in the run that is repeated; from here on they never were.
     fn skip(&mut self, partition: Partition, from: i64, to: i64) -> Result<(), StreamError> {
         let lane = self.lanes.get_mut(&partition).ok_or(StreamError::Unknown(partition))?;
-        if !lane.queue.is_empty() || lane.consumed.next_offset != from || to <= from {
+        if lane.consumed.next_offset != from || to <= from {
             let (standing, queued) = (lane.consumed.standing, lane.queue.len());
             return Err(StreamError::Unfit { partition, standing, queued, control: "gap" });
         }
-        lane.consumed.next_offset = to;
+        let before = lane.queue.front().map(|head| head.time);
+        lane.skip_to(to);
+        self.gap_records += to.abs_diff(from);
+        if lane.is_live() {
+            if let Some(time) = before {
+                self.heads.remove(&(time, partition));
+            }
+            match lane.queue.front() {
+                Some(head) => {
+                    self.heads.insert((head.time, partition));
+                }
+                None if before.is_some() => self.waiting += 1,
+                None => {}
+            }
+        }
         Ok(())
     }
 }

@@ -12,6 +12,7 @@ use super::exporter::Exporter;
 use crate::publish::artefacts;
 use crate::snapshot::checkpoint::{self, Lineage};
 use crate::snapshot::outbox::OutboxEntry;
+use crate::source::vital;
 use crate::store::Store;
 use crate::train::{Scope, StateCut};
 
@@ -70,8 +71,9 @@ impl Committer {
         let wants = store.wants();
         let (jobs, inbox) = channel::<Job>();
         let (outbox, outcomes) = channel();
-        let thread = std::thread::spawn(move || {
+        let body = move |outbox: &Sender<Outcome>| {
             for job in inbox {
+                vital::failpoint("writing");
                 let result = commit(&mut *store, job, &versions_dir);
                 if result.is_ok()
                     && let Some(exporter) = &mut exporter
@@ -83,7 +85,9 @@ impl Committer {
                     return;
                 }
             }
-        });
+        };
+        let last_words = |panicked: vital::Panicked| Outcome { result: Err(panicked.into()), wants: Scope::Everything };
+        let thread = vital::spawn("writing", outbox, body, last_words);
         let (jobs, thread) = (Some(jobs), Some(thread));
         Self { jobs, outcomes, thread, busy_since: None, wants, durable_at: Instant::now(), undurable_max }
     }
@@ -133,6 +137,7 @@ impl Committer {
                 self.durable_at = Instant::now();
                 Ok(Some(committed))
             }
+            Err(error @ WorkerError::Panicked(_)) => Err(error),
             Err(error) if self.durable_at.elapsed() >= self.undurable_max => Err(error),
             Err(error) => {
                 let undurable = self.durable_at.elapsed().as_secs();

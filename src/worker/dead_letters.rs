@@ -20,6 +20,7 @@ use crate::config::kafka::Kafka;
 use crate::event::EventKind;
 use crate::snapshot::outbox::Letter;
 use crate::source::client::{self, Deliveries};
+use crate::source::vital;
 use crate::stream::{Partition, Refused};
 use crate::train::{Scored, Step};
 
@@ -71,6 +72,9 @@ pub enum DeadLetterError {
     /// The sending thread has ended.
     #[error("the thread that sends dead letters has ended")]
     Ended,
+    /// The sending thread has panicked.
+    #[error(transparent)]
+    Panicked(#[from] vital::Panicked),
     /// The broker refused some.
     #[error("topic {topic} refused {failed} dead letters; see the log for each")]
     Refused {
@@ -137,8 +141,9 @@ impl Letters {
         let sender = LetterSender::new(kafka)?;
         let (courier, inbox) = channel::<Vec<Letter>>();
         let (outbox, delivered) = channel();
-        let thread = std::thread::spawn(move || {
+        let body = move |outbox: &Sender<Result<usize, DeadLetterError>>| {
             for letters in inbox {
+                vital::failpoint("letters");
                 let result = sender.send(&letters).map(|()| letters.len());
                 let failed = result.is_err();
                 // The receiver may be gone already; then nobody wants to know.
@@ -146,7 +151,8 @@ impl Letters {
                     return;
                 }
             }
-        });
+        };
+        let thread = vital::spawn("letters", outbox, body, |panicked| Err(panicked.into()));
         let mut letters = Self {
             writer: LetterWriter::new(kafka),
             bytes: left.iter().map(Letter::bytes).sum(),

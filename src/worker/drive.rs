@@ -67,6 +67,8 @@ pub struct Drive<S> {
     early: BTreeMap<Partition, Vec<Arrival>>,
     /// Partitions that the source has read to their end.
     at_end: BTreeSet<Partition>,
+    /// Where partitions go on after a gap of a script: a mirror may still have what is missing.
+    resumed_at: BTreeMap<Partition, i64>,
 }
 
 impl<S: Source> Drive<S> {
@@ -75,7 +77,14 @@ impl<S: Source> Drive<S> {
     /// # Errors
     /// When a partition that has to return cannot.
     pub fn new<E: Executor>(trainer: Trainer, source: S, pilot: Pilot, executor: &E) -> Result<Self, DriveError> {
-        let mut drive = Self { trainer, source, pilot, early: BTreeMap::new(), at_end: BTreeSet::new() };
+        let mut drive = Self {
+            trainer,
+            source,
+            pilot,
+            early: BTreeMap::new(),
+            at_end: BTreeSet::new(),
+            resumed_at: BTreeMap::new(),
+        };
         if let Pilot::Attendance(attendance) = &drive.pilot {
             for control in attendance.returning(drive.trainer.sequencer()) {
                 drive.trainer.control(&control, executor, &mut |_| ())?;
@@ -178,6 +187,10 @@ impl<S: Source> Drive<S> {
                             self.early.entry(partition).or_default().push(arrival);
                             continue;
                         }
+                        Pilot::Script(_) if self.resumed_at.get(&partition).is_some_and(|at| arrival.offset < *at) => {
+                            self.source.consumed(partition, arrival.weight());
+                            continue;
+                        }
                         Pilot::Attendance(_) | Pilot::Script(_) => {}
                     }
                     trainer.push(partition, arrival)?;
@@ -227,6 +240,12 @@ impl<S: Source> Drive<S> {
         while let Some(control) = script.due(self.trainer.released()) {
             let joined = match control {
                 Control::Start { partition, .. } | Control::Added { partition, .. } => Some(partition),
+                Control::Gap { partition, to, .. } => {
+                    let left_out = self.trainer.sequencer().queued_before(partition, to).map(Arrival::weight).sum();
+                    self.source.consumed(partition, left_out);
+                    self.resumed_at.insert(partition, to);
+                    None
+                }
                 _ => None,
             };
             self.trainer.control(&control, executor, &mut |scored| witness.scored(scored))?;

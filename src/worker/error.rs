@@ -10,6 +10,7 @@ use crate::publish::artefacts::ArtefactIoError;
 use crate::publish::topic::TopicError;
 use crate::snapshot::checkpoint::CheckpointError;
 use crate::source::SourceError;
+use crate::source::vital::Panicked;
 use crate::store::StoreError;
 use crate::stream::StreamError;
 
@@ -98,6 +99,9 @@ pub enum WorkerError {
     /// Dead letters cannot be sent.
     #[error(transparent)]
     DeadLetters(#[from] DeadLetterError),
+    /// A thread has panicked.
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
     /// The admin port cannot be opened.
     #[error("the admin port {address} cannot be opened")]
     Admin {

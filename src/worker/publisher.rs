@@ -5,10 +5,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::error::WorkerError;
 use crate::config::Config;
 use crate::publish::announcement::{Alias, Announcement, LIVE};
 use crate::publish::topic::{Announcer, TopicError, Versions};
 use crate::snapshot::outbox::OutboxEntry;
+use crate::source::vital;
 
 /// The most versions that wait for their announcement.
 pub const OUTBOX_MAX: usize = 8;
@@ -20,7 +22,7 @@ const FAREWELL: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Publisher {
     entries: Option<Sender<OutboxEntry>>,
-    announced: Receiver<Result<u64, TopicError>>,
+    announced: Receiver<Result<u64, WorkerError>>,
     thread: Option<JoinHandle<()>>,
     waiting: usize,
 }
@@ -32,16 +34,19 @@ impl Publisher {
         let mut live = known.aliases.get(LIVE).cloned();
         let (entries, inbox) = channel::<OutboxEntry>();
         let (outbox, announced) = channel();
-        let thread = std::thread::spawn(move || {
+        let body = move |outbox: &Sender<Result<u64, WorkerError>>| {
             for entry in inbox {
-                let result = announce(&announcer, &model, &entry, &mut live).map(|()| entry.version);
+                vital::failpoint("announcing");
+                let announced = announce(&announcer, &model, &entry, &mut live);
+                let result = announced.map(|()| entry.version).map_err(WorkerError::from);
                 let failed = result.is_err();
                 // The receiver may be gone already; then nobody wants to know.
                 if outbox.send(result).is_err() || failed {
                     return;
                 }
             }
-        });
+        };
+        let thread = vital::spawn("announcing", outbox, body, |panicked| Err(panicked.into()));
         Self { entries: Some(entries), announced, thread: Some(thread), waiting: 0 }
     }
 
@@ -58,7 +63,7 @@ impl Publisher {
     ///
     /// # Errors
     /// When one could not be announced.
-    pub fn announced(&mut self) -> Result<Vec<u64>, TopicError> {
+    pub fn announced(&mut self) -> Result<Vec<u64>, WorkerError> {
         let announced: Vec<u64> = self.announced.try_iter().collect::<Result<_, _>>()?;
         self.waiting -= announced.len();
         Ok(announced)
@@ -68,7 +73,7 @@ impl Publisher {
     ///
     /// # Errors
     /// When one could not be announced.
-    pub fn finish(mut self) -> Result<Vec<u64>, TopicError> {
+    pub fn finish(mut self) -> Result<Vec<u64>, WorkerError> {
         let mut announced = self.announced()?;
         while self.waiting > 0 {
             let Ok(result) = self.announced.recv_timeout(FAREWELL) else {

@@ -14,9 +14,20 @@ use crate::snapshot::checkpoint::{self, CheckpointError, FORMAT_VERSION, Layer, 
 use crate::snapshot::manifest::ParentVersion;
 use crate::snapshot::outbox::{Outbox, OutboxEntry};
 use crate::source::kafka::KafkaLog;
+use crate::source::{Gap, SourceError};
 use crate::store::{Saved, Store, StoreError};
 use crate::stream::Control;
 use crate::train::{StateDigest, TrainParams, Trainer};
+
+/// What to do about records that the broker no longer has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnGap {
+    /// Refuse to start.
+    #[default]
+    Refuse,
+    /// Pass over them: journalled and counted.
+    Skip,
+}
 
 /// Where a worker's versions and records come from.
 #[derive(Clone, Debug)]
@@ -38,8 +49,9 @@ pub struct Beginning {
     pub origin: Origin,
     /// What the last run may not have sent; of the versions, those that are still to be announced.
     pub outbox: Outbox,
-    /// Whether there was no checkpoint.
-    pub is_new: bool,
+    /// Whether something was decided that must be durable before the first record is read: where a new log starts, or that
+    /// records are passed over.
+    pub has_decided: bool,
 }
 
 /// Refuses to begin anew a model of which the versions topic knows versions: its state was lost.
@@ -57,19 +69,24 @@ pub fn refuse_lost_state(config: &Config, known: &Versions) -> Result<(), Worker
     })
 }
 
-/// The checkpoint to go on from, and whether it replaces what the state directory has: the newest there, or that of a training
-/// export. An export does not push aside a state that is whole, unless that is given up with `--reset-state`.
+/// What a worker goes on from.
+#[derive(Debug)]
+pub struct Chosen {
+    /// The checkpoint; none for a new model.
+    pub saved: Option<Saved>,
+    /// Whether it replaces what the state directory has.
+    pub is_replaced: bool,
+}
+
+/// The checkpoint to go on from: the newest in the state directory, or that of a training export.
+/// An export does not push aside a state that is whole, unless that is given up with `--reset-state`.
 ///
 /// # Errors
 /// When the state directory cannot be read, or has a whole state that an export would replace.
-pub fn choose(
-    config: &Config,
-    store: &mut dyn Store,
-    options: &mut Options,
-) -> Result<(Option<Saved>, bool), WorkerError> {
+pub fn choose(config: &Config, store: &mut dyn Store, options: &mut Options) -> Result<Chosen, WorkerError> {
     let Some(layer) = options.restored.take() else {
         let saved = if options.is_reset { None } else { store.load()? };
-        return Ok((saved, options.is_reset));
+        return Ok(Chosen { saved, is_replaced: options.is_reset });
     };
     if !options.is_reset {
         match store.load() {
@@ -81,7 +98,8 @@ pub fn choose(
             Err(error) => return Err(error.into()),
         }
     }
-    Ok((Some(Saved { commit: 0, layers: vec![layer], fell_back: None }), true))
+    let saved = Saved { commit: 0, layers: vec![layer], fell_back: None };
+    Ok(Chosen { saved: Some(saved), is_replaced: true })
 }
 
 /// Begins from a checkpoint, or anew.
@@ -90,12 +108,14 @@ pub fn choose(
 /// When the checkpoint does not fit the configuration, or the start position cannot be resolved.
 pub fn begin(
     config: &Config,
-    saved: Option<&Saved>,
+    chosen: &Chosen,
     known: &Versions,
     log: &KafkaLog,
+    on_gap: OnGap,
 ) -> Result<Beginning, WorkerError> {
     let first_free = known.newest().map_or(1, |newest| newest + 1);
-    let Some(saved) = saved else {
+    let topic_ids = log.topic_ids();
+    let Some(saved) = &chosen.saved else {
         artefacts::remove_stray(&config.versions.dir, &[])?;
         let mut trainer = Trainer::new(config.train_params());
         trainer.control(&configured(config), &Inline, &mut |_| ())?;
@@ -104,9 +124,9 @@ pub fn begin(
         }
         return Ok(Beginning {
             trainer,
-            origin: Origin { next_version: first_free, parent: None, topic_ids: BTreeMap::new() },
+            origin: Origin { next_version: first_free, parent: None, topic_ids },
             outbox: Outbox::default(),
-            is_new: true,
+            has_decided: true,
         });
     };
     let (mut trainer, lineage) = restore(config, &saved.layers)?;
@@ -120,7 +140,11 @@ pub fn begin(
             positions.join(", ")
         );
     }
-    log.check(&trainer.positions())?;
+    if !chosen.is_replaced {
+        // An export may be restored over a mirror of the topics.
+        log.check_ids(&lineage.topic_ids)?;
+    }
+    let has_decided = settle_gaps(&mut trainer, log, on_gap)?;
     for (partition, extent) in log.extents() {
         if !trainer.positions().contains_key(partition) {
             let control = Control::Added { partition: *partition, next_offset: extent.low };
@@ -131,9 +155,23 @@ pub fn begin(
     let mut parent = lineage.parent;
     let outbox = Outbox { versions: settle(config, versions, known, &mut parent)?, letters };
     let next_version = lineage.next_version.max(first_free);
-    let origin = Origin { next_version, parent, topic_ids: lineage.topic_ids };
+    let origin = Origin { next_version, parent, topic_ids };
     tracing::info!("going on from checkpoint {} after {} records", saved.commit, trainer.released());
-    Ok(Beginning { trainer, origin, outbox, is_new: false })
+    Ok(Beginning { trainer, origin, outbox, has_decided })
+}
+
+/// Passes over the records that the broker no longer has, if that is allowed. Says whether there were any.
+fn settle_gaps(trainer: &mut Trainer, log: &KafkaLog, on_gap: OnGap) -> Result<bool, WorkerError> {
+    let gaps = log.gaps(&trainer.positions())?;
+    if on_gap == OnGap::Refuse && !gaps.is_empty() {
+        return Err(SourceError::Lost { gaps }.into());
+    }
+    for gap in &gaps {
+        let Gap { partition, from, to } = *gap;
+        trainer.control(&Control::Gap { partition, from, to }, &Inline, &mut |_| ())?;
+        tracing::warn!("passing over what is gone: {gap}; {} since the log began", trainer.sequencer().gap_records());
+    }
+    Ok(!gaps.is_empty())
 }
 
 /// The decision to go on with a configuration, as the journal has it.

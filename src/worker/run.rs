@@ -13,7 +13,7 @@ use super::error::WorkerError;
 use super::exporter::Exporter;
 use super::probes::Probes;
 use super::publisher::{OUTBOX_MAX, Publisher};
-use super::resume::{self, Beginning, Origin};
+use super::resume::{self, Beginning, OnGap, Origin};
 use super::status::{Phase, StatusBoard};
 use super::stop::Stop;
 use crate::config::Config;
@@ -28,8 +28,8 @@ use crate::snapshot::artefact::{Artefact, Cut};
 use crate::snapshot::checkpoint::{Layer, Parent};
 use crate::snapshot::manifest::ParentVersion;
 use crate::snapshot::outbox::{Outbox, OutboxEntry};
-use crate::source::Ingest;
 use crate::source::kafka::{KafkaLog, KafkaSource};
+use crate::source::{Ingest, vital};
 use crate::store::Store;
 use crate::train::{Fate, Tally};
 
@@ -54,6 +54,8 @@ pub struct Options {
     pub is_reset: bool,
     /// The layer of a training export to go on from, when the state directory has nothing that is whole.
     pub restored: Option<Layer>,
+    /// What to do about records that the broker no longer has.
+    pub on_gap: OnGap,
 }
 
 /// How a run ended.
@@ -109,28 +111,29 @@ pub fn run(
     board.update(|status| status.model.clone_from(&config.model.name));
     let mut store = store;
     // A fresh start on purpose destroys nothing before it is known that there is something to start with.
-    let (saved, is_replaced) = resume::choose(config, &mut *store, &mut options)?;
-    let mut checkpoint = saved.as_ref().map_or(0, |saved| saved.commit);
+    let chosen = resume::choose(config, &mut *store, &mut options)?;
+    let mut checkpoint = chosen.saved.as_ref().map_or(0, |saved| saved.commit);
     let known = topic::read(&config.kafka, &config.model.name)?;
     // An empty state is refused before anyone is fenced off; what was published before is read after.
-    if saved.is_none() && !options.is_reset {
+    if chosen.saved.is_none() && !options.is_reset {
         resume::refuse_lost_state(config, &known)?;
     }
     let log = KafkaLog::connect(&config.kafka)?;
     let announcer = Announcer::fence(&config.kafka, &config.model.name)?;
     let known = topic::read(&config.kafka, &config.model.name)?;
     board.update(|_| ());
-    let Beginning { mut trainer, origin, outbox, is_new } = resume::begin(config, saved.as_ref(), &known, &log)?;
-    if is_replaced {
+    let Beginning { mut trainer, origin, outbox, has_decided } =
+        resume::begin(config, &chosen, &known, &log, options.on_gap)?;
+    if chosen.is_replaced {
         store.reset()?;
-        for layer in saved.iter().flat_map(|saved| &saved.layers) {
+        for layer in chosen.saved.iter().flat_map(|saved| &saved.layers) {
             checkpoint = store.commit(layer)?;
         }
     }
-    drop(saved);
-    if !is_new {
+    if chosen.saved.is_some() {
         announcer.abandon(&resume::abandoned(&origin, &known))?;
     }
+    drop(chosen);
     let ends = log.ends();
     let fields = config.field_set()?;
     let decoder = Decoder::new(fields.clone(), config.event_options())?;
@@ -148,17 +151,19 @@ pub fn run(
     for entry in &outbox.versions {
         publisher.announce(entry.clone());
     }
-    let letters = Letters::start(&config.kafka, outbox.letters)?;
-    if is_new {
-        // The start position is a decision: it is durable before the first record is read.
+    let mut letters = Letters::start(&config.kafka, outbox.letters)?;
+    if has_decided {
+        // The start position, or a gap, is a decision: it is durable before the first record is read.
+        let before = checkpoint;
         let cut = trainer.cut(committer.wants());
-        let lineage = resume::lineage(config, &trainer, cut.digest, &origin, Outbox::default());
+        let unsent = Outbox { versions: outbox.versions.clone(), letters: letters.submit() };
+        let lineage = resume::lineage(config, &trainer, cut.digest, &origin, unsent);
         committer.submit(Job { cut, lineage, staged: Vec::new() });
         while committer.is_busy() {
             checkpoint = committer.poll(HEARTBEAT)?.map_or(checkpoint, |committed| committed.commit);
             board.update(|_| ());
         }
-        if checkpoint == 0 {
+        if checkpoint == before {
             return Err(WorkerError::NoFirstCheckpoint);
         }
     }
@@ -232,6 +237,7 @@ impl Worker<'_> {
             if let Some(committed) = self.committer.poll(Duration::ZERO)? {
                 self.note_committed(committed);
             }
+            vital::failpoint("learning");
             if turn.is_done || stop.is_asked() {
                 return Ok(turn.is_done);
             }

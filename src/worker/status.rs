@@ -34,6 +34,8 @@ pub struct Status {
     pub phase: Phase,
     /// Records consumed since the log began.
     pub records: u64,
+    /// Records that were gone from the broker before they were read, and passed over by `--skip-gaps`, since the log began.
+    pub gap_records: u64,
     /// Next offset of each partition.
     pub positions: BTreeMap<String, i64>,
     /// Event-time watermark, in milliseconds.
@@ -72,6 +74,7 @@ impl Status {
     /// Takes over everything that the trainer knows.
     pub fn observe(&mut self, trainer: &Trainer) {
         self.records = trainer.released();
+        self.gap_records = trainer.sequencer().gap_records();
         self.positions = by_name(&trainer.positions());
         self.watermark = trainer.join().watermark();
         self.open_impressions = trainer.join().open();
@@ -88,6 +91,7 @@ impl Status {
     pub fn export(&self) {
         let model = || self.model.clone();
         counter!("deepfm_records_total", "model" => model()).absolute(self.records);
+        counter!("deepfm_gap_records_total", "model" => model()).absolute(self.gap_records);
         counter!("deepfm_impressions_total", "model" => model()).absolute(self.counters.impressions);
         counter!("deepfm_clicks_total", "model" => model()).absolute(self.counters.clicks);
         counter!("deepfm_examples_learned_total", "model" => model()).absolute(self.counters.learned);
@@ -138,6 +142,8 @@ fn by_name(positions: &Positions) -> BTreeMap<String, i64> {
 /// Says what each metric means; once per process, after the recorder is installed.
 pub fn describe_metrics() {
     describe_counter!("deepfm_records_total", "Records consumed since the log began");
+    describe_counter!("deepfm_gap_records_total", "Records that were gone before they were read, and passed over");
+    describe_counter!("deepfm_consumers_replaced_total", "Consumers replaced since records did not come");
     describe_counter!("deepfm_impressions_total", "Impressions that could be read");
     describe_counter!("deepfm_clicks_total", "Clicks that could be read");
     describe_counter!("deepfm_examples_learned_total", "Examples learned");

@@ -56,6 +56,17 @@ fn read_to_the_ends(source: &mut KafkaSource, partitions: usize) -> BTreeMap<Par
     offsets
 }
 
+/// Reads a log from its beginning.
+pub(super) fn read_from_start(log: KafkaLog) -> KafkaSource {
+    let starts = log.starts(&Start::Earliest).expect("no question is asked");
+    log.read(&starts, ingest()).expect("the partitions exist")
+}
+
+/// Waits until reading fails.
+pub(super) fn first_error(source: &mut KafkaSource) -> SourceError {
+    wait_for("an error", || source.next(Duration::from_millis(20)).err())
+}
+
 #[test]
 fn every_record_of_every_partition_arrives_once_and_in_order() {
     let Some(broker) = broker::real("every_record_of_every_partition_arrives_once_and_in_order") else { return };
@@ -151,7 +162,7 @@ fn positions_that_the_broker_does_not_have_are_refused() {
     let partition = Partition { kind: EventKind::Impression, number: 0 };
     log.check(&Positions::from([(partition, 10)])).expect("the end is a position");
     let beyond = log.check(&Positions::from([(partition, 11)]));
-    assert!(matches!(beyond, Err(SourceError::OutOfRange { offset: 11, low: 0, high: 10, .. })), "{beyond:?}");
+    assert!(matches!(beyond, Err(SourceError::Beyond { offset: 11, high: 10, .. })), "{beyond:?}");
     let unknown = log.check(&Positions::from([(Partition { number: 7, ..partition }, 0)]));
     assert!(matches!(unknown, Err(SourceError::MissingTopic { .. })), "{unknown:?}");
 }

@@ -17,11 +17,14 @@ use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
 
+/// The script that runs brokers, below the root of the repository.
+pub(super) const SCRIPT: &str = "deploy/kafka/kafka";
+
 /// A cluster to test against.
 pub(crate) struct Broker {
     pub(crate) bootstrap: String,
     /// Held so that its standard input stays open as long as this process lives.
-    _script: Option<Child>,
+    pub(super) _script: Option<Child>,
 }
 
 /// A record that was read back.
@@ -43,7 +46,7 @@ pub(crate) struct Outgoing<'a> {
 /// The real broker, or a skipped test.
 pub(crate) fn real(test: &str) -> Option<&'static Broker> {
     static BROKER: OnceLock<Result<Broker, String>> = OnceLock::new();
-    match BROKER.get_or_init(start) {
+    match BROKER.get_or_init(|| start("test", 1)) {
         Ok(broker) => Some(broker),
         Err(reason) => {
             super::skip(test, reason);
@@ -52,19 +55,25 @@ pub(crate) fn real(test: &str) -> Option<&'static Broker> {
     }
 }
 
-fn start() -> Result<Broker, String> {
+fn start(name: &str, brokers: usize) -> Result<Broker, String> {
     if let Ok(bootstrap) = std::env::var("KAFKA_BOOTSTRAP_SERVERS") {
         return Ok(Broker { bootstrap, _script: None });
     }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let directory = root.join("target").join(format!("kafka/{name}-{}", std::process::id()));
+    let (bootstrap, script) = start_script(&directory, brokers)?;
+    Ok(Broker { bootstrap, _script: Some(script) })
+}
+
+/// Starts brokers that end with this process.
+pub(super) fn start_script(directory: &Path, brokers: usize) -> Result<(String, Child), String> {
     for tool in ["java", "mvn"] {
         let found = Command::new(tool).arg("-version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         found.map_err(|_| format!("no {tool}: a real Apache Kafka cannot be started"))?;
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let directory = root.join("target").join(format!("kafka/test-{}", std::process::id()));
-    let mut script = Command::new(root.join("deploy/kafka/kafka"))
-        .args(["start", "--foreground", "--dir"])
-        .arg(&directory)
+    let mut script = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(SCRIPT))
+        .args(["start", "--foreground", "--brokers", &brokers.to_string(), "--dir"])
+        .arg(directory)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -76,7 +85,7 @@ fn start() -> Result<Broker, String> {
     if bootstrap.is_empty() {
         return Err(format!("the broker did not start, see {}", directory.display()));
     }
-    Ok(Broker { bootstrap, _script: Some(script) })
+    Ok((bootstrap, script))
 }
 
 impl Broker {

@@ -49,7 +49,17 @@ impl Running {
         Self(Some(deepfm(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts")))
     }
 
-    fn signal(&self, signal: &str) {
+    /// The same, with its log in a file that can be read meanwhile.
+    pub(crate) fn start_logged(args: &[&str], log: &Path) -> Self {
+        Self::spawn(deepfm(args).stderr(std::fs::File::create(log).expect("the disk takes it")))
+    }
+
+    /// Starts a command line.
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        Self(Some(command.stdout(Stdio::piped()).spawn().expect("the binary starts")))
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
         let id = self.0.as_ref().expect("it was not waited for yet").id().to_string();
         let sent = Command::new("kill").args([signal, &id]).status().expect("kill is there");
         assert!(sent.success(), "the process has ended already");

@@ -1,5 +1,7 @@
 //! The reading thread of one topic: polls, decodes, hands over, and pauses a partition whose records wait for the core.
 
+mod stall;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
@@ -13,11 +15,11 @@ use rdkafka::message::{BorrowedMessage, Headers, Message as _};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::{ASK, Waiting, is_unknown_topic, retry_bound, topic};
+use super::{ASK, Waiting, ask, compare_ids, ids_of, is_unknown_topic, retry_bound, topic};
 use crate::config::kafka::Kafka;
 use crate::event::{EventKind, RawRecord};
 use crate::source::ingest::Message;
-use crate::source::{Ingest, SourceError, SourceEvent};
+use crate::source::{Gap, Ingest, SourceError, SourceEvent, vital};
 use crate::stream::{Arrival, Partition, Positions};
 
 /// Records handed over at a time.
@@ -55,6 +57,7 @@ struct Lane {
     is_paused: bool,
     /// Decoded, not handed over yet.
     arrivals: Vec<Arrival>,
+    quiet: stall::Quiet,
 }
 
 /// The reading thread of one topic. A consumer of its own, since the client's end-of-partition events name no topic.
@@ -66,6 +69,7 @@ pub(super) struct Reader {
     pub(super) sender: Sender<Result<SourceEvent, SourceError>>,
     pub(super) waiting: Waiting,
     pub(super) stop: Arc<AtomicBool>,
+    pub(super) ids: BTreeMap<String, String>,
 }
 
 /// A reader with its partitions assigned.
@@ -100,7 +104,14 @@ impl Reader {
         let waiting = Arc::new(AtomicUsize::new(0));
         let mut known = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(partition, Arc::clone(&waiting));
-        Lane { waiting, next_offset, captured_end, is_paused: false, arrivals: Vec::new() }
+        Lane {
+            waiting,
+            next_offset,
+            captured_end,
+            is_paused: false,
+            arrivals: Vec::new(),
+            quiet: stall::Quiet::new(Instant::now()),
+        }
     }
 
     fn send(&self, event: SourceEvent) -> Result<(), SourceError> {
@@ -151,6 +162,7 @@ impl Assigned {
         self.hand_over()?;
         self.resume()?;
         self.check_health(moved)?;
+        self.check_stalls(Instant::now())?;
         if self.refreshed.elapsed() >= Duration::from_secs(self.reader.kafka.partition_refresh_seconds) {
             self.refreshed = Instant::now();
             self.look_for_partitions()?;
@@ -193,6 +205,7 @@ impl Assigned {
         let arrival = arrival(&mut reader.ingest, reader.kind, message);
         let weight = arrival.body.as_ref().err().map_or(1, |refused| refused.weight());
         lane.next_offset = arrival.offset + 1;
+        lane.quiet.broken(Instant::now());
         lane.arrivals.push(arrival);
         if lane.waiting.fetch_add(weight, Ordering::AcqRel) + weight >= reader.kafka.queue_records_max
             && !lane.is_paused
@@ -206,6 +219,7 @@ impl Assigned {
     fn hand_over(&mut self) -> Result<(), SourceError> {
         let Self { reader, lanes, .. } = self;
         for (number, lane) in lanes.iter_mut().filter(|(_, lane)| !lane.arrivals.is_empty()) {
+            vital::failpoint(super::thread_name(reader.kind));
             let partition = Partition { kind: reader.kind, number: *number };
             reader.send(SourceEvent::Records { partition, arrivals: std::mem::take(&mut lane.arrivals) })?;
         }
@@ -214,9 +228,10 @@ impl Assigned {
 
     fn end(&mut self, number: i32) -> Result<(), SourceError> {
         self.hand_over()?;
-        let Some(lane) = self.lanes.get(&number) else {
+        let Some(lane) = self.lanes.get_mut(&number) else {
             return Ok(());
         };
+        lane.quiet.at_end(Instant::now());
         // Everything up to the broker's end was read, so whatever lies before the captured end and did not come
         // (transaction markers, compacted records) is not there.
         let next_offset = lane.next_offset.max(lane.captured_end);
@@ -231,6 +246,7 @@ impl Assigned {
             if lane.waiting.load(Ordering::Acquire) <= reader.kafka.queue_records_max / 2 {
                 reader.consumer.resume(&reader.one(*number))?;
                 lane.is_paused = false;
+                lane.quiet.broken(Instant::now());
             }
         }
         Ok(())
@@ -241,16 +257,20 @@ impl Assigned {
         if !matches!(code, Some(RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset)) {
             return self.reader.judge(error);
         }
-        // The client does not say which partition: it is the one whose position the broker does not have.
+        // The client does not say which partition: it is one whose position the broker does not have.
+        let mut gaps = Vec::new();
         for (number, lane) in &self.lanes {
-            let extent = self.reader.consumer.fetch_watermarks(self.reader.topic(), *number, ASK);
-            let (low, high) = extent.unwrap_or((-1, -1));
-            if lane.next_offset < low || lane.next_offset > high {
-                let partition = Partition { kind: self.reader.kind, number: *number };
-                return Err(SourceError::OutOfRange { partition, offset: lane.next_offset, low, high });
+            let partition = Partition { kind: self.reader.kind, number: *number };
+            let Reader { consumer, kafka, .. } = &self.reader;
+            let (low, high) = ask(kafka, || consumer.fetch_watermarks(self.reader.topic(), *number, ASK))?;
+            if lane.next_offset > high {
+                return Err(SourceError::Beyond { partition, offset: lane.next_offset, high });
+            }
+            if lane.next_offset < low {
+                gaps.push(Gap { partition, from: lane.next_offset, to: low });
             }
         }
-        Err(SourceError::Client(error.clone()))
+        if gaps.is_empty() { Err(SourceError::Client(error.clone())) } else { Err(SourceError::Lost { gaps }) }
     }
 
     /// Ends the run when all brokers were lost for longer than the bound.
@@ -277,7 +297,7 @@ impl Assigned {
         Ok(())
     }
 
-    /// Notices partitions that were created meanwhile; they are read from their beginning.
+    /// Notices partitions that were created meanwhile, which are read from their beginning, and topics that were recreated.
     fn look_for_partitions(&mut self) -> Result<(), SourceError> {
         let Self { reader, lanes, missing_since, .. } = self;
         let Ok(metadata) = reader.consumer.fetch_metadata(Some(reader.topic()), KNOCK) else {
@@ -294,6 +314,10 @@ impl Assigned {
             return Err(SourceError::MissingTopic { topic: reader.topic().to_owned() });
         }
         *missing_since = None;
+        // Without an answer they are compared the next time.
+        if let Ok(ids) = ids_of(&*reader.consumer, &reader.kafka) {
+            compare_ids(&reader.ids, &ids)?;
+        }
         for number in lanes.len() as i32..count as i32 {
             let Ok((low, _)) = reader.consumer.fetch_watermarks(reader.topic(), number, ASK) else {
                 break;

@@ -95,3 +95,49 @@ fn a_decision_that_does_not_fit_changes_nothing() {
     sequencer.control(&Control::Gap { partition: IMPRESSIONS, from: 0, to: 4 }).expect("it is at 0");
     assert_eq!(sequencer.positions(), Positions::from([(IMPRESSIONS, 4)]));
 }
+
+#[test]
+fn a_gap_leaves_out_what_a_mirror_still_has_and_what_comes_behind_sorts_as_if_it_had_never_been() {
+    // The live run never saw offsets 1 and 2 of the impressions; the replay has queued them before the gap is decided.
+    let mut live = started(&[IMPRESSIONS, CLICKS]);
+    let mut replay = started(&[IMPRESSIONS, CLICKS]);
+    let gap = Control::Gap { partition: IMPRESSIONS, from: 1, to: 3 };
+    for sequencer in [&mut live, &mut replay] {
+        sequencer.push(IMPRESSIONS, 0, Some(10), "i0").expect("in order");
+        sequencer.push(CLICKS, 0, Some(11), "c0").expect("in order");
+    }
+    assert_eq!(live.pop().map(|released| released.body), Some("i0"));
+    live.control(&gap).expect("one is missing there");
+    live.push(IMPRESSIONS, 3, None, "refused").expect("in order");
+    live.push(IMPRESSIONS, 4, Some(12), "i4").expect("in order");
+    live.push(CLICKS, 1, Some(90), "c1").expect("in order");
+
+    for (offset, time, body) in [(1, Some(50), "i1"), (2, Some(60), "i2"), (3, None, "refused"), (4, Some(12), "i4")] {
+        replay.push(IMPRESSIONS, offset, time, body).expect("in order");
+    }
+    replay.push(CLICKS, 1, Some(90), "c1").expect("in order");
+    assert_eq!(replay.pop().map(|released| released.body), Some("i0"));
+    assert_eq!(replay.queued_before(IMPRESSIONS, 3).collect::<Vec<_>>(), [&"i1", &"i2"]);
+    replay.control(&gap).expect("it is at the gap");
+
+    assert_eq!(live.gap_records(), 2);
+    let order = drain(&mut live);
+    assert_eq!(order, ["refused", "c0", "i4"]);
+    assert_eq!(drain(&mut replay), order);
+    assert_eq!(replay.progress(), live.progress());
+    assert_eq!(replay.awaited().collect::<Vec<_>>(), [IMPRESSIONS]);
+}
+
+#[test]
+fn a_gap_that_takes_all_that_is_queued_is_waited_behind_and_one_elsewhere_is_refused() {
+    let mut sequencer = started(&[IMPRESSIONS]);
+    sequencer.push(IMPRESSIONS, 0, Some(10), "i0").expect("in order");
+    let elsewhere = Control::Gap { partition: IMPRESSIONS, from: 1, to: 3 };
+    assert!(matches!(sequencer.control(&elsewhere), Err(StreamError::Unfit { control: "gap", .. })));
+    sequencer.control(&Control::Gap { partition: IMPRESSIONS, from: 0, to: 5 }).expect("it is there");
+    assert_eq!(drain(&mut sequencer), Vec::<&str>::new());
+    assert_eq!(sequencer.awaited().collect::<Vec<_>>(), [IMPRESSIONS]);
+    assert!(matches!(sequencer.push(IMPRESSIONS, 4, Some(11), "i4"), Err(StreamError::OutOfOrder { expected: 5, .. })));
+    sequencer.push(IMPRESSIONS, 5, Some(11), "i5").expect("in order");
+    assert_eq!(drain(&mut sequencer), ["i5"]);
+}
