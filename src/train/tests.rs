@@ -1,5 +1,5 @@
 use super::*;
-use crate::event::{Click, EventKind, Impression};
+use crate::event::{Click, Decoded, EventKind, Impression};
 use crate::feature::Entry;
 use crate::join::params::{JoinParams, LabelPolicy, LatePolicy};
 use crate::model::Inline;
