@@ -9,6 +9,8 @@ mod integration {
     mod kafka;
     mod kills;
     mod layering;
+    mod live;
+    mod outages;
     mod poison;
     mod restore;
     mod schemas;

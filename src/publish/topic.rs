@@ -18,6 +18,12 @@ use crate::source::read::read_to_end;
 /// How long one question to the broker may take.
 const ASK: Duration = Duration::from_secs(5);
 
+/// How long a transaction lasts at least: the client's default.
+const TRANSACTION_MIN: Duration = Duration::from_mins(1);
+
+/// How long a transaction lasts at most: brokers allow 15 minutes unless they are set up otherwise.
+const TRANSACTION_MAX: Duration = Duration::from_mins(10);
+
 /// The versions topic cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum TopicError {
@@ -135,9 +141,14 @@ impl Announcer {
         let failed = |source| TopicError::Client { topic: kafka.versions_topic.clone(), source };
         let mut config = client::producer(kafka);
         config.set("linger.ms", "0").set("transactional.id", format!("deepfm-stream/{model}"));
+        // A record may not be tried for longer than its transaction lasts, and brokers allow no endless transactions: past
+        // it a transaction is begun anew.
+        let tried = bound(kafka).min(TRANSACTION_MAX);
+        config.set("message.timeout.ms", tried.as_millis().to_string());
+        config.set("transaction.timeout.ms", tried.max(TRANSACTION_MIN).as_millis().to_string());
         let producer = config.create_with_context(Deliveries::default()).map_err(failed)?;
         let announcer = Self { producer, kafka: kafka.clone(), model: model.to_owned() };
-        announcer.until_done(|producer| producer.init_transactions(ASK))?;
+        announcer.until_done(|producer| producer.init_transactions(ASK)).map_err(|error| announcer.error(error))?;
         Ok(announcer)
     }
 
@@ -146,11 +157,27 @@ impl Announcer {
     /// # Errors
     /// When this writer was fenced, a record is refused, or the broker does not take them within the bound.
     pub fn write(&self, records: &[(String, String)]) -> Result<(), TopicError> {
-        let topic = &self.kafka.versions_topic;
+        let start = Instant::now();
+        loop {
+            match self.transact(records) {
+                Ok(()) => return Ok(()),
+                // A broker that was restarted may have forgotten what it was told of the transaction: it is begun anew.
+                Err(KafkaError::Transaction(error))
+                    if error.txn_requires_abort() && start.elapsed() < bound(&self.kafka) =>
+                {
+                    tracing::warn!("the versions topic {}: {error}; beginning anew", self.kafka.versions_topic);
+                    self.until_done(|producer| producer.abort_transaction(ASK)).map_err(|error| self.error(error))?;
+                }
+                Err(error) => return Err(self.error(error)),
+            }
+        }
+    }
+
+    fn transact(&self, records: &[(String, String)]) -> Result<(), KafkaError> {
         self.until_done(Producer::begin_transaction)?;
         for (key, payload) in records {
-            let record = BaseRecord::to(topic).partition(0).key(key).payload(payload);
-            self.producer.send(record).map_err(|(error, _)| self.error(error))?;
+            let record = BaseRecord::to(&self.kafka.versions_topic).partition(0).key(key).payload(payload);
+            self.producer.send(record).map_err(|(error, _)| error)?;
         }
         self.until_done(|producer| producer.commit_transaction(ASK))
     }
@@ -173,15 +200,15 @@ impl Announcer {
     fn until_done(
         &self,
         step: impl Fn(&ThreadedProducer<Deliveries>) -> Result<(), KafkaError>,
-    ) -> Result<(), TopicError> {
+    ) -> Result<(), KafkaError> {
         let (start, bound) = (Instant::now(), bound(&self.kafka));
         loop {
             match step(&self.producer) {
                 Ok(()) => return Ok(()),
-                Err(KafkaError::Transaction(error)) if error.is_retriable() && start.elapsed() < bound => {
+                Err(error) if may_help(&error) && start.elapsed() < bound => {
                     tracing::warn!("the versions topic {}: {error}; trying again", self.kafka.versions_topic);
                 }
-                Err(error) => return Err(self.error(error)),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -203,10 +230,20 @@ impl Announcer {
             (Some(RDKafkaErrorCode::MessageTimedOut), _) => {
                 TopicError::Unreachable { topic, bound: bound(&self.kafka), reason: error.to_string() }
             }
-            (_, KafkaError::Transaction(inner)) if inner.is_retriable() => {
-                TopicError::Unreachable { topic, bound: bound(&self.kafka), reason: inner.to_string() }
+            _ if may_help(&error) => {
+                TopicError::Unreachable { topic, bound: bound(&self.kafka), reason: error.to_string() }
             }
             _ => TopicError::Client { topic, source: error },
         }
+    }
+}
+
+/// Whether a step that failed so may succeed when it is repeated. A commit first waits for its records, which takes longer
+/// than one try while a partition changes its leader.
+fn may_help(error: &KafkaError) -> bool {
+    match error {
+        KafkaError::Transaction(error) => error.is_retriable(),
+        KafkaError::Flush(code) => *code == RDKafkaErrorCode::OperationTimedOut,
+        _ => false,
     }
 }

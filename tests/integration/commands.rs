@@ -224,7 +224,7 @@ fn of_two_workers_on_one_model_the_older_is_fenced_off_and_publishes_nothing_mor
 }
 
 /// Shortens the window of a configuration, so that versions come soon.
-fn quick(config: &str) -> String {
+pub(super) fn quick(config: &str) -> String {
     let text = fs::read_to_string(config).expect("it was written").replace("window_seconds = 5", "window_seconds = 1");
     fs::write(config, text).expect("the disk takes it");
     config.to_owned()

@@ -3,14 +3,17 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use deepfm_stream::feature::hash;
-use serde_json::Value;
 
 use super::commands::{Place, digest, simulated_fields};
-use crate::support::broker::{self, Broker};
+use super::live::{Live, announcements, check_chain};
 use crate::support::command::{Running, installed, run};
-use crate::support::{rounds, wait_for};
+use crate::support::{broker, cluster, rounds, wait_for};
+
+/// Seeds the moments of the kills.
+const SEED: u64 = 3;
 
 /// Waits until the witness of a state directory was written `times` more often than now, or the process has ended.
 fn wait_for_commits(state: &Path, running: &mut Running, times: usize) {
@@ -23,24 +26,30 @@ fn wait_for_commits(state: &Path, running: &mut Running, times: usize) {
     });
 }
 
-/// The announcements of the versions topic, in order.
-fn announcements(broker: &Broker, topic: &str) -> Vec<Value> {
-    let records = broker.read_all(topic);
-    let versions = records.iter().filter(|record| String::from_utf8_lossy(&record.key).contains("/v/"));
-    versions.map(|record| serde_json::from_slice(&record.payload).expect("an announcement is JSON")).collect()
+/// A moment to be killed at: in every second round some commits from now, which a worker reaches whatever the machine; in
+/// the others anywhere within the first two seconds, the start among them.
+fn wait_for_a_moment(state: &Path, running: &mut Running, round: u64) {
+    let chance = hash::hash(SEED, round, 0);
+    if round.is_multiple_of(2) {
+        wait_for_commits(state, running, (chance % 3) as usize);
+    } else {
+        let (start, moment) = (Instant::now(), Duration::from_micros(chance % 2_000_000));
+        wait_for("the moment", || (start.elapsed() >= moment || !running.is_running()).then_some(()));
+    }
 }
 
 #[test]
-fn a_worker_that_is_killed_again_and_again_ends_where_an_undisturbed_one_does() {
-    let name = "a_worker_that_is_killed_again_and_again_ends_where_an_undisturbed_one_does";
-    let Some(broker) = broker::real(name) else { return };
+fn a_worker_that_is_killed_again_and_again_some_times_with_its_broker_ends_where_an_undisturbed_one_does() {
+    let name = "a_worker_that_is_killed_again_and_again_some_times_with_its_broker_ends_where_an_undisturbed_one_does";
+    let Some(cluster) = cluster::of_one(name) else { return };
+    println!("seed {SEED}");
     let directory = tempfile::tempdir().expect("a directory of our own");
     let out = directory.path().display().to_string();
-    let kills = rounds(5, 100);
+    let kills = rounds(6, 100);
     let count = (10_000 + 4000 * kills).to_string();
     assert_eq!(run(&["events", "simulate", "--out", &out, "--count", &count, "--rate", "500"]).code, Some(0));
     let slow = "queue_records_max = 500\n[kafka.properties]\n\"fetch.message.max.bytes\" = \"20000\"\n";
-    let place = Place::new(broker.kafka("killed"), simulated_fields());
+    let place = Place::new(cluster.kafka("killed"), simulated_fields());
     let config = place.config("killed", slow);
     assert_eq!(run(&["topics", "apply", "--config", &config, "--partitions", "3"]).code, Some(0));
     assert_eq!(run(&["events", "send", "--config", &config, "--events", &out]).code, Some(0));
@@ -49,11 +58,22 @@ fn a_worker_that_is_killed_again_and_again_ends_where_an_undisturbed_one_does() 
     let mut ended = 0;
     for round in 0..kills as u64 {
         let mut running = Running::start(&["run", "--config", &config, "--until-end"]);
-        wait_for_commits(&place.path("killed-state"), &mut running, (hash::hash(3, round, 0) % 3) as usize);
+        wait_for_a_moment(&place.path("killed-state"), &mut running, round);
+        // Every fifth time the broker goes too: before the worker, or after.
+        let (is_first, is_second) = (round % 5 == 4 && round % 2 == 0, round % 5 == 4 && round % 2 == 1);
+        if is_first {
+            cluster.kill(1);
+        }
         if running.is_running() {
             running.kill();
         } else {
             ended += 1;
+        }
+        if is_second {
+            cluster.kill(1);
+        }
+        if is_first || is_second {
+            cluster.restart(1);
         }
     }
     assert!(ended * 2 < kills, "{ended} of {kills} runs ended before they were killed");
@@ -64,12 +84,31 @@ fn a_worker_that_is_killed_again_and_again_ends_where_an_undisturbed_one_does() 
         installed(&place.path("killed-artefacts")).iter().map(|path| path.display().to_string()).collect();
     let verify: Vec<&str> = ["artifact", "verify"].into_iter().chain(artefacts.iter().map(String::as_str)).collect();
     assert_eq!(run(&verify).code, Some(0));
-    let announced = announcements(broker, &place.kafka.versions_topic);
-    let distinct: BTreeSet<(u64, String)> = announced
-        .iter()
-        .map(|one| (one["version"].as_u64().expect("a number"), one["manifest_digest"].to_string()))
-        .collect();
-    let numbers: Vec<u64> = distinct.iter().map(|(number, _)| *number).collect();
-    assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>(), "one chain without a gap");
-    assert_eq!(artefacts.len(), numbers.len(), "every announced version is there");
+    check_chain(&announcements(&cluster, &place.kafka.versions_topic), artefacts.len());
+}
+
+#[test]
+fn a_worker_that_is_killed_while_events_arrive_publishes_versions_that_a_replay_reproduces() {
+    let name = "a_worker_that_is_killed_while_events_arrive_publishes_versions_that_a_replay_reproduces";
+    let Some(broker) = broker::real(name) else { return };
+    println!("seed {SEED}");
+    let mut live = Live::new(broker, "killed-live", 1, "");
+    live.send(SEED);
+    let state = live.place.path("killed-live-state");
+    let kills = rounds(2, 20);
+    for round in 0..kills as u64 {
+        let mut worker = live.worker();
+        // In every third round there is a version at least, however often it was killed before.
+        if round % 3 == 0 {
+            live.wait_for_announced(&mut worker, 1);
+        }
+        wait_for_a_moment(&state, &mut worker, round);
+        assert!(worker.is_running(), "{}", live.said());
+        worker.kill();
+    }
+    let mut worker = live.worker();
+    live.wait_for_announced(&mut worker, 1);
+    live.end_traffic();
+    live.stop(worker);
+    live.check();
 }
