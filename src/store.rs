@@ -60,7 +60,8 @@ pub enum StoreError {
     Stuck(PathBuf),
     /// What was committed is not there, or not as it was written.
     #[error(
-        "the checkpoints in {path} are damaged: {reason}; `--reset-state` starts anew and keeps version numbers rising"
+        "the checkpoints in {path} are damaged: {reason}; `--restore EXPORT` goes on from a training export, \
+         `--reset-state` starts anew and keeps version numbers rising"
     )]
     Damaged {
         /// The state directory.
