@@ -4,9 +4,11 @@
 //! [`Store`] is all that the worker knows; sled is behind it, and nothing outside this module knows sled.
 
 mod directory;
+mod disk;
 mod memory;
 mod merging;
 mod recovery;
+mod sled_disk;
 mod sled_store;
 mod witness;
 
@@ -16,6 +18,8 @@ use std::path::PathBuf;
 use crate::snapshot::checkpoint::Layer;
 use crate::train::Scope;
 
+#[doc(hidden)]
+pub use disk::{Aside, Database, Disk, Take};
 pub use memory::MemoryStore;
 pub use sled_store::{AtStage, SledStore, Stage};
 
