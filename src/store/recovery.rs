@@ -31,10 +31,14 @@ pub(super) fn find(
 ) -> Result<Option<Found>, String> {
     let known = witness.map_or(0, |witness| witness.newest.commit);
     let mut faults: Vec<String> = Vec::new();
-    if let Some(witness) = witness
-        && !names.contains(&witness.newest.directory)
-    {
-        faults.push(format!("{} is gone", witness.newest.directory));
+    if let Some(Witness { newest, passed_over, .. }) = witness {
+        if !names.contains(&newest.directory) {
+            faults.push(format!("{} is gone", newest.directory));
+        }
+        // Nothing was committed since; whoever started then may not have lived to say it.
+        if number(&newest.directory) <= Some(*passed_over) {
+            faults.push(format!("an earlier start fell back to checkpoint {known}"));
+        }
     }
     for name in names {
         let expected = expectation(name, witness);
@@ -65,8 +69,8 @@ pub(super) fn find(
 enum Expectation<'w> {
     /// It is the newest it knows, with the commit before it there.
     Newest(&'w Testimony, Option<&'w Testimony>),
-    /// It is the one before.
-    Other(&'w Testimony),
+    /// It is the one before, or what was fallen back to: it has taken no commit since.
+    Closed(&'w Testimony),
     /// It is newer than the witness: a commit into a fresh database that a crash cut short.
     Successor,
     /// It is none of these, and to be removed.
@@ -78,8 +82,9 @@ fn expectation<'w>(name: &str, witness: Option<&'w Witness>) -> Expectation<'w> 
         return Expectation::Successor;
     };
     match other {
+        _ if newest.directory == name && number(name) <= Some(*passed_over) => Expectation::Closed(newest),
         _ if newest.directory == name => Expectation::Newest(newest, before.as_ref()),
-        Some(other) if other.directory == name => Expectation::Other(other),
+        Some(other) if other.directory == name => Expectation::Closed(other),
         _ if number(name) > number(&newest.directory).max(Some(*passed_over)) => Expectation::Successor,
         _ => Expectation::Nothing,
     }
@@ -104,7 +109,7 @@ fn candidate(
         return match expected {
             // A fresh database without a commit: a merge or a commit was cut short.
             Expectation::Successor => Ok(None),
-            Expectation::Newest(..) | Expectation::Other(_) | Expectation::Nothing => Err("it is empty".to_owned()),
+            Expectation::Newest(..) | Expectation::Closed(_) | Expectation::Nothing => Err("it is empty".to_owned()),
         };
     };
     let testified = |testimony: &Testimony| {
@@ -122,7 +127,7 @@ fn candidate(
             }
             (Err(fault), _) => return Err(fault),
         },
-        Expectation::Other(testimony) => testified(testimony)?,
+        Expectation::Closed(testimony) => testified(testimony)?,
         Expectation::Successor if known == 0 && head.layers.len() > 1 => {
             return Err(format!("it is at checkpoint {}, and there is no witness of any", head.commit()));
         }

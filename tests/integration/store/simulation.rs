@@ -221,9 +221,9 @@ fn all(seeds: std::ops::Range<u64>, bug: Option<Bug>, loses: bool) -> Result<Fig
 
 #[test]
 fn what_was_acknowledged_survives_any_power_cut_in_10000_simulated_runs() {
-    let figures = all(0..rounds(300, 10_000) as u64, None, false).unwrap_or_else(|reason| panic!("{reason}"));
+    let figures = all(0..rounds(2000, 10_000) as u64, None, false).unwrap_or_else(|reason| panic!("{reason}"));
     println!("{figures:?}");
-    let runs = rounds(300, 10_000) as u64;
+    let runs = rounds(2000, 10_000) as u64;
     assert!(figures.cuts > runs && figures.commits > 5 * runs, "{figures:?}");
     assert!(figures.cut_recoveries > 0 && figures.under_way > 0 && figures.failed > 0, "{figures:?}");
     assert_eq!((figures.refused, figures.fell_back), (0, 0), "nothing that was synced is gone");
