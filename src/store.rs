@@ -4,9 +4,10 @@
 //! [`Store`] is all that the worker knows; sled is behind it, and nothing outside this module knows sled.
 
 mod directory;
-mod memory;
+mod disk;
 mod merging;
 mod recovery;
+mod sled_disk;
 mod sled_store;
 mod witness;
 
@@ -16,7 +17,8 @@ use std::path::PathBuf;
 use crate::snapshot::checkpoint::{Block, Layer};
 use crate::train::Scope;
 
-pub use memory::MemoryStore;
+#[doc(hidden)]
+pub use disk::{Aside, Database, Disk, Take};
 pub use sled_store::{AtStage, SledStore, Stage};
 
 /// A checkpoint that was read back.

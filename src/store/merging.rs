@@ -1,11 +1,12 @@
 //! A new base, merged on a thread of its own from the old base and its deltas while deltas go on being committed.
 
-use std::path::PathBuf;
-use std::thread::JoinHandle;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
 use super::StoreError;
 use super::directory::{Directory, Head, LayerHead};
+use super::disk::{Aside, Disk};
 use super::sled_store::{AtStage, Stage};
 use crate::snapshot::checkpoint::{Block, Merge, Place};
 use crate::train::Scope;
@@ -16,13 +17,14 @@ const DELTAS_SHARE: f64 = 0.5;
 /// … and at least this many bytes, …
 const DELTAS_MIN: u64 = 8 << 20;
 
-/// … or when there are this many.
+/// … or when there are this many, ordinarily.
 pub(super) const DELTAS_MAX: usize = 256;
 
 /// A merge under way.
 pub(super) struct Merging {
     pub(super) name: String,
-    thread: JoinHandle<Result<Merged, StoreError>>,
+    aside: Box<dyn Aside>,
+    result: Receiver<Result<Merged, StoreError>>,
 }
 
 /// A new base that was read back, in a database of its own that has no head yet.
@@ -33,32 +35,35 @@ pub(super) struct Merged {
 }
 
 /// Whether the deltas of a head have grown enough.
-pub(super) fn is_due(head: &Head) -> bool {
+pub(super) fn is_due(head: &Head, deltas_max: usize) -> bool {
     let Some((base, deltas)) = head.layers.split_first() else {
         return false;
     };
     let bytes: u64 = deltas.iter().map(|delta| delta.bytes).sum();
-    deltas.len() >= DELTAS_MAX || (bytes >= DELTAS_MIN && bytes as f64 > DELTAS_SHARE * base.bytes as f64)
+    deltas.len() >= deltas_max || (bytes >= DELTAS_MIN && bytes as f64 > DELTAS_SHARE * base.bytes as f64)
 }
 
 impl Merging {
     /// Begins to merge what `head` names into a fresh database.
-    pub(super) fn start(name: String, path: PathBuf, head: Head, old: Directory, at_stage: AtStage) -> Self {
-        let into = name.clone();
-        let thread = std::thread::spawn(move || merge(into, &path, &head, old, at_stage));
-        Self { name, thread }
+    pub(super) fn start(disk: &Arc<dyn Disk>, name: String, head: Head, old: Directory, at_stage: AtStage) -> Self {
+        let (sender, result) = channel();
+        let (into, on) = (name.clone(), Arc::clone(disk));
+        let work = move || {
+            // Nobody waits for the result of a merge that was given up.
+            let _ = sender.send(merge(into, &*on, &head, old, at_stage));
+        };
+        Self { name, aside: disk.aside(Box::new(work)), result }
     }
 
     pub(super) fn is_finished(&self) -> bool {
-        self.thread.is_finished()
+        self.aside.is_finished()
     }
 
     /// Waits for the merge.
     pub(super) fn finish(self) -> Result<Merged, StoreError> {
-        let Self { name, thread } = self;
-        thread
-            .join()
-            .unwrap_or_else(|_| Err(StoreError::Damaged { path: name.into(), reason: "merging panicked".into() }))
+        let Self { name, aside, result } = self;
+        let panicked = || StoreError::Damaged { path: name.into(), reason: "merging panicked".into() };
+        if aside.wait() { result.try_recv().unwrap_or_else(|_| Err(panicked())) } else { Err(panicked()) }
     }
 }
 
@@ -82,14 +87,15 @@ pub(super) fn read_merged(
 
 fn merge(
     name: String,
-    path: &std::path::Path,
+    disk: &dyn Disk,
     head: &Head,
     mut old: Directory,
     at_stage: AtStage,
 ) -> Result<Merged, StoreError> {
     let start = Instant::now();
-    let mut directory = Directory::open(path)?;
-    let mut writer = Directory::begin(head.commit(), Scope::Everything);
+    at_stage(Stage::MergeBegun)?;
+    let mut directory = Directory::open(disk, &name)?;
+    let mut writer = directory.begin(head.commit(), Scope::Everything)?;
     read_merged(&mut old, head, &mut |merged| directory.put(&mut writer, &merged))?;
     let base = directory.end(writer)?;
     at_stage(Stage::Merged)?;

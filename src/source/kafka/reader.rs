@@ -315,7 +315,9 @@ impl Assigned {
         }
         *missing_since = None;
         // Without an answer they are compared the next time.
-        if let Ok(ids) = ids_of(&*reader.consumer, &reader.kafka) {
+        if !reader.ids.is_empty()
+            && let Ok(ids) = ids_of(&*reader.consumer, &reader.kafka)
+        {
             compare_ids(&reader.ids, &ids)?;
         }
         for number in lanes.len() as i32..count as i32 {
