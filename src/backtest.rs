@@ -142,10 +142,10 @@ pub fn replay(
     let mut trainer = drive.trainer;
     let digest = trainer.state_digest();
     let (records, rows, counters) = (trainer.released(), trainer.model().row_count(), trainer.counters().clone());
-    let join = Some(*trainer.join_counters());
+    let (join, ledger) = (Some(*trainer.join_counters()), Some(trainer.ledger().clone()));
     let seconds = since.elapsed().as_secs_f64();
     trainer.flush(&Inline, &mut |scored| collector.scored(scored));
-    Ok(Report::new(&collector.0, report::Ending { digest, records, rows, seconds, counters, join }))
+    Ok(Report::new(&collector.0, report::Ending { digest, records, rows, seconds, counters, ledger, join }))
 }
 
 /// Learns the impressions of a source in merged order, each at once with its final label.
@@ -184,7 +184,7 @@ fn learn_labelled(
     let digest = trainer.state_digest();
     let (records, rows, counters) = (trainer.released(), trainer.model().row_count(), trainer.counters().clone());
     let seconds = since.elapsed().as_secs_f64();
-    Ok(Report::new(&scores, report::Ending { digest, records, rows, seconds, counters, join: None }))
+    Ok(Report::new(&scores, report::Ending { digest, records, rows, seconds, counters, ledger: None, join: None }))
 }
 
 /// A new trainer whose partitions start at these offsets.

@@ -67,7 +67,7 @@ enum Command {
     /// The published versions of a model.
     #[command(subcommand)]
     Versions(versions::Command),
-    /// Check or look into an artefact.
+    /// Check or look into a version or training export, or write an export.
     #[command(subcommand)]
     Artifact(artifact::Command),
 }

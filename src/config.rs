@@ -68,6 +68,8 @@ pub struct Config {
     pub state: operation::State,
     /// `[versions]`
     pub versions: operation::Versions,
+    /// `[exports]`
+    pub exports: operation::Exports,
     /// `[admin]`
     pub admin: operation::Admin,
     /// `[metrics]`
@@ -112,7 +114,7 @@ impl Config {
 
     fn read(root: &Section<'_>) -> Self {
         let training = training::Training::read(&root.section("training"));
-        let versions = root.section("versions");
+        let (versions, exports) = (root.section("versions"), root.section("exports"));
         let config = Self {
             fields: fields::read(root),
             model: model::Model::read(&root.section("model")),
@@ -123,12 +125,17 @@ impl Config {
             kafka: kafka::Kafka::read(&root.section("kafka")),
             state: operation::State::read(&root.section("state")),
             versions: operation::Versions::read(&versions),
+            exports: operation::Exports::read(&exports),
             admin: operation::Admin::read(&root.section("admin")),
             metrics: operation::Metrics::read(&root.section("metrics")),
         };
         if config.state.dir == config.versions.dir {
             let problem = format!("\"{}\" is state.dir too", config.versions.dir.display());
             versions.refuse("dir", problem, "the state is the worker's alone: give each its own");
+        }
+        if [&config.state.dir, &config.versions.dir].contains(&&config.exports.dir) {
+            let problem = format!("\"{}\" is state.dir or versions.dir too", config.exports.dir.display());
+            exports.refuse("dir", problem, "exports are removed by age: give them a directory of their own");
         }
         config
     }

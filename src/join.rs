@@ -61,11 +61,17 @@ pub struct Join<P> {
     counters: JoinCounters,
 }
 
-/// Whether a record goes on into the join.
+/// Whether the join took a record in, or why not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Admission {
-    Admitted,
-    Dropped,
+pub enum Taken {
+    /// It did.
+    In,
+    /// The watermark had passed its window and retention.
+    TooLate,
+    /// Its event id is remembered.
+    Duplicate,
+    /// Its impression id is held already.
+    Conflicting,
 }
 
 impl<P> Join<P> {
@@ -129,10 +135,10 @@ impl<P> Join<P> {
     }
 
     /// Drops what is too late or a duplicate, and remembers the event id of what is not.
-    fn admit(&mut self, kind: EventKind, time: i64, event_id: Option<&str>) -> Admission {
+    fn admit(&mut self, kind: EventKind, time: i64, event_id: Option<&str>) -> Taken {
         if self.watermark.passed(self.forgotten_after(time)) {
             self.counters.too_late += 1;
-            return Admission::Dropped;
+            return Taken::TooLate;
         }
         let memory = match kind {
             EventKind::Impression => &mut self.impression_events,
@@ -140,9 +146,9 @@ impl<P> Join<P> {
         };
         if event_id.is_some_and(|id| memory.remember(time, id) == Remembered::Before) {
             self.counters.duplicate += 1;
-            return Admission::Dropped;
+            return Taken::Duplicate;
         }
-        Admission::Admitted
+        Taken::In
     }
 
     /// Takes the clicks that wait for an impression; the earliest in its window is the one that counts.
@@ -227,32 +233,36 @@ impl<P> Join<P> {
 }
 
 impl<P: Clone + Serialize> Join<P> {
-    /// Takes an impression in, and appends what follows from it to `out`.
+    /// Takes an impression in, and appends what follows from it to `out`; says whether it was taken.
     ///
     /// # Panics
     /// If its partition was not added, or the payload has no form in postcard.
-    pub fn impression(&mut self, impression: ImpressionIn<P>, out: &mut Vec<Emission<P>>) {
+    pub fn impression(&mut self, impression: ImpressionIn<P>, out: &mut Vec<Emission<P>>) -> Taken {
         self.counters.received_impressions += 1;
         let ImpressionIn { partition, time, .. } = impression;
-        if self.admit(EventKind::Impression, time, impression.event_id.as_deref()) == Admission::Admitted {
-            self.take_impression(impression, out);
+        let mut taken = self.admit(EventKind::Impression, time, impression.event_id.as_deref());
+        if taken == Taken::In {
+            taken = self.take_impression(impression, out);
         }
         self.watermark.observe(partition, time);
         self.expire(out);
+        taken
     }
 
-    /// Takes a click in, and appends what follows from it to `out`.
+    /// Takes a click in, and appends what follows from it to `out`; says whether it was taken.
     ///
     /// # Panics
     /// If its partition was not added.
-    pub fn click(&mut self, click: ClickIn, out: &mut Vec<Emission<P>>) {
+    pub fn click(&mut self, click: ClickIn, out: &mut Vec<Emission<P>>) -> Taken {
         self.counters.received_clicks += 1;
         let ClickIn { partition, time, .. } = click;
-        if self.admit(EventKind::Click, time, click.event_id.as_deref()) == Admission::Admitted {
+        let taken = self.admit(EventKind::Click, time, click.event_id.as_deref());
+        if taken == Taken::In {
             self.take_click(click, out);
         }
         self.watermark.observe(partition, time);
         self.expire(out);
+        taken
     }
 
     /// Closes an impression unlabelled after the fact: what it emitted was not learned. Later clicks on it count as
@@ -287,11 +297,11 @@ impl<P: Clone + Serialize> Join<P> {
         self.expire(out);
     }
 
-    fn take_impression(&mut self, impression: ImpressionIn<P>, out: &mut Vec<Emission<P>>) {
+    fn take_impression(&mut self, impression: ImpressionIn<P>, out: &mut Vec<Emission<P>>) -> Taken {
         let ImpressionIn { impression_id: id, time, payload, .. } = impression;
         if self.held.contains(&id) {
             self.counters.conflicting_impression += 1;
-            return;
+            return Taken::Conflicting;
         }
         if self.watermark.passed(time) {
             self.counters.late_impression += 1;
@@ -320,6 +330,7 @@ impl<P: Clone + Serialize> Join<P> {
             self.make_room(out);
         }
         self.held.insert(time, &id, state);
+        Taken::In
     }
 
     fn take_click(&mut self, click: ClickIn, out: &mut Vec<Emission<P>>) {

@@ -186,13 +186,19 @@ impl DeepFm {
         &mut self.candidates
     }
 
-    /// Goes on with other optimizers and bounds; the shape stays. Where the parameters of an FTRL group change, z is solved
+    /// Goes on with other optimizers and bounds, and with more fields: the MLP gets zero columns for them. Otherwise the
+    /// shape stays. Where the parameters of an FTRL group change, z is solved
     /// for the weights that there are, so that none jumps when it is touched next. Returns the largest change of a weight:
     /// rounding.
     pub fn reconfigure(&mut self, params: &ModelParams) -> f32 {
         let old = self.params.clone();
-        let ModelParams { bias, linear, embedding, sgd, n_max, admission, .. } = params.clone();
-        self.params = ModelParams { bias, linear, embedding, sgd, n_max, admission, ..old.clone() };
+        let ModelParams { fields, bias, linear, embedding, sgd, n_max, admission, .. } = params.clone();
+        self.params = ModelParams { fields, bias, linear, embedding, sgd, n_max, admission, ..old.clone() };
+        let architecture = Architecture::new(&self.params);
+        for values in [&mut self.dense.mlp, &mut self.dense.momentum] {
+            *values = self.architecture.mlp.widened(values, &architecture.mlp);
+        }
+        self.architecture = architecture;
         let mut largest = 0.0_f32;
         let mut solve = |from, to, z: f32, n: f32| {
             let w = ftrl::weight(from, z, n);

@@ -4,19 +4,21 @@
 //! [`Store`] is all that the worker knows; sled is behind it, and nothing outside this module knows sled.
 
 mod directory;
-mod memory;
+mod disk;
 mod merging;
 mod recovery;
+mod sled_disk;
 mod sled_store;
 mod witness;
 
 use std::io;
 use std::path::PathBuf;
 
-use crate::snapshot::checkpoint::Layer;
+use crate::snapshot::checkpoint::{Block, Layer};
 use crate::train::Scope;
 
-pub use memory::MemoryStore;
+#[doc(hidden)]
+pub use disk::{Aside, Database, Disk, Take};
 pub use sled_store::{AtStage, SledStore, Stage};
 
 /// A checkpoint that was read back.
@@ -60,7 +62,8 @@ pub enum StoreError {
     Stuck(PathBuf),
     /// What was committed is not there, or not as it was written.
     #[error(
-        "the checkpoints in {path} are damaged: {reason}; `--reset-state` starts anew and keeps version numbers rising"
+        "the checkpoints in {path} are damaged: {reason}; `--restore EXPORT` goes on from a training export, \
+         `--reset-state` starts anew and keeps version numbers rising"
     )]
     Damaged {
         /// The state directory.
@@ -86,6 +89,9 @@ pub enum StoreError {
     NoBase,
 }
 
+/// Gives the blocks of a checkpoint to a function, as one layer of everything, its lineage first; an error of that function ends it.
+pub type ReadMerged = Box<dyn FnOnce(&mut dyn FnMut(Block) -> Result<(), StoreError>) -> Result<(), StoreError> + Send>;
+
 /// Where checkpoints go.
 pub trait Store: Send {
     /// The newest checkpoint, if there ever was one.
@@ -108,4 +114,10 @@ pub trait Store: Send {
     /// # Errors
     /// When anything fails; whether the checkpoint is durable is then only known after a restart.
     fn commit(&mut self, layer: &Layer) -> Result<u64, StoreError>;
+
+    /// A reader of the newest checkpoint as it is now, for another thread: commits may go on meanwhile.
+    ///
+    /// # Errors
+    /// When there is no checkpoint, or the store failed before.
+    fn reader(&self) -> Result<ReadMerged, StoreError>;
 }

@@ -16,15 +16,16 @@ mod cut;
 mod digest;
 mod first_scores;
 mod label;
+mod ledger;
 mod params;
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Decoded, Event};
+use crate::event::Event;
 use crate::feature::Features;
-use crate::join::{ClickIn, Emission, ImpressionIn, Join, JoinCounters};
+use crate::join::{ClickIn, Emission, ImpressionIn, Join, JoinCounters, Taken};
 use crate::metric::Windows;
 use crate::model::{DeepFm, Executor, Scratch};
 use crate::stream::{Arrival, Control, JournalEntry, Partition, Positions, Refused, Released, Sequencer, StreamError};
@@ -34,6 +35,7 @@ pub use counters::Counters;
 pub use cut::{Scope, StateCut};
 pub use digest::{Restore, Scalars, StateDigest};
 pub use first_scores::FirstScores;
+pub use ledger::{Fate, Ledger, Tally};
 pub use params::{BatchParams, TrainParams};
 
 /// What the join carries of an impression until its label is known.
@@ -75,13 +77,14 @@ pub struct Step {
 #[derive(Debug)]
 pub struct Trainer {
     params: TrainParams,
-    sequencer: Sequencer<Result<Decoded, Box<Refused>>>,
+    sequencer: Sequencer<Arrival>,
     join: Join<Arc<Shown>>,
     batch: Batch,
     model: DeepFm,
     windows: Windows,
     first_scores: FirstScores,
     counters: Counters,
+    ledger: Ledger,
     emissions: Vec<Emission<Arc<Shown>>>,
     scratch: Scratch,
     /// Of a change of parameters, for people; not part of the state.
@@ -99,6 +102,7 @@ impl Trainer {
             windows: Windows::new(params.window_impressions),
             first_scores: FirstScores::default(),
             counters: Counters::default(),
+            ledger: Ledger::default(),
             emissions: Vec::new(),
             scratch: Scratch::default(),
             largest_change: 0.0,
@@ -112,7 +116,7 @@ impl Trainer {
     /// When the partition is not part of the log, or the offset was pushed or consumed before.
     pub fn push(&mut self, partition: Partition, arrival: Arrival) -> Result<(), StreamError> {
         let time = arrival.event_time();
-        self.sequencer.push(partition, arrival.offset, time, arrival.body)
+        self.sequencer.push(partition, arrival.offset, time, arrival)
     }
 
     /// Applies a decision that the log does not contain, and journals it.
@@ -126,7 +130,7 @@ impl Trainer {
         observe: &mut dyn FnMut(Scored),
     ) -> Result<(), StreamError> {
         let converted = match control {
-            Control::Configured { parameters } => Some(self.readable(parameters)?),
+            Control::Configured { parameters, .. } => Some(self.readable(parameters)?),
             _ => None,
         };
         self.sequencer.control(control)?;
@@ -147,21 +151,21 @@ impl Trainer {
 
     /// Consumes the next record of the merged order; nothing while a live partition's queue is empty.
     pub fn step<E: Executor>(&mut self, executor: &E, observe: &mut dyn FnMut(Scored)) -> Option<Step> {
-        let Released { partition, offset, body } = self.sequencer.pop()?;
+        let Released { partition, offset, body: Arrival { hash, body, .. } } = self.sequencer.pop()?;
         self.cut_batch_by_time(executor, observe);
         self.counters.records += 1;
-        let refused = match body {
+        let (fate, refused) = match body {
             Ok(decoded) => {
                 self.counters.unknown_keys += u64::from(decoded.unknown_keys);
                 self.counters.unknown_fields += u64::from(decoded.unknown_fields);
-                self.consume(partition, offset, decoded.event, executor, observe);
-                None
+                (self.consume(partition, offset, decoded.event, executor, observe), None)
             }
             Err(refused) => {
                 *self.counters.refused.entry(refused.refusal.reason).or_default() += 1;
-                Some(refused)
+                (Fate::Refused, Some(refused))
             }
         };
+        self.ledger.enter(partition, fate, hash);
         Some(Step { partition, offset, refused })
     }
 
@@ -172,9 +176,9 @@ impl Trainer {
         event: Event,
         executor: &E,
         observe: &mut dyn FnMut(Scored),
-    ) {
+    ) -> Fate {
         let mut emissions = std::mem::take(&mut self.emissions);
-        match event {
+        let fate = match event {
             Event::Impression(impression) => {
                 let number = self.counters.impressions;
                 self.counters.impressions += 1;
@@ -188,7 +192,7 @@ impl Trainer {
                     time: impression.event_time,
                     payload: Arc::new(shown),
                 };
-                self.join.impression(arrived, &mut emissions);
+                self.join.impression(arrived, &mut emissions)
             }
             Event::Click(click) => {
                 self.counters.clicks += 1;
@@ -199,10 +203,16 @@ impl Trainer {
                     event_id: click.event_id,
                     time: click.event_time,
                 };
-                self.join.click(arrived, &mut emissions);
+                self.join.click(arrived, &mut emissions)
             }
-        }
+        };
         self.learn_from(emissions, executor, observe);
+        match fate {
+            Taken::In => Fate::Joined,
+            Taken::TooLate => Fate::TooLate,
+            Taken::Duplicate => Fate::Duplicate,
+            Taken::Conflicting => Fate::Conflicting,
+        }
     }
 
     /// Learns at once what is left: the half-filled batch, and every open impression as the flushed join labels it.
@@ -220,8 +230,14 @@ impl Trainer {
     }
 
     /// The sequencer: queues, standings and the journal.
-    pub fn sequencer(&self) -> &Sequencer<Result<Decoded, Box<Refused>>> {
+    pub fn sequencer(&self) -> &Sequencer<Arrival> {
         &self.sequencer
+    }
+
+    /// Forgets the records that wait: they come again, read from [`positions`](Self::positions) on.
+    pub fn forget_queued(&mut self) {
+        let sequencer = std::mem::take(&mut self.sequencer);
+        self.sequencer = Sequencer::resume(sequencer.progress(), sequencer.journal().to_vec());
     }
 
     /// Takes the journal segment that ends here; it belongs to the version that is cut here.
@@ -252,6 +268,11 @@ impl Trainer {
     /// What was counted outside the join.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// What became of every record.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
     }
 
     /// What the join counted.

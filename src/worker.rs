@@ -10,6 +10,7 @@ pub mod committer;
 pub mod dead_letters;
 pub mod drive;
 pub mod error;
+pub mod exporter;
 pub mod probes;
 pub mod publisher;
 pub mod resume;

@@ -13,6 +13,7 @@ mod integration {
     mod live;
     mod outages;
     mod poison;
+    mod restore;
     mod schemas;
     mod store;
     mod versions;

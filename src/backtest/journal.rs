@@ -5,8 +5,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{BacktestError, Collector, decoder};
+use super::{BacktestError, Collector};
 use crate::config::Config;
+use crate::event::Decoder;
+use crate::feature::field::{Field, FieldSet};
 use crate::model::Inline;
 use crate::publish::artefacts;
 use crate::snapshot::artefact::{JOURNAL, read_journal};
@@ -51,21 +53,20 @@ struct Segment {
 pub fn replay_journal(config: &Config, directory: &Path) -> Result<Vec<VersionCheck>, BacktestError> {
     let mut checks = Vec::new();
     let mut before: Option<(u64, String)> = None;
-    let mut drive = None;
+    let mut replay: Option<Replay<'_>> = None;
     let segments = read_segments(config, directory)?;
     for (number, segment) in segments.iter().enumerate() {
         let Manifest { version, records, .. } = segment.manifest;
         let parent = segment.manifest.parent.as_ref().map(|parent| (parent.version, parent.manifest_digest.clone()));
         if parent.is_none() {
-            drive = Some(open(config, &segments[number..])?);
+            replay = Some(Replay::open(config, &segments[number..])?);
         } else if parent != before {
             let (parent, before) = (parent.map(|(version, _)| version), before.map(|(version, _)| version));
             return Err(BacktestError::Chain { version, parent, before });
         }
-        let Some(drive) = drive.as_mut() else { continue };
-        let script = Script::new(segment.entries.iter().cloned());
-        drive.replay(script, records, &Inline, &mut Collector::default())?;
-        let found = drive.trainer.state_digest().to_string();
+        let Some(replay) = replay.as_mut() else { continue };
+        replay.follow(&segment.entries, records)?;
+        let found = replay.drive.trainer.state_digest().to_string();
         checks.push(VersionCheck { version, records, expected: segment.manifest.state_digest.clone(), found });
         before = Some((version, segment.digest.clone()));
     }
@@ -82,24 +83,92 @@ fn read_segments(config: &Config, directory: &Path) -> Result<Vec<Segment>, Back
             segments.push(Segment { manifest, digest, entries: read_journal(&lines)? });
         }
     }
+    // A version that a later one passes over was abandoned: its worker fell back behind it.
+    let passed_over = |version: u64| {
+        let parent = |manifest: &Manifest| manifest.parent.as_ref().map_or(u64::MAX, |parent| parent.version);
+        segments.iter().any(|later| later.manifest.version > version && parent(&later.manifest) < version)
+    };
+    let abandoned: Vec<u64> =
+        segments.iter().map(|segment| segment.manifest.version).filter(|version| passed_over(*version)).collect();
+    segments.retain(|segment| !abandoned.contains(&segment.manifest.version));
     Ok(segments)
 }
 
-/// A new state over the topics, read from wherever the journal of this chain starts its partitions.
-fn open(config: &Config, chain: &[Segment]) -> Result<Drive<KafkaSource>, BacktestError> {
-    let own = chain.iter().take(1).chain(chain.iter().skip(1).take_while(|segment| segment.manifest.parent.is_some()));
-    let starts: Positions = own
-        .flat_map(|segment| &segment.entries)
-        .filter_map(|entry| match &entry.control {
-            Control::Start { partition, next_offset } | Control::Added { partition, next_offset } => {
-                Some((*partition, *next_offset))
-            }
-            _ => None,
-        })
-        .collect();
+/// A chain of versions, repeated over the topics.
+struct Replay<'c> {
+    config: &'c Config,
+    drive: Drive<KafkaSource>,
+    /// Where the journal of the chain starts its partitions.
+    starts: Positions,
+    /// What records are decoded with now.
+    fields: Vec<Field>,
+}
+
+impl<'c> Replay<'c> {
+    /// A new state, read from wherever the journal of this chain starts its partitions.
+    fn open(config: &'c Config, chain: &[Segment]) -> Result<Self, BacktestError> {
+        let rest = chain.iter().skip(1).take_while(|segment| segment.manifest.parent.is_some());
+        let controls =
+            chain.iter().take(1).chain(rest).flat_map(|segment| &segment.entries).map(|entry| &entry.control);
+        let starts: Positions = controls
+            .clone()
+            .filter_map(|control| match control {
+                Control::Start { partition, next_offset } | Control::Added { partition, next_offset } => {
+                    Some((*partition, *next_offset))
+                }
+                _ => None,
+            })
+            .collect();
+        let first = controls.clone().find_map(configured);
+        let parameters = first.and_then(|(parameters, _)| serde_json::from_str(parameters).ok());
+        let fields = first.map_or(&config.fields, |(_, fields)| fields).clone();
+        let trainer = Trainer::new(parameters.unwrap_or_else(|| config.train_params()));
+        let drive = drive(config, trainer, &starts, &fields)?;
+        Ok(Self { config, drive, starts, fields })
+    }
+
+    /// Repeats a segment up to so many records. Where fields were added, what follows is read again with them.
+    fn follow(&mut self, mut entries: &[JournalEntry], records: u64) -> Result<(), BacktestError> {
+        let changes =
+            |entry: &JournalEntry, now: &Vec<Field>| configured(&entry.control).is_some_and(|(_, f)| f != now);
+        while let Some(at) = entries.iter().position(|entry| changes(entry, &self.fields)) {
+            let (before, after) = entries.split_at(at);
+            let script = Script::new(before.iter().cloned());
+            self.drive.replay(script, after[0].at, &Inline, &mut Collector::default())?;
+            self.fields = configured(&after[0].control).map_or_else(Vec::new, |(_, fields)| fields.clone());
+            self.reopen()?;
+            entries = after;
+        }
+        let script = Script::new(entries.iter().cloned());
+        Ok(self.drive.replay(script, records, &Inline, &mut Collector::default())?)
+    }
+
+    fn reopen(&mut self) -> Result<(), BacktestError> {
+        let mut trainer = std::mem::replace(&mut self.drive.trainer, Trainer::new(self.config.train_params()));
+        trainer.forget_queued();
+        let positions: Positions = self.starts.clone().into_iter().chain(trainer.positions()).collect();
+        self.drive = drive(self.config, trainer, &positions, &self.fields)?;
+        Ok(())
+    }
+}
+
+/// The parameters and fields of a decision that has them.
+fn configured(control: &Control) -> Option<(&String, &Vec<Field>)> {
+    match control {
+        Control::Configured { parameters, fields } => Some((parameters, fields)),
+        _ => None,
+    }
+}
+
+fn drive(
+    config: &Config,
+    trainer: Trainer,
+    positions: &Positions,
+    fields: &[Field],
+) -> Result<Drive<KafkaSource>, BacktestError> {
     let log = KafkaLog::connect(&config.kafka)?;
-    log.check(&starts)?;
-    let source = log.read(&starts, Ingest::new(decoder(config)?, 0, |_, _| ()))?;
-    let pilot = Pilot::Script(Script::default());
-    Ok(Drive::new(Trainer::new(config.train_params()), source, pilot, &Inline)?)
+    log.check(positions)?;
+    let decoder = Decoder::new(FieldSet::new(fields.to_vec())?, config.event_options())?;
+    let source = log.read(positions, Ingest::new(decoder, 0, |_, _| ()))?;
+    Ok(Drive::new(trainer, source, Pilot::Script(Script::default()), &Inline)?)
 }

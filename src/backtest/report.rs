@@ -1,9 +1,11 @@
 //! What a backtest says: how well each impression was predicted before it was learned from.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::metric::{Metrics, exact_auc};
-use crate::train::{Counters, Scored, StateDigest};
+use crate::train::{Counters, Fate, Ledger, Scored, StateDigest, Tally};
 
 /// The quality of predictions over a set of impressions. What is undefined (no clicks, say) is `null`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -44,6 +46,9 @@ pub struct Report {
     pub seconds: f64,
     /// Examples learned in each second of it.
     pub examples_per_second: f64,
+    /// What became of every record, by partition; absent when labels were immediate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<BTreeMap<String, BTreeMap<Fate, Tally>>>,
     /// What was counted on the way.
     pub counters: Counters,
     /// What the join counted; absent when labels were immediate.
@@ -101,6 +106,7 @@ pub(super) struct Ending {
     pub(super) rows: usize,
     pub(super) seconds: f64,
     pub(super) counters: Counters,
+    pub(super) ledger: Option<Ledger>,
     pub(super) join: Option<crate::join::JoinCounters>,
 }
 
@@ -116,6 +122,7 @@ impl Report {
             rows: ending.rows,
             seconds: ending.seconds,
             examples_per_second: ending.counters.learned as f64 / ending.seconds.max(1e-9),
+            ledger: ending.ledger.map(|ledger| ledger.by_name()),
             counters: ending.counters,
             join: ending.join,
         }

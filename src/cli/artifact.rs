@@ -1,20 +1,27 @@
-//! `deepfm artifact`: check or look into an artefact directory.
+//! `deepfm artifact`: check or look into an artefact directory, and write training exports.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use clap::Subcommand;
 use deepfm_stream::publish::artefacts::{self, ArtefactIoError};
+use deepfm_stream::publish::exports;
 use deepfm_stream::snapshot::artefact::Verified;
+use deepfm_stream::snapshot::checkpoint;
+use deepfm_stream::snapshot::export::ExportManifest;
+use deepfm_stream::store::{SledStore, Store as _};
 use serde_json::{Value, json};
 
 use super::failure::{Exit, Failure};
-use super::output;
+use super::run::{export_failure, store_failure};
+use super::{config, output};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Check a version: digests of all files, tensors, fingerprints, probes reproduced by this program's own encoder.
+    /// Check a version: digests of all files, tensors, fingerprints, probes reproduced by this program's own encoder. Or a
+    /// training export: its digest, and that its state decodes to the digest that it names.
     Verify {
-        /// Artefact directories, such as `artefacts/7-0123456789ab`.
+        /// Directories, such as `versions/7-0123456789ab` or `exports/20261124T101500Z`.
         #[arg(required = true)]
         directories: Vec<PathBuf>,
         /// Print one JSON document.
@@ -23,8 +30,24 @@ pub(crate) enum Command {
     },
     /// Show what a version says of itself, and what is in it.
     Inspect {
-        /// An artefact directory.
+        /// The directory of a version or of a training export.
         directory: PathBuf,
+    },
+    /// Write the newest checkpoint as a training export: everything from which a worker goes on (`run --restore`). For a
+    /// state that no worker uses now; a running worker writes its own, see [exports] in the configuration.
+    Export {
+        /// Export the whole training state.
+        #[arg(long, required = true)]
+        training: bool,
+        /// The configuration file.
+        #[arg(long, value_name = "FILE", env = "DEEPFM_CONFIG")]
+        config: PathBuf,
+        /// Where to write it; `exports.dir` if not given.
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// Print its manifest as one JSON document.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -33,31 +56,101 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
         Command::Verify { directories, json } => {
             let mut found = Vec::new();
             for directory in directories {
-                found.push((directory, verify(directory)?));
+                found.push(Found::read(directory)?);
             }
             if *json {
-                let documents: Vec<Value> =
-                    found.iter().map(|(directory, verified)| summary(directory, verified)).collect();
-                return output::json(&documents);
+                return output::json(&found.iter().map(Found::summary).collect::<Vec<_>>());
             }
-            output::lines(found.iter().map(|(directory, verified)| {
-                format!(
-                    "{}: version {} is whole: {} rows, {} probes reproduced",
-                    directory.display(),
-                    verified.manifest.version,
-                    verified.servable.rows(),
-                    verified.probes,
-                )
-            }))
+            output::lines(found.iter().map(Found::line))
         }
         Command::Inspect { directory } => {
-            let verified = verify(directory)?;
-            let mut document = summary(directory, &verified);
-            document["manifest"] = serde_json::to_value(&verified.manifest).unwrap_or_default();
-            let tensors = verified.servable.tensors();
-            document["tensors"] =
-                tensors.iter().map(|(name, shape, _)| json!({"name": name, "shape": shape})).collect();
+            let found = Found::read(directory)?;
+            let mut document = found.summary();
+            match &found {
+                Found::Version(_, verified) => {
+                    document["manifest"] = serde_json::to_value(&verified.manifest).unwrap_or_default();
+                    let tensors = verified.servable.tensors();
+                    document["tensors"] =
+                        tensors.iter().map(|(name, shape, _)| json!({"name": name, "shape": shape})).collect();
+                }
+                Found::Export(_, manifest, _) => {
+                    document["manifest"] = serde_json::to_value(manifest).unwrap_or_default();
+                }
+            }
             output::json(&document)
+        }
+        Command::Export { training: _, config, out, json } => export(config, out.as_deref(), *json),
+    }
+}
+
+fn export(config: &Path, out: Option<&Path>, json: bool) -> Result<(), Failure> {
+    let config = config::load(config)?;
+    let mut store = SledStore::open(&config.state.dir).map_err(store_failure)?;
+    let saved = store.load().map_err(store_failure)?;
+    let root = out.unwrap_or(&config.exports.dir);
+    if saved.is_none() {
+        let error = anyhow::anyhow!("{} holds no checkpoint: there is nothing to export", config.state.dir.display());
+        return Err(Failure::new(Exit::BadInput, error));
+    }
+    let read = store.reader().map_err(store_failure)?;
+    let (path, manifest) =
+        exports::write(root, &config.model.name, read, &AtomicBool::new(false)).map_err(export_failure)?;
+    if json {
+        return output::json(&json!({"directory": path, "manifest": manifest}));
+    }
+    output::lines([format!("{}: {} records, state {}", path.display(), manifest.records, manifest.state_digest)])
+}
+
+/// A directory that is whole.
+enum Found {
+    Version(PathBuf, Box<Verified>),
+    /// With the rows of its state.
+    Export(PathBuf, Box<ExportManifest>, usize),
+}
+
+impl Found {
+    fn read(directory: &Path) -> Result<Self, Failure> {
+        let path = directory.to_owned();
+        if !exports::is_export(directory) {
+            return Ok(Self::Version(path, Box::new(verify(directory)?)));
+        }
+        let (manifest, layer) = exports::read(directory).map_err(export_failure)?;
+        let bad =
+            |error: anyhow::Error| Failure::new(Exit::BadInput, error.context(format!("{}", directory.display())));
+        let lineage = checkpoint::read_lineage(&layer).map_err(|error| bad(error.into()))?;
+        let params = serde_json::from_str(&lineage.parameters).map_err(|error| bad(error.into()))?;
+        let (trainer, _) = checkpoint::decode(params, &[layer]).map_err(|error| bad(error.into()))?;
+        Ok(Self::Export(path, Box::new(manifest), trainer.model().row_count()))
+    }
+
+    fn line(&self) -> String {
+        match self {
+            Self::Version(directory, verified) => format!(
+                "{}: version {} is whole: {} rows, {} probes reproduced",
+                directory.display(),
+                verified.manifest.version,
+                verified.servable.rows(),
+                verified.probes,
+            ),
+            Self::Export(directory, manifest, rows) => format!(
+                "{}: training export is whole: {} records, {rows} rows, state {}",
+                directory.display(),
+                manifest.records,
+                manifest.state_digest,
+            ),
+        }
+    }
+
+    fn summary(&self) -> Value {
+        match self {
+            Self::Version(directory, verified) => summary(directory, verified),
+            Self::Export(directory, manifest, rows) => json!({
+                "directory": directory,
+                "model": manifest.model,
+                "records": manifest.records,
+                "rows": rows,
+                "state_digest": manifest.state_digest,
+            }),
         }
     }
 }

@@ -125,7 +125,7 @@ fn configuration(directory: &Path, brokers: &str) -> Result<Config, Failure> {
     let text = format!(
         "# Written by `deepfm demo`.\n{fields}[model]\nname = \"demo\"\n[join]\nattribution_window_seconds = {}\n\
          [kafka]\nbrokers = \"{brokers}\"\n[state]\ndir = {:?}\ncheckpoint_interval_seconds = 5\n\
-         [versions]\ndir = {:?}\ninterval_seconds = 5\n[admin]\nlisten = \"\"\n[metrics]\nwindow_impressions = 10000\n",
+         [versions]\ndir = {:?}\ninterval_seconds = 5\n[exports]\ninterval_seconds = 0\n[admin]\nlisten = \"\"\n[metrics]\nwindow_impressions = 10000\n",
         WINDOW.as_secs(),
         directory.join(STATE).display().to_string(),
         directory.join("artefacts").display().to_string(),

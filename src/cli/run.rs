@@ -1,9 +1,11 @@
 //! `deepfm run`: the worker as a process: signals, admin port, exit codes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use deepfm_stream::config::Config;
+use deepfm_stream::publish::exports::{self, ExportIoError};
 use deepfm_stream::publish::topic::TopicError;
+use deepfm_stream::snapshot::checkpoint::Layer;
 use deepfm_stream::source::SourceError;
 use deepfm_stream::store::{SledStore, StoreError};
 use deepfm_stream::worker::admin::{Admin, Registry};
@@ -31,6 +33,10 @@ pub(crate) struct Args {
     /// Forget every checkpoint and start anew from kafka.start. Version numbers go on rising.
     #[arg(long)]
     reset_state: bool,
+    /// Go on from a training export, when the state directory is empty or damaged. Together with --reset-state also when it
+    /// holds a state that is whole.
+    #[arg(long, value_name = "EXPORT")]
+    restore: Option<PathBuf>,
     /// Pass over records that the broker deleted before they were read (retention): journalled, and counted in
     /// `deepfm_gap_records_total`. Without it such a start is refused.
     #[arg(long)]
@@ -43,8 +49,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let config = config::load(&args.config)?;
     let store = Box::new(SledStore::open(&config.state.dir).map_err(store_failure)?);
+    let restored = args.restore.as_deref().map(|path| read_export(path, &config)).transpose()?;
     let on_gap = if args.skip_gaps { OnGap::Skip } else { OnGap::Refuse };
-    let options = Options { until_end: args.until_end, is_reset: args.reset_state, on_gap };
+    let options = Options { until_end: args.until_end, is_reset: args.reset_state, restored, on_gap };
     let (stop, board) = (Stop::default(), StatusBoard::default());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.or_exit(Exit::Software)?;
@@ -53,6 +60,17 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let summary = deepfm_stream::worker::run::run(&config, options, store, &stop, &board);
     runtime.shutdown_background();
     show(&summary.map_err(worker_failure)?, args.json)
+}
+
+fn read_export(path: &Path, config: &Config) -> Result<Layer, Failure> {
+    let (manifest, layer) = exports::read(path).map_err(export_failure)?;
+    if manifest.model != config.model.name {
+        let (theirs, ours) = (manifest.model, &config.model.name);
+        let error = anyhow::anyhow!("{} is of model {theirs}, the configuration is of {ours}", path.display());
+        return Err(Failure::new(Exit::Configuration, error));
+    }
+    tracing::info!("restoring {}: {} records, state {}", path.display(), manifest.records, manifest.state_digest);
+    Ok(layer)
 }
 
 fn start_admin(runtime: &tokio::runtime::Runtime, config: &Config, board: &StatusBoard) -> Result<(), Failure> {
@@ -112,6 +130,15 @@ pub(crate) fn store_failure(error: StoreError) -> Failure {
     Failure::new(exit, error)
 }
 
+/// The exit code of an export's error.
+pub(crate) fn export_failure(error: ExportIoError) -> Failure {
+    match error {
+        ExportIoError::Store(error) => store_failure(error),
+        ExportIoError::Export { .. } => Failure::new(Exit::BadInput, error),
+        ExportIoError::Io { .. } | ExportIoError::GivenUp => Failure::new(Exit::Disk, error),
+    }
+}
+
 /// The exit code of a source's error.
 pub(crate) fn source_exit(error: &SourceError) -> Exit {
     match error {
@@ -136,6 +163,7 @@ pub(crate) fn worker_failure(error: WorkerError) -> Failure {
         | WorkerError::NoFirstCheckpoint
         | WorkerError::Checkpoint { .. }
         | WorkerError::StateLost { .. }
+        | WorkerError::StateIsWhole { .. }
         | WorkerError::Artefact(_) => Exit::Disk,
         WorkerError::Fields(_)
         | WorkerError::Mapping(_)

@@ -62,7 +62,8 @@ fn read(file: &std::path::Path) -> Result<Versions, Failure> {
 
 fn line(version: &Announcement, versions: &Versions) -> String {
     let aliases = versions.aliases.values().filter(|alias| alias.version == version.version);
-    let names: Vec<&str> = aliases.map(|alias| alias.alias.as_str()).collect();
+    let abandoned = version.abandoned.as_ref().map(|_| "abandoned");
+    let names: Vec<&str> = aliases.map(|alias| alias.alias.as_str()).chain(abandoned).collect();
     format!(
         "{:>8}  {:<26} {:>12} {:>10}  {} {}",
         version.version,

@@ -16,7 +16,7 @@ use super::events::Events;
 use super::join::{Emit, Join, Labels};
 use super::kafka::{Kafka, Start};
 use super::model::{Mlp, Model, Optimizer};
-use super::operation::{Admin, Metrics, State, Versions};
+use super::operation::{Admin, Exports, Metrics, State, Versions};
 use super::training::Training;
 
 impl Default for Model {
@@ -121,6 +121,12 @@ impl Default for State {
 impl Default for Versions {
     fn default() -> Self {
         Self { dir: PathBuf::from("versions"), interval_seconds: 300, interval_examples: 0, probes: 16 }
+    }
+}
+
+impl Default for Exports {
+    fn default() -> Self {
+        Self { dir: PathBuf::from("exports"), interval_seconds: 3600, keep: 2 }
     }
 }
 

@@ -63,7 +63,9 @@ pub(super) fn differences(one: &str, other: &str) -> Vec<String> {
 }
 
 /// Paths of what may change under a state that was learned; see [`crate::train::TrainParams::can_become`].
-const CONVERTIBLE: [&str; 14] = [
+const CONVERTIBLE: [&str; 16] = [
+    "fields (added ",
+    "model.fields ",
     "model.bias.",
     "model.linear.",
     "model.embedding.",
@@ -96,6 +98,10 @@ fn compare(path: &str, one: &Value, other: &Value, found: &mut Vec<String>) {
             }
         }
         (one, other) if one == other => {}
+        (Value::Array(one), Value::Array(other)) if path == "fields" && other.starts_with(one) => {
+            let names = other[one.len()..].iter().map(|field| field["name"].as_str().unwrap_or_default());
+            found.push(format!("{path} (added {})", names.collect::<Vec<_>>().join(", ")));
+        }
         (one, other) => found.push(format!("{path} (was {one}, is {other})")),
     }
 }

@@ -14,6 +14,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
             "kafka",
             "state",
             "versions",
+            "exports",
             "admin",
             "metrics",
         ],
@@ -79,6 +80,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ),
     ("state", &["dir", "checkpoint_interval_seconds", "undurable_max_seconds"]),
     ("versions", &["dir", "interval_seconds", "interval_examples", "probes"]),
+    ("exports", &["dir", "interval_seconds", "keep"]),
     ("admin", &["listen"]),
     ("metrics", &["window_impressions"]),
 ];

@@ -1,4 +1,4 @@
-//! `[state]`, `[versions]`, `[admin]` and `[metrics]`: where the worker keeps, publishes and shows what it learned.
+//! `[state]`, `[versions]`, `[exports]`, `[admin]` and `[metrics]`: where the worker keeps, publishes and shows what it learned.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -32,6 +32,17 @@ pub struct Versions {
     pub interval_examples: u64,
     /// Raw feature rows with expected logits that travel in each version.
     pub probes: usize,
+}
+
+/// The training exports: whole checkpoints for another machine, or for the day on which the state directory is lost.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Exports {
+    /// The directory of the exports; best on another disk than the state.
+    pub dir: PathBuf,
+    /// How often one is written; 0 is never.
+    pub interval_seconds: u64,
+    /// How many are kept, the newest.
+    pub keep: usize,
 }
 
 /// The admin port.
@@ -90,6 +101,19 @@ impl Versions {
                 examples,
             ),
             probes: section.count("probes", default.probes, 1, 10_000, probes),
+        }
+    }
+}
+
+impl Exports {
+    pub(super) fn read(section: &Section<'_>) -> Self {
+        let default = Self::default();
+        let time = "it is at most 30 days; 0 is never";
+        let keep = "each is as large as the state";
+        Self {
+            dir: read_dir(section, default.dir),
+            interval_seconds: section.whole("interval_seconds", default.interval_seconds, 0, 30 * DAY_SECONDS, time),
+            keep: section.count("keep", default.keep, 1, 1000, keep),
         }
     }
 }

@@ -24,7 +24,7 @@ impl Layout {
     /// Lays a batch out; the memory of the last one is used again.
     ///
     /// # Panics
-    /// When an example has another number of fields than the model.
+    /// When an example has more fields than the model. One with fewer is from before fields were added: they are empty.
     pub fn fill<'f>(&mut self, fields: usize, batch: impl Iterator<Item = &'f Features>) {
         self.ids.clear();
         self.entries.clear();
@@ -32,13 +32,14 @@ impl Layout {
         self.slots.clear();
         self.fields = fields;
         for features in batch {
-            assert_eq!(features.fields(), fields, "the encoder and the model have the same fields");
+            assert!(features.fields() <= fields, "the encoder has no more fields than the model");
             let base = self.entries.len() as u32;
             for entry in features.entries() {
                 let slot = self.slot(entry.id);
                 self.entries.push((slot, entry.x));
             }
             self.ends.extend(features.ends().iter().map(|end| base + end));
+            self.ends.resize(self.ends.len() + fields - features.fields(), self.entries.len() as u32);
         }
     }
 

@@ -103,6 +103,20 @@ impl MlpShape {
         params
     }
 
+    /// Parameters of this shape, or their momentum, as those of one with more inputs: zero columns for the new ones.
+    pub fn widened(&self, params: &[f32], to: &Self) -> Vec<f32> {
+        let (Some(first), Some(wider)) = (self.layers.first(), to.layers.first()) else {
+            return params.to_vec();
+        };
+        let mut widened = Vec::with_capacity(to.len);
+        for row in params[first.weight..first.bias].chunks_exact(first.inputs) {
+            widened.extend_from_slice(row);
+            widened.resize(widened.len() + wider.inputs - first.inputs, 0.0);
+        }
+        widened.extend_from_slice(&params[first.bias..]);
+        widened
+    }
+
     /// The runs of parameters that are penalised by L2 (weights and output vector) and those that are not (biases).
     pub fn runs(&self) -> impl Iterator<Item = (std::ops::Range<usize>, bool)> {
         let hidden = self

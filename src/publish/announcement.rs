@@ -53,6 +53,19 @@ pub struct Announcement {
     pub fingerprints: Fingerprints,
     /// Size and SHA-256 of its files.
     pub files: BTreeMap<String, FileDigest>,
+    /// Present when the model no longer descends from this version: its worker fell back behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abandoned: Option<Abandoned>,
+}
+
+/// Why and when a version was abandoned. It can be served as before; no later version has its state behind it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Abandoned {
+    /// When that was noticed, RFC 3339.
+    pub at: String,
+    /// The newest version that the model does descend from.
+    pub parent: Option<ParentVersion>,
 }
 
 impl Announcement {
@@ -77,6 +90,7 @@ impl Announcement {
             metrics: manifest.metrics,
             fingerprints: manifest.fingerprints,
             files: manifest.files,
+            abandoned: None,
         }
     }
 

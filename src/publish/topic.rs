@@ -182,6 +182,20 @@ impl Announcer {
         self.until_done(|producer| producer.commit_transaction(ASK))
     }
 
+    /// Announces versions again, as abandoned.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn abandon(&self, versions: &[Announcement]) -> Result<(), TopicError> {
+        if versions.is_empty() {
+            return Ok(());
+        }
+        let numbers: Vec<String> = versions.iter().map(|one| one.version.to_string()).collect();
+        tracing::error!("the state is from before versions {}: they are abandoned", numbers.join(", "));
+        let encode = |one: &Announcement| serde_json::to_string(one).expect("an announcement always encodes");
+        self.write(&versions.iter().map(|one| (one.key(), encode(one))).collect::<Vec<_>>())
+    }
+
     /// Repeats a step of a transaction while that may help, at most for the bound.
     fn until_done(
         &self,

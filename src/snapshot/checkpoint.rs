@@ -10,7 +10,7 @@
 
 mod merge;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use crate::feature::FeatureId;
 use crate::join::{self, JoinEntry, RestoreError};
 use crate::model::candidates::CANDIDATE_BYTES;
 use crate::stream::JournalEntry;
-use crate::train::{Restore, Scope, Shown, StateCut, StateDigest, TrainParams, Trainer};
+use crate::train::{Ledger, Restore, Scope, Shown, StateCut, StateDigest, TrainParams, Trainer};
 
 pub use merge::{Merge, Place};
 
@@ -28,7 +28,7 @@ pub use merge::{Merge, Place};
 pub const BLOCK_BYTES_MAX: usize = 120_000;
 
 /// The version of this encoding; a checkpoint of another is refused.
-pub const FORMAT_VERSION: u32 = 4;
+pub const FORMAT_VERSION: u32 = 5;
 
 /// What a block belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -44,6 +44,15 @@ pub enum Section {
     Join = 3,
     /// Ids that are counted towards admission, in blocks like those of rows.
     Candidates = 4,
+}
+
+impl Section {
+    /// The section of a number.
+    pub fn of(number: u8) -> Option<Self> {
+        [Self::Lineage, Self::Scalars, Self::Rows, Self::Join, Self::Candidates]
+            .into_iter()
+            .find(|s| *s as u8 == number)
+    }
 }
 
 /// A piece of a checkpoint, at most [`BLOCK_BYTES_MAX`] long.
@@ -65,6 +74,11 @@ pub struct Layer {
 }
 
 impl Layer {
+    /// The bytes of a section, block after block.
+    pub fn section(&self, section: Section) -> Vec<u8> {
+        stream(section, &self.blocks)
+    }
+
     /// Bytes of all blocks.
     pub fn bytes(&self) -> u64 {
         self.blocks.iter().map(|block| block.bytes.len() as u64).sum()
@@ -86,6 +100,10 @@ pub struct Lineage {
     pub parent: Option<Parent>,
     /// The journal since that version.
     pub journal: Vec<JournalEntry>,
+    /// What became of every record.
+    pub ledger: Ledger,
+    /// The broker's ids of the event topics, where it gives them: a topic that was recreated has another.
+    pub topic_ids: BTreeMap<String, String>,
     /// Digest of the state that the checkpoint holds.
     pub state_digest: StateDigest,
     /// What is to be sent once the checkpoint is durable.
@@ -205,7 +223,8 @@ pub fn decode(params: TrainParams, layers: &[Layer]) -> Result<(Trainer, Lineage
     }
     let (rows, candidates) =
         (newest_rows(layers, Section::Rows, row_bytes)?, newest_rows(layers, Section::Candidates, CANDIDATE_BYTES)?);
-    let saved = Restore { scalars, journal: lineage.journal.clone(), rows, candidates, entries: entries.held };
+    let (journal, ledger) = (lineage.journal.clone(), lineage.ledger.clone());
+    let saved = Restore { scalars, journal, ledger, rows, candidates, entries: entries.held };
     let mut trainer = Trainer::restore(params, saved)?;
     let found = trainer.state_digest();
     if found != lineage.state_digest {

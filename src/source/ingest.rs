@@ -3,7 +3,7 @@
 use sha2::{Digest as _, Sha256};
 
 use crate::event::{Decoder, EventKind, RawRecord, Refusal};
-use crate::stream::{Arrival, Refused};
+use crate::stream::{Arrival, Refused, record_hash};
 
 /// A record with its key, as a source hands it over.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +56,7 @@ impl Ingest {
             }
             Err(refusal) => Err(Box::new(self.refused(refusal, message))),
         };
-        Arrival { offset: message.offset, body }
+        Arrival { offset: message.offset, hash: record_hash(message.offset, message.record.payload), body }
     }
 
     fn refused(&self, refusal: Refusal, message: &Message<'_>) -> Refused {

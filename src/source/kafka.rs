@@ -28,6 +28,9 @@ use reader::Reader;
 
 pub use reader::Health;
 
+/// How long the brokers may take to say which ids the topics have.
+const IDS: Duration = Duration::from_secs(2);
+
 /// How long one question to the broker may take.
 pub(super) const ASK: Duration = Duration::from_secs(5);
 
@@ -143,7 +146,7 @@ fn ids_of<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     kafka: &Kafka,
 ) -> Result<BTreeMap<String, String>, KafkaError> {
-    topic_ids(consumer.client(), &[&kafka.impressions_topic, &kafka.clicks_topic], ASK.min(retry_bound(kafka)))
+    topic_ids(consumer.client(), &[&kafka.impressions_topic, &kafka.clicks_topic], IDS)
 }
 
 /// Compares ids with those that are remembered; only topics that have one in both can differ.

@@ -1,13 +1,14 @@
 //! A new base, merged on a thread of its own from the old base and its deltas while deltas go on being committed.
 
-use std::path::PathBuf;
-use std::thread::JoinHandle;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
 use super::StoreError;
 use super::directory::{Directory, Head, LayerHead};
+use super::disk::{Aside, Disk};
 use super::sled_store::{AtStage, Stage};
-use crate::snapshot::checkpoint::{Merge, Place};
+use crate::snapshot::checkpoint::{Block, Merge, Place};
 use crate::train::Scope;
 
 /// Deltas are merged when they take this share of their base, …
@@ -16,13 +17,14 @@ const DELTAS_SHARE: f64 = 0.5;
 /// … and at least this many bytes, …
 const DELTAS_MIN: u64 = 8 << 20;
 
-/// … or when there are this many.
+/// … or when there are this many, ordinarily.
 pub(super) const DELTAS_MAX: usize = 256;
 
 /// A merge under way.
 pub(super) struct Merging {
     pub(super) name: String,
-    thread: JoinHandle<Result<Merged, StoreError>>,
+    aside: Box<dyn Aside>,
+    result: Receiver<Result<Merged, StoreError>>,
 }
 
 /// A new base that was read back, in a database of its own that has no head yet.
@@ -33,59 +35,68 @@ pub(super) struct Merged {
 }
 
 /// Whether the deltas of a head have grown enough.
-pub(super) fn is_due(head: &Head) -> bool {
+pub(super) fn is_due(head: &Head, deltas_max: usize) -> bool {
     let Some((base, deltas)) = head.layers.split_first() else {
         return false;
     };
     let bytes: u64 = deltas.iter().map(|delta| delta.bytes).sum();
-    deltas.len() >= DELTAS_MAX || (bytes >= DELTAS_MIN && bytes as f64 > DELTAS_SHARE * base.bytes as f64)
+    deltas.len() >= deltas_max || (bytes >= DELTAS_MIN && bytes as f64 > DELTAS_SHARE * base.bytes as f64)
 }
 
 impl Merging {
     /// Begins to merge what `head` names into a fresh database.
-    pub(super) fn start(name: String, path: PathBuf, head: Head, old: Directory, at_stage: AtStage) -> Self {
-        let into = name.clone();
-        let thread = std::thread::spawn(move || merge(into, &path, &head, old, at_stage));
-        Self { name, thread }
+    pub(super) fn start(disk: &Arc<dyn Disk>, name: String, head: Head, old: Directory, at_stage: AtStage) -> Self {
+        let (sender, result) = channel();
+        let (into, on) = (name.clone(), Arc::clone(disk));
+        let work = move || {
+            // Nobody waits for the result of a merge that was given up.
+            let _ = sender.send(merge(into, &*on, &head, old, at_stage));
+        };
+        Self { name, aside: disk.aside(Box::new(work)), result }
     }
 
     pub(super) fn is_finished(&self) -> bool {
-        self.thread.is_finished()
+        self.aside.is_finished()
     }
 
     /// Waits for the merge.
     pub(super) fn finish(self) -> Result<Merged, StoreError> {
-        let Self { name, thread } = self;
-        thread
-            .join()
-            .unwrap_or_else(|_| Err(StoreError::Damaged { path: name.into(), reason: "merging panicked".into() }))
+        let Self { name, aside, result } = self;
+        let panicked = || StoreError::Damaged { path: name.into(), reason: "merging panicked".into() };
+        if aside.wait() { result.try_recv().unwrap_or_else(|_| Err(panicked())) } else { Err(panicked()) }
     }
+}
+
+/// Reads the layers of a head as one, block by block.
+pub(super) fn read_merged(
+    from: &mut Directory,
+    head: &Head,
+    take: &mut dyn FnMut(Block) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let path = from.path().to_owned();
+    let unreadable = |error| StoreError::Damaged { path: path.clone(), reason: format!("merging: {error}") };
+    let mut merge = Merge::default();
+    for (depth, layer) in head.layers.iter().rev().enumerate() {
+        let place = Place { depth, scope: layer.scope };
+        from.read_blocks(layer, |block| {
+            merge.take(place, block).map_err(unreadable)?.into_iter().try_for_each(&mut *take)
+        })?;
+    }
+    merge.finish().map_err(unreadable)?.into_iter().try_for_each(take)
 }
 
 fn merge(
     name: String,
-    path: &std::path::Path,
+    disk: &dyn Disk,
     head: &Head,
     mut old: Directory,
     at_stage: AtStage,
 ) -> Result<Merged, StoreError> {
     let start = Instant::now();
-    let unreadable = |error| StoreError::Damaged { path: path.to_owned(), reason: format!("merging: {error}") };
-    let mut directory = Directory::open(path)?;
-    let mut writer = Directory::begin(head.commit(), Scope::Everything);
-    let mut merge = Merge::default();
-    for (depth, layer) in head.layers.iter().rev().enumerate() {
-        let place = Place { depth, scope: layer.scope };
-        old.read_blocks(layer, |block| {
-            for merged in merge.take(place, block).map_err(unreadable)? {
-                directory.put(&mut writer, &merged)?;
-            }
-            Ok(())
-        })?;
-    }
-    for merged in merge.finish().map_err(unreadable)? {
-        directory.put(&mut writer, &merged)?;
-    }
+    at_stage(Stage::MergeBegun)?;
+    let mut directory = Directory::open(disk, &name)?;
+    let mut writer = directory.begin(head.commit(), Scope::Everything)?;
+    read_merged(&mut old, head, &mut |merged| directory.put(&mut writer, &merged))?;
     let base = directory.end(writer)?;
     at_stage(Stage::Merged)?;
     directory.read_blocks(&base, |_| Ok(()))?;

@@ -4,9 +4,9 @@
 //! those before it in the same database, while their layers are whole; the last one of the database before. What was
 //! acknowledged is in the witness, so a commit that it does not know of may be passed over, and nothing else in silence.
 
-use std::path::Path;
-
 use super::directory::{Directory, Head};
+use super::disk::Disk;
+use super::sled_store::{AtStage, Stage};
 use super::witness::{Testimony, Witness};
 use super::{Saved, StoreError};
 use crate::snapshot::checkpoint::Layer;
@@ -23,15 +23,29 @@ pub(super) struct Found {
 ///
 /// # Errors
 /// What is wrong, when there was one and none is whole.
-pub(super) fn find(root: &Path, names: &[String], witness: Option<&Witness>) -> Result<Option<Found>, String> {
+pub(super) fn find(
+    disk: &dyn Disk,
+    names: &[String],
+    witness: Option<&Witness>,
+    at_stage: AtStage,
+) -> Result<Option<Found>, String> {
     let known = witness.map_or(0, |witness| witness.newest.commit);
     let mut faults: Vec<String> = Vec::new();
+    if let Some(Witness { newest, passed_over, .. }) = witness {
+        if !names.contains(&newest.directory) {
+            faults.push(format!("{} is gone", newest.directory));
+        }
+        // Nothing was committed since; whoever started then may not have lived to say it.
+        if number(&newest.directory) <= Some(*passed_over) {
+            faults.push(format!("an earlier start fell back to checkpoint {known}"));
+        }
+    }
     for name in names {
         let expected = expectation(name, witness);
         if matches!(expected, Expectation::Nothing) {
             continue;
         }
-        match candidate(root, name, &expected, known) {
+        match candidate(disk, name, &expected, known, at_stage) {
             Ok(None) => {}
             Ok(Some((mut found, fault))) => {
                 faults.extend(fault);
@@ -55,8 +69,8 @@ pub(super) fn find(root: &Path, names: &[String], witness: Option<&Witness>) -> 
 enum Expectation<'w> {
     /// It is the newest it knows, with the commit before it there.
     Newest(&'w Testimony, Option<&'w Testimony>),
-    /// It is the one before.
-    Other(&'w Testimony),
+    /// It is the one before, or what was fallen back to: it has taken no commit since.
+    Closed(&'w Testimony),
     /// It is newer than the witness: a commit into a fresh database that a crash cut short.
     Successor,
     /// It is none of these, and to be removed.
@@ -64,13 +78,14 @@ enum Expectation<'w> {
 }
 
 fn expectation<'w>(name: &str, witness: Option<&'w Witness>) -> Expectation<'w> {
-    let Some(Witness { newest, before, other, .. }) = witness else {
+    let Some(Witness { newest, before, other, passed_over, .. }) = witness else {
         return Expectation::Successor;
     };
     match other {
+        _ if newest.directory == name && number(name) <= Some(*passed_over) => Expectation::Closed(newest),
         _ if newest.directory == name => Expectation::Newest(newest, before.as_ref()),
-        Some(other) if other.directory == name => Expectation::Other(other),
-        _ if number(name) > number(&newest.directory) => Expectation::Successor,
+        Some(other) if other.directory == name => Expectation::Closed(other),
+        _ if number(name) > number(&newest.directory).max(Some(*passed_over)) => Expectation::Successor,
         _ => Expectation::Nothing,
     }
 }
@@ -82,21 +97,19 @@ pub(super) fn number(name: &str) -> Option<u64> {
 
 /// The newest whole checkpoint of a database that fits what is expected of it, and what is wrong with newer ones.
 fn candidate(
-    root: &Path,
+    disk: &dyn Disk,
     name: &str,
     expected: &Expectation<'_>,
     known: u64,
+    at_stage: AtStage,
 ) -> Result<Option<(Found, Option<String>)>, String> {
-    let path = root.join(name);
-    if !path.exists() {
-        return Err("it is gone".to_owned());
-    }
-    let mut directory = Directory::open(&path).map_err(|error| text(&error))?;
+    let mut directory = Directory::open(disk, name).map_err(|error| text(&error))?;
+    at_stage(Stage::Opened).map_err(|error| text(&error))?;
     let Some(head) = directory.head().map_err(|error| text(&error))? else {
         return match expected {
             // A fresh database without a commit: a merge or a commit was cut short.
             Expectation::Successor => Ok(None),
-            Expectation::Newest(..) | Expectation::Other(_) | Expectation::Nothing => Err("it is empty".to_owned()),
+            Expectation::Newest(..) | Expectation::Closed(_) | Expectation::Nothing => Err("it is empty".to_owned()),
         };
     };
     let testified = |testimony: &Testimony| {
@@ -114,7 +127,7 @@ fn candidate(
             }
             (Err(fault), _) => return Err(fault),
         },
-        Expectation::Other(testimony) => testified(testimony)?,
+        Expectation::Closed(testimony) => testified(testimony)?,
         Expectation::Successor if known == 0 && head.layers.len() > 1 => {
             return Err(format!("it is at checkpoint {}, and there is no witness of any", head.commit()));
         }

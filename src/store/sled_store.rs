@@ -12,14 +12,16 @@
 //! more commits, and the one before it is removed. After any failure the handle is left alone for good, and the next
 //! commit is of everything, into a fresh database.
 
-use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::directory::{Directory, Head, sync_directory};
+use super::directory::{Directory, Head};
+use super::disk::Disk;
 use super::merging::{self, Merged, Merging};
 use super::recovery::{self, Found};
+use super::sled_disk::SledDisk;
 use super::witness::{self, Testimony, Witness};
-use super::{Saved, Store, StoreError};
+use super::{ReadMerged, Saved, Store, StoreError};
 use crate::snapshot::checkpoint::Layer;
 use crate::train::Scope;
 
@@ -29,7 +31,7 @@ const HEADROOM: u64 = 16 << 20;
 /// Bytes that sled takes for a byte that it is given, at most.
 const SLED_FACTOR: u64 = 2;
 
-/// The arrows of a commit and of a merge, for tests that stop, fail or wait at each.
+/// The arrows of a commit, of a merge and of a recovery, for tests that stop, fail or wait at each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// The blocks are synced; nothing refers to them.
@@ -40,10 +42,37 @@ pub enum Stage {
     Witnessed,
     /// Databases that nothing refers to are removed.
     Removed,
+    /// A merge has begun; its database is not there yet.
+    MergeBegun,
     /// A merged base is synced; nothing refers to it.
     Merged,
     /// A merged base was read back.
     MergeVerified,
+    /// The deltas since are in the merged base's database; nothing refers to it.
+    Switched,
+    /// At start: a database was opened.
+    Opened,
+    /// At start: the checkpoint to go on from was read; the witness is as it was.
+    Found,
+    /// At start: the witness knows what was found.
+    Settled,
+}
+
+impl Stage {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::BlocksSynced,
+        Self::Committed,
+        Self::Witnessed,
+        Self::Removed,
+        Self::MergeBegun,
+        Self::Merged,
+        Self::MergeVerified,
+        Self::Switched,
+        Self::Opened,
+        Self::Found,
+        Self::Settled,
+    ];
 }
 
 /// What a test does at a stage; an error is taken for the disk's.
@@ -51,8 +80,7 @@ pub type AtStage = fn(Stage) -> Result<(), StoreError>;
 
 /// The store of a state directory.
 pub struct SledStore {
-    root: PathBuf,
-    _lock: File,
+    disk: Arc<dyn Disk>,
     current: Option<Current>,
     merging: Option<Merging>,
     witness: Option<Witness>,
@@ -61,6 +89,8 @@ pub struct SledStore {
     /// Whether a merge has failed: the base may be damaged.
     is_suspect: bool,
     at_stage: AtStage,
+    /// So many deltas are merged, however small.
+    deltas_max: usize,
 }
 
 /// The database that takes commits.
@@ -84,55 +114,37 @@ impl SledStore {
     /// # Errors
     /// When another process has it, or it cannot be made.
     pub fn open_with(root: &Path, at_stage: AtStage) -> Result<Self, StoreError> {
-        let io = |doing, path: &Path| {
-            let path = path.to_owned();
-            move |source| StoreError::Io { doing, path, source }
-        };
-        fs::create_dir_all(root).map_err(io("make", root))?;
-        let path = root.join("LOCK");
-        let lock = File::create(&path).map_err(io("make", &path))?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => StoreError::Locked(root.to_owned()),
-            TryLockError::Error(source) => StoreError::Io { doing: "lock", path, source },
-        })?;
-        let root = root.to_owned();
-        Ok(Self {
-            root,
-            _lock: lock,
-            current: None,
-            merging: None,
-            witness: None,
-            tried: 0,
-            is_suspect: false,
-            at_stage,
-        })
+        Ok(Self::on(Arc::new(SledDisk::lock(root)?), merging::DELTAS_MAX, at_stage))
+    }
+
+    /// The same on any disk, for tests.
+    #[doc(hidden)]
+    pub fn on(disk: Arc<dyn Disk>, deltas_max: usize, at_stage: AtStage) -> Self {
+        let (current, merging, witness) = (None, None, None);
+        Self { disk, current, merging, witness, tried: 0, is_suspect: false, at_stage, deltas_max }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.disk.path("")
     }
 
     /// The databases, the newest first.
-    fn bases(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(&self.root) else {
-            return Vec::new();
-        };
-        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let mut bases: Vec<String> = names.filter(|name| recovery::number(name).is_some()).collect();
+    fn bases(&self) -> Result<Vec<String>, StoreError> {
+        let mut bases = self.disk.names()?;
+        bases.retain(|name| recovery::number(name).is_some());
         bases.sort_unstable_by_key(|name| std::cmp::Reverse(recovery::number(name)));
-        bases
+        Ok(bases)
     }
 
     /// A name that no database has had.
-    fn fresh_name(&self) -> String {
-        let newest = self.bases().first().and_then(|name| recovery::number(name)).unwrap_or(0);
+    fn fresh_name(&self) -> Result<String, StoreError> {
+        let newest = self.bases()?.first().and_then(|name| recovery::number(name)).unwrap_or(0);
         let witnessed = self.witness.as_ref().and_then(|witness| recovery::number(&witness.newest.directory));
-        format!("base-{}", newest.max(witnessed.unwrap_or(0)) + 1)
-    }
-
-    fn remove(&self, name: &str) -> Result<(), StoreError> {
-        let path = self.root.join(name);
-        fs::remove_dir_all(&path).map_err(|source| StoreError::Io { doing: "remove", path, source })
+        Ok(format!("base-{}", newest.max(witnessed.unwrap_or(0)) + 1))
     }
 
     fn damaged(&self, reason: String) -> StoreError {
-        StoreError::Damaged { path: self.root.clone(), reason }
+        StoreError::Damaged { path: self.root(), reason }
     }
 
     /// Writes the witness, unless it knows of the commit already.
@@ -154,22 +166,22 @@ impl SledStore {
         before: Option<Testimony>,
         other: Option<Testimony>,
     ) -> Result<(), StoreError> {
-        let written = self.witness.as_ref().map_or(0, |witness| witness.written) + 1;
-        let witness = Witness { written, newest, before, other };
-        witness::write(&self.root, &witness)?;
+        let (written, passed_over) =
+            self.witness.as_ref().map_or((0, 0), |witness| (witness.written, witness.passed_over));
+        self.put_witness(Witness { written: written + 1, newest, before, other, passed_over })
+    }
+
+    fn put_witness(&mut self, witness: Witness) -> Result<(), StoreError> {
+        witness::write(&*self.disk, &witness)?;
         self.witness = Some(witness);
         Ok(())
     }
 
     fn check_space(&self, bytes: u64) -> Result<(), StoreError> {
         let needed = SLED_FACTOR * bytes + HEADROOM;
-        let available = fs4::available_space(&self.root).map_err(|source| StoreError::Io {
-            doing: "measure",
-            path: self.root.clone(),
-            source,
-        })?;
+        let available = self.disk.available()?;
         if available < needed {
-            return Err(StoreError::Full { path: self.root.clone(), available, needed });
+            return Err(StoreError::Full { path: self.root(), available, needed });
         }
         Ok(())
     }
@@ -181,8 +193,8 @@ impl SledStore {
             drop(merging.finish());
         }
         self.check_space(layer.bytes())?;
-        let name = self.fresh_name();
-        let mut directory = Directory::open(&self.root.join(&name))?;
+        let name = self.fresh_name()?;
+        let mut directory = Directory::open(&*self.disk, &name)?;
         let base = directory.write(commit, layer)?;
         directory.read_blocks(&base, |_| Ok(()))?;
         (self.at_stage)(Stage::BlocksSynced)?;
@@ -195,12 +207,13 @@ impl SledStore {
     /// Commits changes on top of what is there, or on top of the merged base if that is ready.
     fn commit_changes(&mut self, commit: u64, mut current: Current, layer: &Layer) -> Result<Current, StoreError> {
         self.check_space(layer.bytes())?;
-        let mut parent = Some(current.head.commit());
+        let mut parent = Some(current.head.clone());
         if let Some(merging) = self.merging.take_if(|merging| merging.is_finished()) {
             match merging.finish() {
                 Ok(merged) => {
                     current = switch(current, merged)?;
                     parent = None;
+                    (self.at_stage)(Stage::Switched)?;
                 }
                 Err(error) => {
                     tracing::error!("checkpoints cannot be merged ({error}); the next one is of everything");
@@ -211,7 +224,7 @@ impl SledStore {
         let delta = current.directory.write(commit, layer)?;
         (self.at_stage)(Stage::BlocksSynced)?;
         current.head.layers.push(delta);
-        current.directory.commit(parent, &current.head)?;
+        current.directory.commit(parent.as_ref(), &current.head)?;
         Ok(current)
     }
 
@@ -236,16 +249,15 @@ impl SledStore {
 
     /// Begins to merge when the deltas have grown and there is room for a new base.
     fn merge_if_due(&mut self, current: &Current) -> Result<(), StoreError> {
-        if self.merging.is_some() || !merging::is_due(&current.head) {
+        if self.merging.is_some() || !merging::is_due(&current.head, self.deltas_max) {
             return Ok(());
         }
         if let Err(full) = self.check_space(current.head.layers.iter().map(|layer| layer.bytes).sum()) {
             tracing::warn!("checkpoints are not merged: {full}");
             return Ok(());
         }
-        let name = self.fresh_name();
-        let (path, old) = (self.root.join(&name), current.directory.reader()?);
-        self.merging = Some(Merging::start(name, path, current.head.clone(), old, self.at_stage));
+        let (name, old) = (self.fresh_name()?, current.directory.reader()?);
+        self.merging = Some(Merging::start(&self.disk, name, current.head.clone(), old, self.at_stage));
         Ok(())
     }
 
@@ -256,9 +268,9 @@ impl SledStore {
         };
         let merging = self.merging.as_ref().map(|merging| merging.name.as_str());
         let kept = [Some(newest.directory.as_str()), other.as_ref().map(|other| other.directory.as_str()), merging];
-        for name in self.bases() {
+        for name in self.bases()? {
             if !kept.contains(&Some(name.as_str())) {
-                self.remove(&name)?;
+                self.disk.remove(&name)?;
             }
         }
         Ok(())
@@ -279,14 +291,23 @@ fn switch(mut old: Current, merged: Merged) -> Result<Current, StoreError> {
 
 impl Store for SledStore {
     fn load(&mut self) -> Result<Option<Saved>, StoreError> {
-        self.witness = witness::read(&self.root);
-        if self.witness.is_none() && witness::exists(&self.root) {
+        self.witness = witness::read(&*self.disk);
+        let names = self.disk.names()?;
+        let files = names.iter().filter(|name| witness::NAMES.contains(&name.as_str())).count();
+        if self.witness.is_none() && files > 1 {
             return Err(self.damaged("both witness files are damaged".to_owned()));
         }
-        let found = recovery::find(&self.root, &self.bases(), self.witness.as_ref());
+        let bases = self.bases()?;
+        let found = recovery::find(&*self.disk, &bases, self.witness.as_ref(), self.at_stage);
         let Some(Found { saved, name, directory, head }) = found.map_err(|reason| self.damaged(reason))? else {
-            return Ok(None);
+            // The first witness may be cut short; the commit that it was written for was durable before.
+            return if self.witness.is_none() && files > 0 {
+                Err(self.damaged("the witness is damaged, and no checkpoint was found".to_owned()))
+            } else {
+                Ok(None)
+            };
         };
+        (self.at_stage)(Stage::Found)?;
         let known = self.witness.as_ref().map_or(0, |witness| witness.newest.commit);
         self.tried = known.max(saved.commit);
         let testimony = Testimony { commit: head.commit(), directory: name.clone(), digest: head.digest() };
@@ -294,25 +315,27 @@ impl Store for SledStore {
             self.testify(testimony)?;
             self.current = Some(Current { name, directory, head });
         } else {
-            // What was fallen back to is the newest now; nothing is written behind the damage.
-            self.write_witness(testimony, None, None)?;
+            // What was fallen back to is the newest now; nothing is written behind the damage, nor comes back from there.
+            let written = self.witness.as_ref().map_or(0, |witness| witness.written) + 1;
+            let passed_over = bases.first().and_then(|name| recovery::number(name)).unwrap_or(0);
+            self.put_witness(Witness { written, newest: testimony, before: None, other: None, passed_over })?;
         }
+        (self.at_stage)(Stage::Settled)?;
         Ok(Some(saved))
     }
 
     fn reset(&mut self) -> Result<(), StoreError> {
         self.current = None;
-        for name in ["HEAD.a", "HEAD.b"] {
-            let path = self.root.join(name);
-            if path.exists() {
-                fs::remove_file(&path).map_err(|source| StoreError::Io { doing: "remove", path, source })?;
+        for name in self.disk.names()? {
+            if witness::NAMES.contains(&name.as_str()) {
+                self.disk.remove(&name)?;
             }
         }
-        for name in self.bases() {
-            self.remove(&name)?;
+        for name in self.bases()? {
+            self.disk.remove(&name)?;
         }
         self.witness = None;
-        sync_directory(&self.root)
+        self.disk.sync_names()
     }
 
     fn wants(&self) -> Scope {
@@ -321,6 +344,13 @@ impl Store for SledStore {
 
     fn commit(&mut self, layer: &Layer) -> Result<u64, StoreError> {
         self.commit_to(layer)
+    }
+
+    fn reader(&self) -> Result<ReadMerged, StoreError> {
+        let current = self.current.as_ref().ok_or(StoreError::NoBase)?;
+        // Should the directory be removed by a rotation meanwhile, its files stay readable through the open handle.
+        let (mut directory, head) = (current.directory.reader()?, current.head.clone());
+        Ok(Box::new(move |take| merging::read_merged(&mut directory, &head, take)))
     }
 }
 

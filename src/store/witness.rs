@@ -1,16 +1,13 @@
 //! The witness: two small files next to sled, written in turn and synced, that say which commit is the newest. sled can
 //! come back empty or old without an error after a power cut; with the witness that is noticed.
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-use super::directory::sync_directory;
+use super::disk::Disk;
 
-const NAMES: [&str; 2] = ["HEAD.a", "HEAD.b"];
+/// The two files.
+pub(super) const NAMES: [&str; 2] = ["HEAD.a", "HEAD.b"];
 
 /// A commit, as the witness knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,12 +31,15 @@ pub(super) struct Witness {
     pub(super) before: Option<Testimony>,
     /// The last commit in the directory before.
     pub(super) other: Option<Testimony>,
+    /// Databases up to this number were passed over when damage was found: they are no successors, whatever they hold.
+    #[serde(default)]
+    pub(super) passed_over: u64,
 }
 
 /// Reads the newer of the two files that are whole.
-pub(super) fn read(root: &Path) -> Option<Witness> {
+pub(super) fn read(disk: &dyn Disk) -> Option<Witness> {
     let whole = |name: &&str| {
-        let text = fs::read_to_string(root.join(name)).ok()?;
+        let text = String::from_utf8(disk.read(name).ok()?).ok()?;
         let (document, sum) = text.trim_end().rsplit_once('\n')?;
         let sum = u32::from_str_radix(sum, 16).ok()?;
         (crc32c::crc32c(document.as_bytes()) == sum).then(|| serde_json::from_str(document).ok())?
@@ -47,18 +47,12 @@ pub(super) fn read(root: &Path) -> Option<Witness> {
     NAMES.iter().filter_map(whole).max_by_key(|witness: &Witness| witness.written)
 }
 
-/// Whether a witness file exists, whole or not.
-pub(super) fn exists(root: &Path) -> bool {
-    NAMES.iter().any(|name| root.join(name).exists())
-}
-
 /// Writes the file that was not written last.
-pub(super) fn write(root: &Path, witness: &Witness) -> Result<(), StoreError> {
-    let path = root.join(NAMES[usize::from(witness.written % 2 == 1)]);
-    let failed = |source| StoreError::Io { doing: "write", path: path.clone(), source };
+pub(super) fn write(disk: &dyn Disk, witness: &Witness) -> Result<(), StoreError> {
+    let name = NAMES[usize::from(witness.written % 2 == 1)];
     let document = serde_json::to_string(witness).expect("names and numbers always encode");
     let text = format!("{document}\n{:08x}\n", crc32c::crc32c(document.as_bytes()));
-    let mut file = File::create(&path).map_err(failed)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-    sync_directory(root)
+    disk.write(name, text.as_bytes())?;
+    disk.sync(name)?;
+    disk.sync_names()
 }

@@ -1,17 +1,32 @@
 //! A record as the core receives it: decoded, or refused with all that a dead letter needs.
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use crate::event::{Decoded, Refusal};
+use crate::feature::hash::mix64;
 
 /// One record of a partition, decoded by the shell with the core's decoder.
 #[derive(Clone, Debug)]
 pub struct Arrival {
     /// Its offset in the partition.
     pub offset: i64,
+    /// Its [`record_hash`], for the ledger.
+    pub hash: u64,
     /// What it said, or why it could not be read.
     pub body: Result<Decoded, Box<Refused>>,
 }
 
+/// The hash of a record by its offset and its value (`None` is a tombstone): what the ledger adds up.
+pub fn record_hash(offset: i64, payload: Option<&[u8]>) -> u64 {
+    mix64(payload.map_or(0, xxh3_64) ^ mix64(offset as u64 + 1))
+}
+
 impl Arrival {
+    /// The room that it takes in a queue: 1, or more for one that was [refused](Refused::weight).
+    pub fn weight(&self) -> usize {
+        self.body.as_ref().err().map_or(1, |refused| refused.weight())
+    }
+
     /// The event time, if the record has a usable one (milliseconds).
     pub fn event_time(&self) -> Option<i64> {
         self.body.as_ref().ok().map(|decoded| decoded.event.event_time())

@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::Partition;
+use crate::feature::field::Field;
 
 /// A decision about the log that its records do not contain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Control {
     /// A partition is read from here on.
@@ -43,11 +44,13 @@ pub enum Control {
     Configured {
         /// The parameters of the trainer, as JSON: a replay needs no other configuration.
         parameters: String,
+        /// The fields that records are decoded with from here on.
+        fields: Vec<Field>,
     },
 }
 
 /// A decision and its place: after the first `at` records of the merged order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JournalEntry {
     /// Number of records released before the decision.
     pub at: u64,

@@ -12,8 +12,8 @@ impl TrainParams {
         serde_json::to_string(self).expect("parameters are plain data with string keys")
     }
 
-    /// Whether a state of these parameters can go on with others: everything may change but what the state is made of
-    /// (fields, dimension, layers, dropout, seed, initial scale), what was promised of it (labels, sampling, lateness, metrics
+    /// Whether a state of these parameters can go on with others: fields may be added, and everything may change but what the
+    /// state is made of (dimension, layers, dropout, seed, initial scale), what was promised of it (labels, sampling, lateness, metrics
     /// windows), and optimizer parameters of embeddings under a group penalty, which cannot be solved for z.
     pub fn can_become(&self, other: &Self) -> bool {
         let (ours, theirs) = (&self.model, &other.model);
@@ -22,6 +22,7 @@ impl TrainParams {
         let same = Self {
             join: JoinParams { labels: self.join.labels, lateness_ms: self.join.lateness_ms, ..other.join.clone() },
             model: ModelParams {
+                fields: ours.fields.max(theirs.fields),
                 bias: theirs.bias,
                 linear: theirs.linear,
                 embedding: theirs.embedding,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{Batch, Counters, FirstScores, Shown, TrainParams, Trainer};
+use super::{Batch, Counters, FirstScores, Ledger, Shown, TrainParams, Trainer};
 use crate::join::{Join, JoinEntry, JoinScalars, RestoreError};
 use crate::metric::Windows;
 use crate::model::{DeepFm, DenseState, Scratch};
@@ -56,6 +56,8 @@ pub struct Restore<R, C, J> {
     pub scalars: Scalars,
     /// The journal since the last version.
     pub journal: Vec<JournalEntry>,
+    /// What became of every record.
+    pub ledger: Ledger,
     /// The rows of the table, each as its bytes.
     pub rows: R,
     /// Ids that are counted towards admission, each as its bytes.
@@ -118,6 +120,7 @@ impl Trainer {
             windows,
             first_scores,
             counters,
+            ledger: saved.ledger,
             emissions: Vec::new(),
             scratch: Scratch::default(),
             largest_change: 0.0,

@@ -10,7 +10,7 @@ use crate::event::Event;
 use crate::feature::hash;
 use crate::join::{Emission, EmissionKind};
 use crate::model::{Example, Executor, Importance, SHARDS};
-use crate::stream::Released;
+use crate::stream::{Arrival, Released};
 
 /// Key of the hash that decides which negatives are kept, apart from the model's own seed.
 const SAMPLING_LANE: u64 = 0x5A4D_504C;
@@ -46,7 +46,7 @@ impl Trainer {
         executor: &E,
         observe: &mut dyn FnMut(Scored),
     ) -> Option<()> {
-        let Released { body, .. } = self.sequencer.pop()?;
+        let Released { body: Arrival { body, .. }, .. } = self.sequencer.pop()?;
         self.cut_batch_by_time(executor, observe);
         self.counters.records += 1;
         match body {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::event::{Click, EventKind, Impression};
+use crate::event::{Click, Decoded, EventKind, Impression};
 use crate::feature::Entry;
 use crate::join::params::{JoinParams, LabelPolicy, LatePolicy};
 use crate::model::Inline;
@@ -61,7 +61,7 @@ impl Feed {
         let offset = self.next[&partition];
         self.next.insert(partition, offset + 1);
         let body = Ok(Decoded { event, unknown_keys: 0, unknown_fields: 0 });
-        self.trainer.push(partition, Arrival { offset, body }).expect("in order");
+        self.trainer.push(partition, Arrival { offset, hash: 0, body }).expect("in order");
         let other = if partition == IMPRESSIONS { CLICKS } else { IMPRESSIONS };
         let scored = &mut self.scored;
         self.trainer.control(&Control::Idle(other), &Inline, &mut |s| scored.push(s)).expect("it is live");
@@ -262,13 +262,51 @@ fn other_optimizer_parameters_leave_every_weight_where_it_is() {
     let ftrl = FtrlParams { alpha: 0.05, beta: 0.5, l1: 0.0, l2: 1.0, l21: 0.0 };
     let other = TrainParams { model: ModelParams { linear: ftrl, embedding: ftrl, ..params().model }, ..params() };
     let parameters = other.to_text();
-    feed.trainer.control(&Control::Configured { parameters }, &Inline, &mut |_| ()).expect("only optimizers change");
+    feed.trainer
+        .control(&Control::Configured { parameters, fields: Vec::new() }, &Inline, &mut |_| ())
+        .expect("only optimizers change");
     let after = feed.trainer.model().row_weights(row, &mut [0.0; 2]);
     assert!((after - before).abs() < 1e-6 && before.abs() > 0.1, "{before} {after}");
     assert!(feed.trainer.largest_change() < 1e-6);
     assert_eq!(*feed.trainer.params(), other);
     let shape = TrainParams { model: ModelParams { embedding_dim: 3, ..other.model.clone() }, ..other };
     let parameters = shape.to_text();
-    let refused = feed.trainer.control(&Control::Configured { parameters }, &Inline, &mut |_| ());
+    let refused = feed.trainer.control(&Control::Configured { parameters, fields: Vec::new() }, &Inline, &mut |_| ());
     assert!(matches!(refused, Err(StreamError::Parameters { .. })), "{refused:?}");
+}
+
+#[test]
+fn an_added_field_moves_no_score_and_is_learned_from_then_on() {
+    let mlp = MlpParams { layers: vec![4, 3], ..MlpParams::default() };
+    let model = ModelParams { parts: Parts::Deepfm, mlp, init_scale: 0.3, ..params().model };
+    let mut feed = Feed::new(TrainParams { model, ..params() });
+    for n in 0..20 {
+        feed.impression(&n.to_string(), 10 * n, 1.0);
+        feed.click(&n.to_string(), 10 * n + 1);
+    }
+    feed.impression("waits", 200, 1.0);
+    let entry = |id| vec![Entry { id, x: 1.0 }];
+    let score =
+        |feed: &Feed, features: &Features| feed.trainer.model().score(&[features], &mut Scratch::default(), &Inline)[0];
+    let before = score(&feed, &Features::new(&[entry(42)]));
+    let old = feed.trainer.params().clone();
+    let wider = TrainParams { model: ModelParams { fields: 2, ..old.model.clone() }, ..old.clone() };
+    assert!(!wider.can_become(&old), "a field is not taken away");
+    let parameters = wider.to_text();
+    let control = Control::Configured { parameters, fields: Vec::new() };
+    feed.trainer.control(&control, &Inline, &mut |_| ()).expect("a field may be added");
+    let both = Features::new(&[entry(42), entry(7)]);
+    assert!((score(&feed, &both) - before).abs() < 1e-6, "the new field has no weight yet");
+    let dense = feed.trainer.model().dense();
+    assert_eq!(dense.mlp.len(), dense.momentum.len());
+    // What was held from before has one field, what comes has two.
+    feed.click("waits", 201);
+    let impression_id: std::sync::Arc<str> = "new".into();
+    let impression =
+        Impression { impression_id, event_id: None, event_time: START + 210, weight: 1.0, features: both.clone() };
+    feed.event(IMPRESSIONS, Event::Impression(impression));
+    feed.click("new", 211);
+    let alone = score(&feed, &Features::new(&[Vec::new(), entry(7)]));
+    let nothing = score(&feed, &Features::new(&[Vec::new(), Vec::new()]));
+    assert!(alone > nothing, "{alone} {nothing}");
 }

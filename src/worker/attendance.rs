@@ -32,7 +32,7 @@ struct Seat {
 }
 
 /// What to do about the partitions that the next record waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
     /// Wait for records.
     Wait,

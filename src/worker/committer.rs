@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::error::WorkerError;
+use super::exporter::Exporter;
 use crate::publish::artefacts;
 use crate::snapshot::checkpoint::{self, Lineage};
 use crate::snapshot::outbox::OutboxEntry;
@@ -61,7 +62,12 @@ pub struct Committer {
 
 impl Committer {
     /// Starts the thread over a store that was loaded. Past `undurable_max` without a durable commit a failure is final.
-    pub fn start(mut store: Box<dyn Store>, versions_dir: PathBuf, undurable_max: Duration) -> Self {
+    pub fn start(
+        mut store: Box<dyn Store>,
+        versions_dir: PathBuf,
+        undurable_max: Duration,
+        mut exporter: Option<Exporter>,
+    ) -> Self {
         let wants = store.wants();
         let (jobs, inbox) = channel::<Job>();
         let (outbox, outcomes) = channel();
@@ -69,6 +75,11 @@ impl Committer {
             for job in inbox {
                 vital::failpoint("writing");
                 let result = commit(&mut *store, job, &versions_dir);
+                if result.is_ok()
+                    && let Some(exporter) = &mut exporter
+                {
+                    exporter.after_commit(&*store);
+                }
                 // The receiver may be gone already; then nobody wants to know.
                 if outbox.send(Outcome { result, wants: store.wants() }).is_err() {
                     return;

@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::attendance::{Attendance, Verdict};
-use crate::event::Decoded;
 use crate::model::Executor;
 use crate::source::{Source, SourceError, SourceEvent};
-use crate::stream::{Arrival, Control, Partition, Refused, Script, StreamError};
+use crate::stream::{Arrival, Control, Partition, Script, StreamError};
 use crate::train::{Scored, Step, Trainer};
 
 /// Records consumed between two looks at what has arrived.
@@ -189,7 +188,7 @@ impl<S: Source> Drive<S> {
                             continue;
                         }
                         Pilot::Script(_) if self.resumed_at.get(&partition).is_some_and(|at| arrival.offset < *at) => {
-                            self.source.consumed(partition, weight(&arrival.body));
+                            self.source.consumed(partition, arrival.weight());
                             continue;
                         }
                         Pilot::Attendance(_) | Pilot::Script(_) => {}
@@ -242,7 +241,7 @@ impl<S: Source> Drive<S> {
             let joined = match control {
                 Control::Start { partition, .. } | Control::Added { partition, .. } => Some(partition),
                 Control::Gap { partition, to, .. } => {
-                    let left_out = self.trainer.sequencer().queued_before(partition, to).map(weight).sum();
+                    let left_out = self.trainer.sequencer().queued_before(partition, to).map(Arrival::weight).sum();
                     self.source.consumed(partition, left_out);
                     self.resumed_at.insert(partition, to);
                     None
@@ -280,9 +279,4 @@ impl<S: Source> Drive<S> {
         self.trainer.control(&control, executor, &mut |scored| witness.scored(scored))?;
         Ok(true)
     }
-}
-
-/// The room that a record takes in the source's queue.
-fn weight(body: &Result<Decoded, Box<Refused>>) -> usize {
-    body.as_ref().err().map_or(1, |refused| refused.weight())
 }

@@ -33,7 +33,9 @@ pub enum WorkerError {
     #[error("a checkpoint did not end within {0:?}, or the thread that writes it has ended; the log says more")]
     CommitStuck(std::time::Duration),
     /// The checkpoint cannot be understood.
-    #[error("the checkpoint in {path} cannot be used; `--reset-state` starts anew")]
+    #[error(
+        "the checkpoint in {path} cannot be used; `--restore EXPORT` goes on from a training export, `--reset-state` starts anew"
+    )]
     Checkpoint {
         /// The state directory.
         path: PathBuf,
@@ -55,7 +57,8 @@ pub enum WorkerError {
     /// The versions topic knows the model, but the state directory is empty: the state is lost, not new.
     #[error(
         "the versions topic {topic} knows version {version} of model {model}, but {path} holds no state: it was lost, or \
-         this is another machine. Bring the state back, or start anew with `--reset-state` (versions go on at {})",
+         this is another machine. Bring the state back, go on from a training export with `--restore EXPORT`, or start anew \
+         with `--reset-state` (versions go on at {})",
         version + 1
     )]
     StateLost {
@@ -67,6 +70,16 @@ pub enum WorkerError {
         version: u64,
         /// The state directory.
         path: PathBuf,
+    },
+    /// A training export was to replace a state that is whole.
+    #[error(
+        "{path} holds checkpoint {checkpoint}, which is whole: start without `--restore`, or give it up with `--reset-state`"
+    )]
+    StateIsWhole {
+        /// The state directory.
+        path: PathBuf,
+        /// Its newest checkpoint.
+        checkpoint: u64,
     },
     /// Reading failed.
     #[error(transparent)]

@@ -1,16 +1,21 @@
 //! How a worker starts: from its newest checkpoint, or, only when there never was one, from the start position.
 
+use std::collections::BTreeMap;
+
 use super::error::WorkerError;
+use super::run::Options;
 use crate::config::Config;
 use crate::model::Inline;
+use crate::publish::announcement::{Abandoned, Announcement};
 use crate::publish::artefacts;
 use crate::publish::settle::{Settlement, settlement};
 use crate::publish::topic::Versions;
 use crate::snapshot::checkpoint::{self, CheckpointError, FORMAT_VERSION, Layer, Lineage, Parent};
+use crate::snapshot::manifest::ParentVersion;
 use crate::snapshot::outbox::{Outbox, OutboxEntry};
 use crate::source::kafka::KafkaLog;
 use crate::source::{Gap, SourceError};
-use crate::store::{Saved, StoreError};
+use crate::store::{Saved, Store, StoreError};
 use crate::stream::Control;
 use crate::train::{StateDigest, TrainParams, Trainer};
 
@@ -24,15 +29,24 @@ pub enum OnGap {
     Skip,
 }
 
+/// Where a worker's versions and records come from.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The number that the next version gets.
+    pub next_version: u64,
+    /// The newest version that the state descends from.
+    pub parent: Option<Parent>,
+    /// The broker's ids of the event topics, where it gives them.
+    pub topic_ids: BTreeMap<String, String>,
+}
+
 /// A worker's beginning.
 #[derive(Debug)]
 pub struct Beginning {
     /// The state.
     pub trainer: Trainer,
-    /// The number that the next version gets.
-    pub next_version: u64,
-    /// The newest version that the state descends from.
-    pub parent: Option<Parent>,
+    /// Where its versions come from.
+    pub origin: Origin,
     /// What the last run may not have sent; of the versions, those that are still to be announced.
     pub outbox: Outbox,
     /// Whether something was decided that must be durable before the first record is read: where a new log starts, or that
@@ -55,30 +69,62 @@ pub fn refuse_lost_state(config: &Config, known: &Versions) -> Result<(), Worker
     })
 }
 
+/// What a worker goes on from.
+#[derive(Debug)]
+pub struct Chosen {
+    /// The checkpoint; none for a new model.
+    pub saved: Option<Saved>,
+    /// Whether it replaces what the state directory has.
+    pub is_replaced: bool,
+}
+
+/// The checkpoint to go on from: the newest in the state directory, or that of a training export.
+/// An export does not push aside a state that is whole, unless that is given up with `--reset-state`.
+///
+/// # Errors
+/// When the state directory cannot be read, or has a whole state that an export would replace.
+pub fn choose(config: &Config, store: &mut dyn Store, options: &mut Options) -> Result<Chosen, WorkerError> {
+    let Some(layer) = options.restored.take() else {
+        let saved = if options.is_reset { None } else { store.load()? };
+        return Ok(Chosen { saved, is_replaced: options.is_reset });
+    };
+    if !options.is_reset {
+        match store.load() {
+            Ok(None) => {}
+            Ok(Some(saved)) => {
+                return Err(WorkerError::StateIsWhole { path: config.state.dir.clone(), checkpoint: saved.commit });
+            }
+            Err(error @ StoreError::Damaged { .. }) => tracing::warn!("{error}: going on from the training export"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let saved = Saved { commit: 0, layers: vec![layer], fell_back: None };
+    Ok(Chosen { saved: Some(saved), is_replaced: true })
+}
+
 /// Begins from a checkpoint, or anew.
 ///
 /// # Errors
 /// When the checkpoint does not fit the configuration, or the start position cannot be resolved.
 pub fn begin(
     config: &Config,
-    saved: Option<Saved>,
+    chosen: &Chosen,
     known: &Versions,
     log: &KafkaLog,
     on_gap: OnGap,
 ) -> Result<Beginning, WorkerError> {
     let first_free = known.newest().map_or(1, |newest| newest + 1);
-    let Some(saved) = saved else {
+    let topic_ids = log.topic_ids();
+    let Some(saved) = &chosen.saved else {
         artefacts::remove_stray(&config.versions.dir, &[])?;
         let mut trainer = Trainer::new(config.train_params());
-        let parameters = config.train_params().to_text();
-        trainer.control(&Control::Configured { parameters }, &Inline, &mut |_| ())?;
+        trainer.control(&configured(config), &Inline, &mut |_| ())?;
         for (partition, next_offset) in log.starts(&config.kafka.start)? {
             trainer.control(&Control::Start { partition, next_offset }, &Inline, &mut |_| ())?;
         }
         return Ok(Beginning {
             trainer,
-            next_version: first_free,
-            parent: None,
+            origin: Origin { next_version: first_free, parent: None, topic_ids },
             outbox: Outbox::default(),
             has_decided: true,
         });
@@ -94,6 +140,10 @@ pub fn begin(
             positions.join(", ")
         );
     }
+    if !chosen.is_replaced {
+        // An export may be restored over a mirror of the topics.
+        log.check_ids(&lineage.topic_ids)?;
+    }
     let has_decided = settle_gaps(&mut trainer, log, on_gap)?;
     for (partition, extent) in log.extents() {
         if !trainer.positions().contains_key(partition) {
@@ -102,10 +152,12 @@ pub fn begin(
         }
     }
     let Outbox { versions, letters } = lineage.outbox;
-    let outbox = Outbox { versions: settle(config, versions, known)?, letters };
+    let mut parent = lineage.parent;
+    let outbox = Outbox { versions: settle(config, versions, known, &mut parent)?, letters };
     let next_version = lineage.next_version.max(first_free);
+    let origin = Origin { next_version, parent, topic_ids };
     tracing::info!("going on from checkpoint {} after {} records", saved.commit, trainer.released());
-    Ok(Beginning { trainer, next_version, parent: lineage.parent, outbox, has_decided })
+    Ok(Beginning { trainer, origin, outbox, has_decided })
 }
 
 /// Passes over the records that the broker no longer has, if that is allowed. Says whether there were any.
@@ -120,6 +172,11 @@ fn settle_gaps(trainer: &mut Trainer, log: &KafkaLog, on_gap: OnGap) -> Result<b
         tracing::warn!("passing over what is gone: {gap}; {} since the log began", trainer.sequencer().gap_records());
     }
     Ok(!gaps.is_empty())
+}
+
+/// The decision to go on with a configuration, as the journal has it.
+fn configured(config: &Config) -> Control {
+    Control::Configured { parameters: config.train_params().to_text(), fields: config.fields.clone() }
 }
 
 fn restore(config: &Config, layers: &[Layer]) -> Result<(Trainer, Lineage), WorkerError> {
@@ -148,18 +205,57 @@ fn restore(config: &Config, layers: &[Layer]) -> Result<(Trainer, Lineage), Work
     };
     if !converted.is_empty() {
         tracing::warn!("going on with another configuration: {}", converted.join("; "));
-        let parameters = config.train_params().to_text();
-        trainer.control(&Control::Configured { parameters }, &Inline, &mut |_| ())?;
+        trainer.control(&configured(config), &Inline, &mut |_| ())?;
         tracing::info!("no weight has changed by more than {:e}", trainer.largest_change());
     }
     Ok((trainer, lineage))
 }
 
+/// The announcements of versions that the state does not descend from, now marked as abandoned: its worker fell back behind
+/// them, was restored from an export, or is a copy from before them.
+pub fn abandoned(origin: &Origin, known: &Versions) -> Vec<Announcement> {
+    let at = jiff::Timestamp::now().to_string();
+    let is_ahead = |announcement: &Announcement| match &origin.parent {
+        None => true,
+        Some(parent) if parent.version == announcement.version => {
+            parent.manifest_digest != announcement.manifest_digest
+        }
+        Some(parent) => parent.version < announcement.version,
+    };
+    let ahead = known.announced.values().filter(|one| one.abandoned.is_none() && is_ahead(one));
+    let parent = || origin.parent.as_ref().map(ParentVersion::from);
+    ahead
+        .map(|one| Announcement { abandoned: Some(Abandoned { at: at.clone(), parent: parent() }), ..one.clone() })
+        .collect()
+}
+
+/// A version that will not be announced is nobody's parent: the newest announced one before it is.
+fn disown(entry: &OutboxEntry, parent: &mut Option<Parent>, known: &Versions) {
+    if parent.as_ref().is_none_or(|parent| parent.manifest_digest != entry.manifest_digest) {
+        return;
+    }
+    let announcement: Option<Announcement> = serde_json::from_str(&entry.announcement).ok();
+    *parent = announcement.and_then(|announcement| announcement.parent).map(|before| {
+        let learned = known.announced.get(&before.version).map_or(0, |announcement| announcement.learned);
+        Parent { version: before.version, manifest_digest: before.manifest_digest, learned }
+    });
+    tracing::error!(
+        "the journal since the version before {} went with it: later versions cannot be replayed",
+        entry.version
+    );
+}
+
 /// Settles what the last run left: installs what is still to be announced, drops what another worker overtook.
-fn settle(config: &Config, outbox: Vec<OutboxEntry>, known: &Versions) -> Result<Vec<OutboxEntry>, WorkerError> {
+fn settle(
+    config: &Config,
+    outbox: Vec<OutboxEntry>,
+    known: &Versions,
+    parent: &mut Option<Parent>,
+) -> Result<Vec<OutboxEntry>, WorkerError> {
     let root = &config.versions.dir;
     let mut pending = Vec::new();
-    for entry in outbox {
+    // From the newest to the oldest: a parent may be handed down more than once.
+    for entry in outbox.into_iter().rev() {
         match settlement(&entry, known.announced.get(&entry.version)) {
             // A copy of a state directory may come without its artefacts.
             fate if !artefacts::is_present(root, &entry.directory) => {
@@ -167,6 +263,9 @@ fn settle(config: &Config, outbox: Vec<OutboxEntry>, known: &Versions) -> Result
                     tracing::error!("version {} is not in {}: it will not be announced", entry.version, root.display());
                     metrics::counter!("deepfm_versions_dropped_total", "model" => config.model.name.clone())
                         .increment(1);
+                }
+                if fate != Settlement::Done {
+                    disown(&entry, parent, known);
                 }
             }
             Settlement::Announce => {
@@ -178,10 +277,12 @@ fn settle(config: &Config, outbox: Vec<OutboxEntry>, known: &Versions) -> Result
                 tracing::error!("version {} was announced with another content; ours is dropped", entry.version);
                 metrics::counter!("deepfm_versions_dropped_total", "model" => config.model.name.clone()).increment(1);
                 artefacts::remove(root, &entry.directory)?;
+                disown(&entry, parent, known);
             }
         }
     }
     artefacts::remove_stray(root, &[])?;
+    pending.reverse();
     Ok(pending)
 }
 
@@ -190,17 +291,18 @@ pub fn lineage(
     config: &Config,
     trainer: &Trainer,
     state_digest: StateDigest,
-    next_version: u64,
-    parent: Option<Parent>,
+    origin: &Origin,
     outbox: Outbox,
 ) -> Lineage {
     Lineage {
         format: FORMAT_VERSION,
         configuration: config.canonical(),
         parameters: trainer.params().to_text(),
-        next_version,
-        parent,
+        next_version: origin.next_version,
+        parent: origin.parent.clone(),
         journal: trainer.sequencer().journal().to_vec(),
+        ledger: trainer.ledger().clone(),
+        topic_ids: origin.topic_ids.clone(),
         state_digest,
         outbox,
     }

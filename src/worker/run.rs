@@ -1,5 +1,6 @@
 //! The worker's loop: turns of consuming, and between two records checkpoints and versions.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -9,9 +10,10 @@ use super::committer::{Committed, Committer, Job};
 use super::dead_letters::Letters;
 use super::drive::{Drive, Pilot};
 use super::error::WorkerError;
+use super::exporter::Exporter;
 use super::probes::Probes;
 use super::publisher::{OUTBOX_MAX, Publisher};
-use super::resume::{self, Beginning, OnGap};
+use super::resume::{self, Beginning, OnGap, Origin};
 use super::status::{Phase, StatusBoard};
 use super::stop::Stop;
 use crate::config::Config;
@@ -23,12 +25,13 @@ use crate::publish::announcement::Announcement;
 use crate::publish::topic::Announcer;
 use crate::publish::{artefacts, topic};
 use crate::snapshot::artefact::{Artefact, Cut};
-use crate::snapshot::checkpoint::Parent;
+use crate::snapshot::checkpoint::{Layer, Parent};
 use crate::snapshot::manifest::ParentVersion;
 use crate::snapshot::outbox::{Outbox, OutboxEntry};
 use crate::source::kafka::{KafkaLog, KafkaSource};
 use crate::source::{Ingest, vital};
 use crate::store::Store;
+use crate::train::{Fate, Tally};
 
 /// Bytes of changes at which a checkpoint is taken before its time; at twice as many, learning waits for the disk.
 const UNSAVED_BYTES_MAX: usize = 128 << 20;
@@ -43,12 +46,14 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const STATUS_EVERY: Duration = Duration::from_millis(500);
 
 /// How a run goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Stop at the end offsets captured at start, instead of going on for ever.
     pub until_end: bool,
-    /// The state directory was emptied on purpose: an empty one is no loss.
+    /// What is in the state directory is given up on purpose: an empty one is no loss.
     pub is_reset: bool,
+    /// The layer of a training export to go on from, when the state directory has nothing that is whole.
+    pub restored: Option<Layer>,
     /// What to do about records that the broker no longer has.
     pub on_gap: OnGap,
 }
@@ -66,6 +71,8 @@ pub struct Summary {
     pub checkpoint: u64,
     /// Versions cut by this run.
     pub versions: Vec<u64>,
+    /// What became of every record since the log began, by partition.
+    pub ledger: BTreeMap<String, BTreeMap<Fate, Tally>>,
     /// Progressive metrics since the log began.
     pub metrics: Report,
 }
@@ -80,8 +87,7 @@ struct Worker<'w> {
     publisher: Publisher,
     probes: Probes,
     board: &'w StatusBoard,
-    next_version: u64,
-    parent: Option<Parent>,
+    origin: Origin,
     outbox: Vec<OutboxEntry>,
     /// Those of the outbox that wait for the commit that makes them durable.
     staged: Vec<OutboxEntry>,
@@ -97,7 +103,7 @@ struct Worker<'w> {
 /// When the worker cannot start or go on. What was committed before is safe, and a later run goes on from there.
 pub fn run(
     config: &Config,
-    options: Options,
+    mut options: Options,
     store: Box<dyn Store>,
     stop: &Stop,
     board: &StatusBoard,
@@ -105,22 +111,29 @@ pub fn run(
     board.update(|status| status.model.clone_from(&config.model.name));
     let mut store = store;
     // A fresh start on purpose destroys nothing before it is known that there is something to start with.
-    let saved = if options.is_reset { None } else { store.load()? };
-    let checkpoint = saved.as_ref().map_or(0, |saved| saved.commit);
+    let chosen = resume::choose(config, &mut *store, &mut options)?;
+    let mut checkpoint = chosen.saved.as_ref().map_or(0, |saved| saved.commit);
     let known = topic::read(&config.kafka, &config.model.name)?;
     // An empty state is refused before anyone is fenced off; what was published before is read after.
-    if saved.is_none() && !options.is_reset {
+    if chosen.saved.is_none() && !options.is_reset {
         resume::refuse_lost_state(config, &known)?;
     }
     let log = KafkaLog::connect(&config.kafka)?;
     let announcer = Announcer::fence(&config.kafka, &config.model.name)?;
     let known = topic::read(&config.kafka, &config.model.name)?;
-    if options.is_reset {
-        store.reset()?;
-    }
     board.update(|_| ());
-    let Beginning { mut trainer, next_version, parent, outbox, has_decided } =
-        resume::begin(config, saved, &known, &log, options.on_gap)?;
+    let Beginning { mut trainer, origin, outbox, has_decided } =
+        resume::begin(config, &chosen, &known, &log, options.on_gap)?;
+    if chosen.is_replaced {
+        store.reset()?;
+        for layer in chosen.saved.iter().flat_map(|saved| &saved.layers) {
+            checkpoint = store.commit(layer)?;
+        }
+    }
+    if chosen.saved.is_some() {
+        announcer.abandon(&resume::abandoned(&origin, &known))?;
+    }
+    drop(chosen);
     let ends = log.ends();
     let fields = config.field_set()?;
     let decoder = Decoder::new(fields.clone(), config.event_options())?;
@@ -132,19 +145,19 @@ pub fn run(
         }
     });
     let undurable_max = Duration::from_secs(config.state.undurable_max_seconds);
-    let mut committer = Committer::start(store, config.versions.dir.clone(), undurable_max);
+    let exporter = Exporter::new(&config.exports, &config.model.name);
+    let mut committer = Committer::start(store, config.versions.dir.clone(), undurable_max, exporter);
     let mut publisher = Publisher::start(config, announcer, &known);
     for entry in &outbox.versions {
         publisher.announce(entry.clone());
     }
     let mut letters = Letters::start(&config.kafka, outbox.letters)?;
-    let mut checkpoint = checkpoint;
     if has_decided {
         // The start position, or a gap, is a decision: it is durable before the first record is read.
         let before = checkpoint;
         let cut = trainer.cut(committer.wants());
         let unsent = Outbox { versions: outbox.versions.clone(), letters: letters.submit() };
-        let lineage = resume::lineage(config, &trainer, cut.digest, next_version, parent.clone(), unsent);
+        let lineage = resume::lineage(config, &trainer, cut.digest, &origin, unsent);
         committer.submit(Job { cut, lineage, staged: Vec::new() });
         while committer.is_busy() {
             checkpoint = committer.poll(HEARTBEAT)?.map_or(checkpoint, |committed| committed.commit);
@@ -175,16 +188,15 @@ pub fn run(
         publisher,
         probes,
         board,
-        next_version,
-        parent,
+        origin,
         outbox: outbox.versions,
         checkpoint,
     };
-    worker.go_on(options, stop)
+    worker.go_on(&options, stop)
 }
 
 impl Worker<'_> {
-    fn go_on(mut self, options: Options, stop: &Stop) -> Result<Summary, WorkerError> {
+    fn go_on(mut self, options: &Options, stop: &Stop) -> Result<Summary, WorkerError> {
         self.board.update(|status| status.phase = Phase::Running);
         self.show();
         let learned = self.learn(stop);
@@ -260,7 +272,7 @@ impl Worker<'_> {
 
     fn has_learned_since_version(&self) -> bool {
         let learned = self.drive.trainer.counters().learned;
-        learned > self.parent.as_ref().map_or(0, |parent| parent.learned)
+        learned > self.origin.parent.as_ref().map_or(0, |parent| parent.learned)
     }
 
     /// A version is due by time or by examples, when there is something new and labels have begun to mature.
@@ -271,7 +283,7 @@ impl Worker<'_> {
         if is_held || !trainer.has_matured() || !self.has_learned_since_version() {
             return false;
         }
-        let since = trainer.counters().learned - self.parent.as_ref().map_or(0, |parent| parent.learned);
+        let since = trainer.counters().learned - self.origin.parent.as_ref().map_or(0, |parent| parent.learned);
         let by_examples = versions.interval_examples > 0 && since >= versions.interval_examples;
         let by_time = versions.interval_seconds > 0
             && self.version_at.elapsed() >= Duration::from_secs(versions.interval_seconds);
@@ -284,7 +296,7 @@ impl Worker<'_> {
         let trainer = &mut self.drive.trainer;
         let cut = trainer.cut(self.committer.wants());
         let outbox = Outbox { versions: self.outbox.clone(), letters: self.letters.submit() };
-        let lineage = resume::lineage(self.config, trainer, cut.digest, self.next_version, self.parent.clone(), outbox);
+        let lineage = resume::lineage(self.config, trainer, cut.digest, &self.origin, outbox);
         self.board.update(|status| status.checkpoint_pause_seconds = start.elapsed().as_secs_f64());
         self.committer.submit(Job { cut, lineage, staged: self.staged.clone() });
         self.checkpoint_at = Instant::now();
@@ -337,7 +349,7 @@ impl Worker<'_> {
 
     /// Cuts a version between two records: staged, committed with its place in the outbox, installed, announced.
     fn cut_version(&mut self) -> Result<(), WorkerError> {
-        let version = self.next_version;
+        let version = self.origin.next_version;
         let trainer = &mut self.drive.trainer;
         let state_digest = trainer.state_digest();
         let journal = trainer.sequencer().journal().to_vec();
@@ -346,7 +358,7 @@ impl Worker<'_> {
             &Cut {
                 model: &self.config.model.name,
                 version,
-                parent: self.parent.as_ref().map(ParentVersion::from),
+                parent: self.origin.parent.as_ref().map(ParentVersion::from),
                 created_at: jiff::Timestamp::now().to_string(),
                 state_digest,
                 journal: &journal,
@@ -368,8 +380,8 @@ impl Worker<'_> {
             goes_live: trainer.has_matured(),
         };
         let learned = trainer.counters().learned;
-        self.parent = Some(Parent { version, manifest_digest: artefact.digest.clone(), learned });
-        self.next_version = version + 1;
+        self.origin.parent = Some(Parent { version, manifest_digest: artefact.digest.clone(), learned });
+        self.origin.next_version = version + 1;
         self.outbox.push(entry.clone());
         self.staged.push(entry);
         self.checkpoint();
@@ -408,6 +420,7 @@ impl Worker<'_> {
             state_digest: trainer.state_digest().to_string(),
             checkpoint: self.checkpoint,
             versions: self.versions,
+            ledger: trainer.ledger().by_name(),
             metrics: trainer.windows().lifetime().report(),
         })
     }

@@ -4,6 +4,7 @@
 //! bytes against the share of rows that changed, how long learning stood still, what learning loses to checkpoints of 1 %
 //! taken one after the other (a merge among them), and how long a restart takes.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use deepfm_stream::snapshot::checkpoint::{self, FORMAT_VERSION, Lineage};
 use deepfm_stream::snapshot::outbox::Outbox;
 use deepfm_stream::store::{SledStore, Store};
 use deepfm_stream::stream::{Arrival, Control, Partition};
-use deepfm_stream::train::{BatchParams, Restore, Scope, StateCut, TrainParams, Trainer};
+use deepfm_stream::train::{BatchParams, Ledger, Restore, Scope, StateCut, TrainParams, Trainer};
 
 const FIELDS: u64 = 20;
 const IMPRESSIONS: Partition = Partition { kind: EventKind::Impression, number: 0 };
@@ -58,6 +59,7 @@ fn filled(rows: u64) -> Trainer {
     let saved = Restore {
         scalars: empty.scalars(),
         journal: Vec::new(),
+        ledger: Ledger::default(),
         rows: bytes.iter().map(Vec::as_slice),
         candidates: Vec::new(),
         entries: Vec::new(),
@@ -94,7 +96,7 @@ impl Traffic {
                 features,
             };
             let decoded = Decoded { event: Event::Impression(impression), unknown_keys: 0, unknown_fields: 0 };
-            trainer.push(IMPRESSIONS, Arrival { offset: number as i64, body: Ok(decoded) }).expect("in order");
+            trainer.push(IMPRESSIONS, Arrival { offset: number as i64, hash: 0, body: Ok(decoded) }).expect("in order");
         }
     }
 }
@@ -119,6 +121,8 @@ fn lineage(cut: &StateCut) -> Lineage {
         next_version: 1,
         parent: None,
         journal: Vec::new(),
+        ledger: Ledger::default(),
+        topic_ids: BTreeMap::new(),
         state_digest: cut.digest,
         outbox: Outbox::default(),
     }

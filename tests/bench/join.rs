@@ -86,7 +86,7 @@ impl Running {
                 match input {
                     Input::Impression(impression) => self.join.impression(impression, &mut self.out),
                     Input::Click(click) => self.join.click(click, &mut self.out),
-                }
+                };
                 black_box(&self.out);
                 self.out.clear();
             }

@@ -37,12 +37,14 @@ impl Place {
             "{}\n[model]\nname = \"{name}\"\n[join]\nattribution_window_seconds = 5\n[admin]\nlisten = \"\"\n\
              [state]\ndir = \"{}\"\ncheckpoint_interval_seconds = 1\n\
              [versions]\ndir = \"{}\"\ninterval_seconds = 2\ninterval_examples = 3000\n\
+             [exports]\ndir = \"{}\"\ninterval_seconds = 3600\n\
              [kafka]\nbrokers = \"{brokers}\"\nimpressions_topic = \"{impressions_topic}\"\n\
              clicks_topic = \"{clicks_topic}\"\nversions_topic = \"{versions_topic}\"\n\
              dead_letter_topic = \"{dead_letter_topic}\"\nidle_after_ms = 50\nretry_max_seconds = 30\n{extra}",
             self.fields,
             self.path(&format!("{name}-state")).display(),
             self.path(&format!("{name}-artefacts")).display(),
+            self.path(&format!("{name}-exports")).display(),
         );
         let path = self.path(&format!("{name}.toml"));
         fs::write(&path, text).expect("the disk takes it");
@@ -140,7 +142,9 @@ fn one_log_of_real_events_gives_one_digest_however_it_is_run() {
 fn a_replay_with_the_journal_reproduces_every_version_of_a_live_run_with_sparse_clicks() {
     let name = "a_replay_with_the_journal_reproduces_every_version_of_a_live_run_with_sparse_clicks";
     let Some(broker) = broker::real(name) else { return };
-    let place = Place::new(broker.kafka("live"), simulated_fields());
+    let fields = simulated_fields();
+    let (fewer, _) = fields.split_at(fields.rfind("[[fields]]").expect("there are fields"));
+    let place = Place::new(broker.kafka("live"), fewer.to_owned());
     let config = quick(&place.config("live", ""));
     assert_eq!(run(&["topics", "apply", "--config", &config, "--partitions", "4"]).code, Some(0));
     let traffic = ["events", "simulate", "--config", &config, "--rate", "80", "--seconds", "14"];
@@ -149,13 +153,15 @@ fn a_replay_with_the_journal_reproduces_every_version_of_a_live_run_with_sparse_
     let first = Running::start(&["run", "--config", &config]);
     wait_for("two versions", || (installed(&artefacts).len() >= 2).then_some(()));
     first.kill();
-    // It goes on with another learning rate: the journal says so, and the replay follows.
-    let text = fs::read_to_string(&config).expect("it was written");
+    // It goes on with another learning rate and one more field: the journal says so, and the replay follows.
+    let text = fs::read_to_string(&config).expect("it was written").replacen(fewer, &fields, 1);
     fs::write(&config, format!("{text}\n[optimizer.linear]\nalpha = 0.02\n")).expect("the disk takes it");
     let second = Running::start(&["run", "--config", &config, "--json"]);
     wait_for("two more versions", || (installed(&artefacts).len() >= 4).then_some(()));
     assert!(traffic.is_running(), "events were to arrive the whole time");
-    let summary = second.terminate().json();
+    let second = second.terminate();
+    assert!(second.stderr.contains("fields (added "), "{}", second.stderr);
+    let summary = second.json();
     drop(traffic);
     assert!(summary["records"].as_u64().expect("a number") > 100);
     let idled = installed(&artefacts).iter().any(|path| {
@@ -167,6 +173,13 @@ fn a_replay_with_the_journal_reproduces_every_version_of_a_live_run_with_sparse_
     let checks = checks.as_array().expect("a list");
     assert!(checks.len() >= 4);
     assert!(checks.iter().all(|check| check["expected"] == check["found"]), "{checks:#?}");
+    // A field that is taken away, or not added at the end, is another model.
+    let text = fs::read_to_string(&config).expect("it was written");
+    let (_, without_first) = text[1..].split_at(text[1..].find("[[fields]]").expect("there are fields"));
+    fs::write(&config, without_first).expect("the disk takes it");
+    let refused = run(&["run", "--config", &config]);
+    assert_eq!(refused.code, Some(78), "{}", refused.stderr);
+    assert!(refused.stderr.contains("fields (was "), "{}", refused.stderr);
 }
 
 #[test]

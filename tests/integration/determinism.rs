@@ -147,7 +147,7 @@ fn random_log(dice: &mut Dice) -> Log {
         let offset = lane.last().map_or(0, |last: &Arrival| last.offset + 1) + dice.below(2) as i64;
         let body =
             if dice.one_in(25) { Err(refused()) } else { Ok(Decoded { event, unknown_keys: 0, unknown_fields: 0 }) };
-        lane.push(Arrival { offset, body });
+        lane.push(Arrival { offset, hash: 0, body });
     }
     log
 }
@@ -200,6 +200,8 @@ fn lineage(trainer: &Trainer, state_digest: StateDigest) -> Lineage {
         next_version: 1,
         parent: None,
         journal: trainer.sequencer().journal().to_vec(),
+        ledger: trainer.ledger().clone(),
+        topic_ids: BTreeMap::new(),
         state_digest,
         outbox: Outbox::default(),
     }
@@ -373,7 +375,7 @@ fn idling_run(params: &TrainParams, log: &Log, dice: &mut Dice) -> (StateDigest,
             other.model.admission.min_count = 1;
             other.join.retention_ms += 20;
             other.batch.min += 1;
-            let control = Control::Configured { parameters: other.to_text() };
+            let control = Control::Configured { parameters: other.to_text(), fields: Vec::new() };
             trainer.control(&control, &Inline, &mut |_| ()).expect("a state can go on with it");
         }
         let silent = trainer.awaited().next();

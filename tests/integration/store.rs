@@ -1,5 +1,8 @@
 //! The sled store: what was acknowledged is there after any kill, damage is seen, and one process has a directory.
 
+mod simulated_disk;
+mod simulation;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -48,9 +48,11 @@ fn artefact(version: u64, seed: u64) -> Artefact {
         };
         let click = Click { impression_id, event_id: None, event_time: time + 50 };
         let body = |event| Ok(Decoded { event, unknown_keys: 0, unknown_fields: 0 });
-        trainer.push(IMPRESSIONS, Arrival { offset: n, body: body(Event::Impression(shown)) }).expect("in order");
+        trainer
+            .push(IMPRESSIONS, Arrival { offset: n, hash: 0, body: body(Event::Impression(shown)) })
+            .expect("in order");
         if n % 5 == 0 {
-            trainer.push(CLICKS, Arrival { offset: n, body: body(Event::Click(click)) }).expect("in order");
+            trainer.push(CLICKS, Arrival { offset: n, hash: 0, body: body(Event::Click(click)) }).expect("in order");
         }
         while trainer.step(&Inline, &mut |_| ()).is_some() {}
     }

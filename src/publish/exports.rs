@@ -1,0 +1,196 @@
+//! Training exports as directories, named after the time at which they were made: `20261124T101500Z`. One is written under a
+//! temporary name, synced and renamed, so that what looks like an export is whole.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::snapshot::artefact::MANIFEST;
+use crate::snapshot::checkpoint::Layer;
+use crate::snapshot::export::{self, BLOCKS, ExportError, ExportManifest, Inspection};
+use crate::snapshot::manifest::FileDigest;
+use crate::store::{ReadMerged, StoreError};
+
+/// Prefix of directories that are not exports yet.
+const STAGED: &str = ".staged-";
+
+/// The form of an export's name, in UTC.
+const NAME: &str = "%Y%m%dT%H%M%SZ";
+
+/// An export cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportIoError {
+    /// A file operation failed.
+    #[error("cannot {doing} {path}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The checkpoint cannot be read.
+    #[error("the checkpoint to be exported cannot be read")]
+    Store(#[from] StoreError),
+    /// There is not one that can be used.
+    #[error("training export {path}")]
+    Export {
+        /// Its directory.
+        path: PathBuf,
+        /// What is wrong.
+        source: ExportError,
+    },
+    /// The writer was told to give up.
+    #[error("the export was given up, since the worker ends")]
+    GivenUp,
+}
+
+fn io_error(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> ExportIoError {
+    let path = path.to_owned();
+    move |source| ExportIoError::Io { doing, path: path.clone(), source }
+}
+
+/// Writes a checkpoint as an export under `root`, and says where it is. Gives up when `stop` is set.
+///
+/// # Errors
+/// When the checkpoint cannot be read or the disk does not take it; nothing that looks like an export is left behind.
+pub fn write(
+    root: &Path,
+    model: &str,
+    read: ReadMerged,
+    stop: &AtomicBool,
+) -> Result<(PathBuf, ExportManifest), ExportIoError> {
+    fs::create_dir_all(root).map_err(io_error("make", root))?;
+    remove_stray(root)?;
+    let now = jiff::Timestamp::now();
+    let name = now.strftime(NAME).to_string();
+    let path = root.join(&name);
+    if path.exists() {
+        let taken = io::Error::from(io::ErrorKind::AlreadyExists);
+        return Err(io_error("make", &path)(taken));
+    }
+    let staged = root.join(format!("{STAGED}{name}"));
+    fs::create_dir(&staged).map_err(io_error("make", &staged))?;
+    let written = write_files(&staged, model, now.to_string(), read, stop);
+    let manifest = match written {
+        Ok(manifest) => manifest,
+        Err(error) => {
+            // What is left is removed before the next export at the latest.
+            let _ = fs::remove_dir_all(&staged);
+            return Err(error);
+        }
+    };
+    fs::rename(&staged, &path).map_err(io_error("rename", &staged))?;
+    sync(root)?;
+    Ok((path, manifest))
+}
+
+fn write_files(
+    staged: &Path,
+    model: &str,
+    created_at: String,
+    read: ReadMerged,
+    stop: &AtomicBool,
+) -> Result<ExportManifest, ExportIoError> {
+    let path = staged.join(BLOCKS);
+    let mut file = BufWriter::with_capacity(1 << 20, File::create(&path).map_err(io_error("make", &path))?);
+    let (mut hasher, mut bytes, mut inspection) = (Sha256::new(), 0, Inspection::default());
+    let mut failed = None;
+    let outcome = read(&mut |block| {
+        inspection.see(&block);
+        let frame = export::frame(&block);
+        hasher.update(frame);
+        hasher.update(&block.bytes);
+        bytes += (frame.len() + block.bytes.len()) as u64;
+        let given_up = stop.load(Ordering::Acquire).then_some(ExportIoError::GivenUp);
+        let written = file.write_all(&frame).and_then(|()| file.write_all(&block.bytes));
+        failed = given_up.or(written.map_err(io_error("write", &path)).err());
+        if failed.is_some() { Err(StoreError::NoBase) } else { Ok(()) }
+    });
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    outcome?;
+    let file = file.into_inner().map_err(|error| io_error("write", &path)(error.into_error()))?;
+    file.sync_all().map_err(io_error("sync", &path))?;
+    let blocks = FileDigest { bytes, sha256: hex::encode(hasher.finalize()) };
+    let manifest = inspection
+        .manifest(model, created_at, blocks)
+        .map_err(|source| ExportIoError::Export { path: staged.to_owned(), source })?;
+    let path = staged.join(MANIFEST);
+    let mut text = serde_json::to_vec_pretty(&manifest).expect("a manifest always encodes");
+    text.push(b'\n');
+    let mut file = File::create(&path).map_err(io_error("make", &path))?;
+    file.write_all(&text).and_then(|()| file.sync_all()).map_err(io_error("write", &path))?;
+    sync(staged)?;
+    Ok(manifest)
+}
+
+/// Reads an export, every byte of it checked against its manifest.
+///
+/// # Errors
+/// When a file cannot be read, or is not what the manifest says.
+pub fn read(path: &Path) -> Result<(ExportManifest, Layer), ExportIoError> {
+    let file = |name: &str| {
+        let path = path.join(name);
+        fs::read(&path).map_err(io_error("read", &path))
+    };
+    export::read(&file(MANIFEST)?, &file(BLOCKS)?)
+        .map_err(|source| ExportIoError::Export { path: path.to_owned(), source })
+}
+
+/// Whether a directory is an export, by its files.
+pub fn is_export(path: &Path) -> bool {
+    path.join(BLOCKS).exists()
+}
+
+/// The exports of a directory, the oldest first.
+pub fn list(root: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(root) else { return Vec::new() };
+    let mut exports: Vec<PathBuf> =
+        entries.flatten().map(|entry| entry.path()).filter(|path| made_at(path).is_some() && is_export(path)).collect();
+    exports.sort_unstable();
+    exports
+}
+
+/// Removes all exports but the newest `keep`.
+///
+/// # Errors
+/// When one cannot be removed.
+pub fn prune(root: &Path, keep: usize) -> Result<(), ExportIoError> {
+    let exports = list(root);
+    for path in &exports[..exports.len().saturating_sub(keep)] {
+        fs::remove_dir_all(path).map_err(io_error("remove", path))?;
+    }
+    Ok(())
+}
+
+/// How long ago the newest export was made.
+pub fn age(root: &Path) -> Option<Duration> {
+    let newest = made_at(list(root).last()?)?;
+    Some(jiff::Timestamp::now().duration_since(newest).unsigned_abs())
+}
+
+fn made_at(path: &Path) -> Option<jiff::Timestamp> {
+    let name = path.file_name()?.to_str()?.strip_suffix('Z')?;
+    let time = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%S", name).ok()?;
+    time.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
+}
+
+fn remove_stray(root: &Path) -> Result<(), ExportIoError> {
+    for entry in fs::read_dir(root).map_err(io_error("read", root))?.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(STAGED) {
+            fs::remove_dir_all(entry.path()).map_err(io_error("remove", &entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+fn sync(path: &Path) -> Result<(), ExportIoError> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(io_error("sync", path))
+}

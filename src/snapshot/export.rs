@@ -1,0 +1,164 @@
+//! A training export: a whole checkpoint in a form of its own, outside the store: for another machine, a standby, or the day
+//! on which the state directory is lost. `state.blocks` has the blocks of one layer of everything, each framed by its section
+//! (one byte) and its length (u32, little-endian), the lineage first; `manifest.json` says where in the log it is and has the
+//! file's SHA-256. The state digest is checked when it is [restored](super::checkpoint::decode).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::{Block, CheckpointError, FORMAT_VERSION, Layer, Lineage, Section, read_lineage};
+use super::manifest::{FileDigest, ParentVersion};
+use crate::stream::Sequencer;
+use crate::train::{Scope, Trainer};
+
+/// The form of exports.
+pub const FORMAT: u32 = 1;
+
+/// The file of the blocks.
+pub const BLOCKS: &str = "state.blocks";
+
+/// Bytes of a frame before its block.
+const FRAME_BYTES: usize = 5;
+
+/// What an export says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportManifest {
+    /// The form of the export.
+    pub format: u32,
+    /// The encoding of the blocks: the program that restores it must read the same.
+    pub checkpoint_format: u32,
+    /// Name of the model.
+    pub model: String,
+    /// When it was made, RFC 3339.
+    pub created_at: String,
+    /// Records of the merged order that the state has seen.
+    pub records: u64,
+    /// The next offset of each partition, as `impression/0`: what must still be on the topics at a restore.
+    pub positions: BTreeMap<String, i64>,
+    /// Event-time watermark, in milliseconds.
+    pub watermark: Option<i64>,
+    /// Examples learned.
+    pub learned: u64,
+    /// Digest of the state.
+    pub state_digest: String,
+    /// The newest version that the state descends from.
+    pub parent: Option<ParentVersion>,
+    /// Size and SHA-256 of `state.blocks`.
+    pub blocks: FileDigest,
+}
+
+/// An export that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The manifest does not decode.
+    #[error("its manifest does not decode")]
+    Manifest(#[from] serde_json::Error),
+    /// It has a form that this program does not know.
+    #[error(
+        "it has format {format} with checkpoints of format {checkpoint_format}, this program reads {FORMAT} with {FORMAT_VERSION}"
+    )]
+    Format {
+        /// Its form.
+        format: u32,
+        /// The form of its blocks.
+        checkpoint_format: u32,
+    },
+    /// The file is not the one that the manifest names.
+    #[error("{BLOCKS} has {found:?}, the manifest says {expected:?}")]
+    Digest {
+        /// What the manifest says.
+        expected: FileDigest,
+        /// What there is.
+        found: FileDigest,
+    },
+    /// The file ends within a block, or has a section that there is not.
+    #[error("{BLOCKS} is no sequence of blocks: it breaks at byte {at}")]
+    Frame {
+        /// Where.
+        at: usize,
+    },
+    /// The blocks do not decode.
+    #[error("its blocks")]
+    Checkpoint(#[from] CheckpointError),
+}
+
+/// The frame of a block.
+pub fn frame(block: &Block) -> [u8; FRAME_BYTES] {
+    let length = u32::try_from(block.bytes.len()).expect("a block has a bound").to_le_bytes();
+    [block.section as u8, length[0], length[1], length[2], length[3]]
+}
+
+/// What the manifest needs of the blocks that pass by: lineage and scalars, without the rest.
+#[derive(Debug, Default)]
+pub struct Inspection {
+    kept: Vec<Block>,
+}
+
+impl Inspection {
+    /// Looks at a block.
+    pub fn see(&mut self, block: &Block) {
+        if matches!(block.section, Section::Lineage | Section::Scalars) {
+            self.kept.push(block.clone());
+        }
+    }
+
+    /// The manifest of an export whose blocks were all seen.
+    ///
+    /// # Errors
+    /// When lineage or scalars do not decode.
+    pub fn manifest(self, model: &str, created_at: String, blocks: FileDigest) -> Result<ExportManifest, ExportError> {
+        let layer = Layer { scope: Scope::Everything, blocks: self.kept };
+        let Lineage { state_digest, parent, .. } = read_lineage(&layer)?;
+        let scalars = Trainer::read_scalars(&layer.section(Section::Scalars))
+            .map_err(|source| CheckpointError::Decode { section: Section::Scalars, source })?;
+        let sequencer = Sequencer::<()>::resume(scalars.progress, Vec::new());
+        let positions =
+            sequencer.positions().iter().map(|(partition, offset)| (partition.to_string(), *offset)).collect();
+        Ok(ExportManifest {
+            format: FORMAT,
+            checkpoint_format: FORMAT_VERSION,
+            model: model.to_owned(),
+            created_at,
+            records: sequencer.released(),
+            positions,
+            watermark: scalars.join.watermark,
+            learned: scalars.counters.learned,
+            state_digest: state_digest.to_string(),
+            parent: parent.as_ref().map(ParentVersion::from),
+            blocks,
+        })
+    }
+}
+
+/// Reads an export back: its manifest, and its layer.
+///
+/// # Errors
+/// When either is damaged, or of a form that this program does not know.
+pub fn read(manifest: &[u8], blocks: &[u8]) -> Result<(ExportManifest, Layer), ExportError> {
+    let manifest: ExportManifest = serde_json::from_slice(manifest)?;
+    let ExportManifest { format, checkpoint_format, .. } = manifest;
+    if (format, checkpoint_format) != (FORMAT, FORMAT_VERSION) {
+        return Err(ExportError::Format { format, checkpoint_format });
+    }
+    let found = FileDigest::of(blocks);
+    if found != manifest.blocks {
+        return Err(ExportError::Digest { expected: manifest.blocks, found });
+    }
+    let mut layer = Layer { scope: Scope::Everything, blocks: Vec::new() };
+    let mut rest = blocks;
+    while !rest.is_empty() {
+        let at = blocks.len() - rest.len();
+        let block = next_block(&mut rest).ok_or(ExportError::Frame { at })?;
+        layer.blocks.push(block);
+    }
+    Ok((manifest, layer))
+}
+
+fn next_block(rest: &mut &[u8]) -> Option<Block> {
+    let ([section, length @ ..], behind) = rest.split_first_chunk::<FRAME_BYTES>()?;
+    let (bytes, behind) = behind.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    *rest = behind;
+    Some(Block { section: Section::of(*section)?, bytes: bytes.to_vec() })
+}

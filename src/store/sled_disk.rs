@@ -1,0 +1,199 @@
+//! A state directory of sled databases, with sled's measured faults fenced in.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use sled::transaction::{ConflictableTransactionError, TransactionError};
+
+use super::StoreError;
+use super::disk::{Aside, Database, Disk, Take};
+
+/// sled's page cache; reading happens once, at start.
+const CACHE_BYTES: u64 = 64 << 20;
+
+/// How long opening may take: replaying sled's log is fast, a hang is not.
+const OPEN_MAX: Duration = Duration::from_mins(1);
+
+const HEAD: &[u8] = b"head";
+
+/// A directory that is locked for as long as this lives.
+pub(super) struct SledDisk {
+    root: PathBuf,
+    _lock: File,
+}
+
+impl SledDisk {
+    /// Makes the directory if it is missing, and locks it.
+    pub(super) fn lock(root: &Path) -> Result<Self, StoreError> {
+        fs::create_dir_all(root).map_err(failed("make", root))?;
+        let path = root.join("LOCK");
+        let lock = File::create(&path).map_err(failed("make", &path))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => StoreError::Locked(root.to_owned()),
+            TryLockError::Error(source) => StoreError::Io { doing: "lock", path, source },
+        })?;
+        Ok(Self { root: root.to_owned(), _lock: lock })
+    }
+}
+
+impl Disk for SledDisk {
+    fn path(&self, name: &str) -> PathBuf {
+        if name.is_empty() { self.root.clone() } else { self.root.join(name) }
+    }
+
+    fn names(&self) -> Result<Vec<String>, StoreError> {
+        let entries = fs::read_dir(&self.root).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        let entries = entries.map_err(failed("list", &self.root))?;
+        Ok(entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+    }
+
+    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        fs::read(self.root.join(name))
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.root.join(name);
+        fs::write(&path, bytes).map_err(failed("write", &path))
+    }
+
+    fn sync(&self, name: &str) -> Result<(), StoreError> {
+        sync_file(&self.root.join(name))
+    }
+
+    fn sync_names(&self) -> Result<(), StoreError> {
+        sync_file(&self.root)
+    }
+
+    fn remove(&self, name: &str) -> Result<(), StoreError> {
+        let path = self.root.join(name);
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.map_err(failed("remove", &path))
+    }
+
+    fn available(&self) -> Result<u64, StoreError> {
+        fs4::available_space(&self.root).map_err(failed("measure", &self.root))
+    }
+
+    /// A kill while sled opens leaves a half-written snapshot behind, with which it refuses to open ever after.
+    fn remove_leftovers(&self, name: &str) -> Result<(), StoreError> {
+        let Ok(entries) = fs::read_dir(self.root.join(name)) else { return Ok(()) };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with("snap.") && name.ends_with(".generating") {
+                let path = entry.path();
+                fs::remove_file(&path).map_err(failed("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&self, name: &str) -> Result<Box<dyn Database>, StoreError> {
+        let path = self.root.join(name);
+        let is_new = !path.join("db").exists();
+        let (sender, receiver) = mpsc::channel();
+        let directory = path.clone();
+        std::thread::spawn(move || {
+            let opened = catch_unwind(AssertUnwindSafe(|| SledDatabase::open(&directory)));
+            // Nobody listens any more when opening took too long; the handle is then leaked with this thread.
+            let _ = sender.send(opened);
+        });
+        let opened = receiver.recv_timeout(OPEN_MAX).map_err(|_| StoreError::Stuck(path.clone()))?;
+        let panicked = |_| StoreError::Damaged { path: path.clone(), reason: "opening it panicked".to_owned() };
+        let database = opened.map_err(panicked)??;
+        if is_new {
+            database.sync()?;
+            sync_file(&path.join("conf"))?;
+            sync_file(&path)?;
+            sync_file(&self.root)?;
+        }
+        Ok(Box::new(database))
+    }
+
+    fn aside(&self, work: Box<dyn FnOnce() + Send>) -> Box<dyn Aside> {
+        Box::new(std::thread::spawn(work))
+    }
+}
+
+#[derive(Clone)]
+struct SledDatabase {
+    path: PathBuf,
+    db: sled::Db,
+    blocks: sled::Tree,
+    head: sled::Tree,
+}
+
+impl SledDatabase {
+    fn open(path: &Path) -> Result<Self, StoreError> {
+        let failed = |source| StoreError::Sled { path: path.to_owned(), source };
+        let db = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).open().map_err(failed)?;
+        let blocks = db.open_tree("blocks").map_err(failed)?;
+        let head = db.open_tree("head").map_err(failed)?;
+        Ok(Self { path: path.to_owned(), db, blocks, head })
+    }
+
+    fn failed(&self, source: sled::Error) -> StoreError {
+        StoreError::Sled { path: self.path.clone(), source }
+    }
+}
+
+impl Database for SledDatabase {
+    fn head(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        let head = self.head.get(HEAD).map_err(|source| self.failed(source))?;
+        Ok(head.map(|bytes| bytes.to_vec()))
+    }
+
+    fn scan(&self, prefix: &[u8], take: Take<'_>) -> Result<(), StoreError> {
+        for entry in self.blocks.scan_prefix(prefix) {
+            let (key, value) = entry.map_err(|source| self.failed(source))?;
+            take(&key, &value)?;
+        }
+        Ok(())
+    }
+
+    fn insert(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.blocks.insert(key, value).map(drop).map_err(|source| self.failed(source))
+    }
+
+    fn remove(&self, key: &[u8]) -> Result<(), StoreError> {
+        self.blocks.remove(key).map(drop).map_err(|source| self.failed(source))
+    }
+
+    fn move_head(&self, from: Option<&[u8]>, to: &[u8]) -> Result<bool, StoreError> {
+        let moved = self.head.transaction(|heads| {
+            if heads.get(HEAD)?.as_deref() != from {
+                return Err(ConflictableTransactionError::Abort(()));
+            }
+            heads.insert(HEAD, to)?;
+            Ok(())
+        });
+        match moved {
+            Ok(()) => Ok(true),
+            Err(TransactionError::Abort(())) => Ok(false),
+            Err(TransactionError::Storage(source)) => Err(self.failed(source)),
+        }
+    }
+
+    /// sled's own flush does not sync on Linux.
+    fn sync(&self) -> Result<(), StoreError> {
+        self.db.flush().map_err(|source| self.failed(source))?;
+        sync_file(&self.path.join("db"))
+    }
+
+    fn another(&self) -> Box<dyn Database> {
+        Box::new(self.clone())
+    }
+}
+
+fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError::Io { doing, path, source }
+}
+
+fn sync_file(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(failed("sync", path))
+}
