@@ -5,6 +5,10 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::broker::{self, Broker};
 
@@ -113,5 +117,12 @@ impl Cluster {
                 self.restart(number);
             }
         }
+        // One that answers does not yet know all the others.
+        let client: BaseConsumer =
+            ClientConfig::new().set("bootstrap.servers", &self.bootstrap).create().expect("the settings are valid");
+        super::wait_for("all brokers", || {
+            let metadata = client.fetch_metadata(None, Duration::from_secs(5)).ok()?;
+            (metadata.brokers().len() == self.brokers).then_some(())
+        });
     }
 }
