@@ -176,7 +176,7 @@ fn learn_labelled(
                     open -= 1;
                 }
             }
-            Some(SourceEvent::PartitionAdded { .. }) | None => {}
+            Some(SourceEvent::PartitionAdded { .. } | SourceEvent::Reconnected { .. }) | None => {}
         }
         while trainer.step_labelled(&|id| clicked.contains(id), &Inline, &mut |scored| scores.add(scored)).is_some() {}
     }

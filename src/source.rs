@@ -36,6 +36,14 @@ pub enum SourceEvent {
         /// The offset that the next record will have.
         next_offset: i64,
     },
+    /// The brokers were away and answer again; the partition has records up to here now. Some of it may have been passed
+    /// over as silent, and records of others may arrive first.
+    Reconnected {
+        /// The partition.
+        partition: Partition,
+        /// The offset that the next record will have.
+        end: i64,
+    },
     /// A partition was created since the source was opened; it is read from here.
     PartitionAdded {
         /// The partition.

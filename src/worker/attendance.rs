@@ -86,6 +86,21 @@ impl Attendance {
         }
     }
 
+    /// The brokers were away, and the partition has records up to `end` now: its silence begins anew, and if the others went
+    /// on without it, it returns before anything else is read.
+    pub fn reconnected<T>(
+        &mut self,
+        partition: Partition,
+        end: i64,
+        sequencer: &Sequencer<T>,
+        now: Instant,
+    ) -> Option<Control> {
+        self.not_confirmed(partition, now);
+        let is_behind = sequencer.positions().get(&partition).is_some_and(|next_offset| *next_offset < end);
+        let returns = self.horizon != Horizon::Captured && is_behind && sequencer.is_away(partition);
+        returns.then_some(Control::Returned(partition))
+    }
+
     /// The broker did not confirm that the partition ends here: its silence begins anew.
     pub fn not_confirmed(&mut self, partition: Partition, now: Instant) {
         if let Some(seat) = self.seats.get_mut(&partition) {
@@ -231,6 +246,25 @@ mod tests {
         assert_eq!(attendance.verdict(&sequencer, start + IDLE_AFTER), Verdict::Confirm(CLICKS));
         attendance.arrived(CLICKS);
         assert_eq!(attendance.verdict(&sequencer, start + 10 * IDLE_AFTER), Verdict::Wait);
+    }
+
+    #[test]
+    fn a_partition_that_is_away_returns_when_the_brokers_are_back_with_records_for_it() {
+        let (mut sequencer, ends) = log(&[(IMPRESSIONS, 0), (CLICKS, 0)]);
+        let mut attendance = Attendance::new(Horizon::Live { idle_after: IDLE_AFTER }, &ends);
+        let start = Instant::now();
+        for partition in [IMPRESSIONS, CLICKS] {
+            attendance.at_end(partition, 0, start);
+        }
+        sequencer.control(&Control::Idle(CLICKS)).expect("it is live");
+        let back = start + IDLE_AFTER;
+        assert_eq!(attendance.verdict(&sequencer, back), Verdict::Confirm(IMPRESSIONS));
+        assert_eq!(attendance.reconnected(IMPRESSIONS, 3, &sequencer, back), None, "it is waited for anyway");
+        assert_eq!(attendance.verdict(&sequencer, back), Verdict::Wait, "but not taken for silent at once");
+        assert_eq!(attendance.reconnected(CLICKS, 0, &sequencer, back), None, "it has nothing");
+        assert_eq!(attendance.reconnected(CLICKS, 1, &sequencer, back), Some(Control::Returned(CLICKS)));
+        let mut bounded = Attendance::new(Horizon::Captured, &ends);
+        assert_eq!(bounded.reconnected(CLICKS, 1, &sequencer, back), None, "a bounded run has read all it wants");
     }
 
     #[test]

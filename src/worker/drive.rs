@@ -202,6 +202,13 @@ impl<S: Source> Drive<S> {
                     attendance.at_end(partition, next_offset, Instant::now());
                 }
             }
+            SourceEvent::Reconnected { partition, end } => {
+                if let Pilot::Attendance(attendance) = &mut self.pilot
+                    && let Some(returned) = attendance.reconnected(partition, end, trainer.sequencer(), Instant::now())
+                {
+                    trainer.control(&returned, executor, &mut observe)?;
+                }
+            }
             SourceEvent::PartitionAdded { partition, next_offset } => {
                 if let Pilot::Attendance(attendance) = &mut self.pilot {
                     attendance.added(partition, next_offset);

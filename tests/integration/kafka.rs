@@ -49,7 +49,7 @@ fn read_to_the_ends(source: &mut KafkaSource, partitions: usize) -> BTreeMap<Par
             SourceEvent::EndOfPartition { partition, next_offset } => {
                 ends.insert(partition, next_offset);
             }
-            SourceEvent::PartitionAdded { .. } => {}
+            SourceEvent::PartitionAdded { .. } | SourceEvent::Reconnected { .. } => {}
         }
         (ends.len() == partitions).then_some(())
     });
@@ -257,4 +257,58 @@ fn brokers_that_are_lost_while_reading_end_the_run_at_the_bound() {
     drop(cluster);
     let error = wait_for("the end of the run", || source.next(Duration::from_millis(20)).err());
     assert!(matches!(error, SourceError::Unreachable { .. }), "{error}");
+}
+
+#[test]
+fn brokers_that_were_lost_and_are_back_say_how_far_each_partition_goes_and_are_read_on() {
+    let cluster = MockCluster::new(1).expect("the embedded broker starts");
+    let kafka = Kafka {
+        brokers: cluster.bootstrap_servers(),
+        impressions_topic: "i".to_owned(),
+        clicks_topic: "c".to_owned(),
+        ..deepfm_stream::config::Config::default().kafka
+    };
+    for topic in ["i", "c"] {
+        cluster.create_topic(topic, 2, 1).expect("the embedded broker makes topics");
+    }
+    let directory = tempfile::tempdir().expect("a directory of our own");
+    let send = || {
+        let lines: Vec<String> = (0..200).map(impression).collect();
+        std::fs::write(directory.path().join("impressions.jsonl"), lines.join("\n")).expect("the disk takes it");
+        send_directory(&kafka, directory.path(), None, Timestamps::Sent).expect("the embedded broker takes them");
+    };
+    send();
+    let mut source = read_from_start(KafkaLog::connect(&kafka).expect("the topics exist"));
+    let first = read_to_the_ends(&mut source, 4);
+    assert_eq!(first.values().map(Vec::len).sum::<usize>(), 200);
+    cluster.broker_down(1).expect("it goes down");
+    // Both readers have to notice before it is back; each tells the ends of its topic afterwards.
+    wait_for("a question that is not answered", || {
+        source.next(Duration::from_millis(20)).expect("the bound is not reached");
+        KafkaLog::connect(&Kafka { retry_max_seconds: 1, ..kafka.clone() }).err()
+    });
+    cluster.broker_up(1).expect("it comes up");
+    let mut ends = Positions::new();
+    wait_for("the ends of all partitions", || {
+        if let SourceEvent::Reconnected { partition, end } =
+            source.next(Duration::from_millis(20)).expect("it is back")?
+        {
+            ends.insert(partition, end);
+        }
+        (ends.len() == 4).then_some(())
+    });
+    let counts: Vec<i64> = ends.values().copied().collect();
+    assert_eq!(counts.iter().sum::<i64>(), 200, "{ends:?}");
+    send();
+    let mut more = 0;
+    wait_for("what was sent since", || {
+        if let SourceEvent::Records { partition, arrivals } =
+            source.next(Duration::from_millis(20)).expect("it is there")?
+        {
+            assert!(arrivals.iter().all(|arrival| arrival.offset >= ends[&partition]), "nothing is repeated");
+            source.consumed(partition, arrivals.len());
+            more += arrivals.len();
+        }
+        (more == 200).then_some(())
+    });
 }

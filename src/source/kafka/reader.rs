@@ -288,11 +288,25 @@ impl Assigned {
         if is_back {
             tracing::info!("the brokers {} answer again after {:?}", kafka.brokers, since.elapsed());
             *health.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            self.tell_ends()?;
         } else if since.elapsed() >= bound {
             return Err(SourceError::Unreachable { brokers: kafka.brokers.clone(), bound, reason });
         } else {
             let tried = since.elapsed().as_secs();
             tracing::warn!("the brokers {} are lost ({reason}); tried for {tried} s of {bound:?}", kafka.brokers);
+        }
+        Ok(())
+    }
+
+    /// Says how far each partition goes now. One that does not tell is not waited for anew; its records come all the same.
+    fn tell_ends(&self) -> Result<(), SourceError> {
+        let Self { reader, lanes, .. } = self;
+        for number in lanes.keys() {
+            let Ok((_, end)) = reader.consumer.fetch_watermarks(reader.topic(), *number, ASK) else {
+                continue;
+            };
+            let partition = Partition { kind: reader.kind, number: *number };
+            reader.send(SourceEvent::Reconnected { partition, end })?;
         }
         Ok(())
     }

@@ -78,7 +78,8 @@ impl Assigned {
              going on with a new consumer"
         );
         metrics::counter!("deepfm_consumers_replaced_total").increment(1);
-        self.replace_consumer()
+        self.replace_consumer()?;
+        self.tell_ends()
     }
 
     /// A new consumer at the positions of the old one.
