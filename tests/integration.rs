@@ -4,6 +4,7 @@ mod integration {
     mod configuration;
     mod determinism;
     mod encoder;
+    mod endings;
     mod gaps;
     mod golden;
     mod kafka;

@@ -34,6 +34,10 @@ const IDS: Duration = Duration::from_secs(2);
 /// How long one question to the broker may take.
 pub(super) const ASK: Duration = Duration::from_secs(5);
 
+/// How the id of the client library's embedded cluster begins; it has no controller, so that questions about ids wait for
+/// their timeout.
+const EMBEDDED: &str = "mockCluster";
+
 /// How often an end that was not reached must be the same to be taken for one behind transaction markers.
 const CONFIRMATIONS: u32 = 5;
 
@@ -124,6 +128,19 @@ pub(super) fn partition_count<C: ConsumerContext>(
     }
 }
 
+/// The ids of both event topics; none where the cluster does not tell them, which is no reason not to read it.
+fn known_ids<C: ConsumerContext>(consumer: &BaseConsumer<C>, kafka: &Kafka) -> BTreeMap<String, String> {
+    let cluster = consumer.client().fetch_cluster_id(ASK.min(retry_bound(kafka)));
+    if cluster.is_some_and(|id| id.starts_with(EMBEDDED)) {
+        return BTreeMap::new();
+    }
+    let asked = ids_of(consumer, kafka).or_else(|_| ids_of(consumer, kafka));
+    asked.unwrap_or_else(|error| {
+        tracing::warn!("the brokers do not tell the ids of topics ({error}): one that is recreated may go unnoticed");
+        BTreeMap::new()
+    })
+}
+
 /// The ids of both event topics.
 fn ids_of<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
@@ -162,11 +179,7 @@ impl KafkaLog {
                 extents.insert(Partition { kind, number }, Extent { low, high });
             }
         }
-        let ids = ids_of(&consumer, kafka).unwrap_or_else(|error| {
-            // Brokers that do not know the question leave it unanswered, the embedded one among them.
-            tracing::warn!("the brokers give no topic ids ({error}): a recreated topic is noticed by its offsets only");
-            BTreeMap::new()
-        });
+        let ids = known_ids(&consumer, kafka);
         Ok(Self { consumer: Arc::new(consumer), kafka: kafka.clone(), extents, ids })
     }
 

@@ -9,6 +9,7 @@ use deepfm_stream::event::EventKind;
 use deepfm_stream::simulate;
 use serde_json::Value;
 
+use super::live::announcements;
 use crate::support::broker::{self, Broker, Outgoing};
 use crate::support::command::{Running, installed, run};
 use crate::support::{copy_directory, real_data, wait_for};
@@ -200,27 +201,37 @@ fn of_two_workers_on_one_model_the_older_is_fenced_off_and_publishes_nothing_mor
     let empty = place.config("empty", "");
     let text = fs::read_to_string(&empty).expect("it was written").replace("name = \"empty\"", "name = \"older\"");
     fs::write(&empty, text).expect("the disk takes it");
-    let first = Running::start(&["run", "--config", &older]);
+    let log = place.path("first.log");
+    let said = || fs::read_to_string(&log).unwrap_or_default();
+    let first = Running::start_logged(&["run", "--config", &older], &log);
+    wait_for("the worker at work", || said().contains("going on from checkpoint").then_some(()));
+    // Whoever comes second to one state directory leaves at once, and fences nobody either.
+    let second = run(&["run", "--config", &older]);
+    assert_eq!(second.code, Some(75), "{}", second.stderr);
+    assert!(second.stderr.contains("in use by another worker"), "{}", second.stderr);
     let published = installed(&place.path("older-artefacts")).len();
     assert_eq!(run(&["run", "--config", &empty]).code, Some(74));
     wait_for("another version", || (installed(&place.path("older-artefacts")).len() > published).then_some(()));
     let second = Running::start(&["run", "--config", &newer]);
-    let fenced = first.wait();
-    assert_eq!(fenced.code, Some(75), "{}", fenced.stderr);
-    assert!(fenced.stderr.contains("fenced off"), "{}", fenced.stderr);
+    assert_eq!(first.wait().code, Some(75), "{}", said());
+    assert!(said().contains("fenced off"), "{}", said());
     wait_for("a version of the newer", || (!installed(&place.path("newer-artefacts")).is_empty()).then_some(()));
     assert_eq!(second.terminate().code, Some(0));
     drop(traffic);
-    let numbers: Vec<u64> = broker
-        .read_all(&place.kafka.versions_topic)
-        .iter()
-        .filter(|record| String::from_utf8_lossy(&record.key).contains("/v/"))
-        .map(|record| serde_json::from_slice(&record.payload).expect("an announcement is JSON"))
-        .filter(|document: &Value| document.get("abandoned").is_none())
-        .map(|document| document["version"].as_u64().expect("a number"))
-        .collect();
+    let announced = announcements(broker, &place.kafka.versions_topic);
+    let numbers: Vec<u64> = announced.iter().map(|one| one["version"].as_u64().expect("a number")).collect();
     let ascending = numbers.windows(2).all(|pair| pair[0] < pair[1]);
     assert!(ascending, "numbers are used once and rise: {numbers:?}");
+    let writers: Vec<bool> = announced
+        .iter()
+        .map(|one| {
+            let directory = one["directory"].as_str().expect("a name");
+            let is_there = |artefacts: &str| place.path(artefacts).join(directory).exists();
+            assert!(is_there("older-artefacts") != is_there("newer-artefacts"), "{directory} is in one place");
+            is_there("newer-artefacts")
+        })
+        .collect();
+    assert!(writers.is_sorted() && writers.contains(&true), "the older announced nothing after the newer: {writers:?}");
 }
 
 /// Shortens the window of a configuration, so that versions come soon.

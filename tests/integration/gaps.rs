@@ -156,6 +156,28 @@ fn a_topic_that_ends_before_what_was_read_is_refused_whatever_the_flags() {
 }
 
 #[test]
+fn a_worker_refuses_a_topic_that_was_made_again_with_as_many_records() {
+    let name = "a_worker_refuses_a_topic_that_was_made_again_with_as_many_records";
+    let Some(broker) = broker::real(name) else { return };
+    let place = Place::new(broker.kafka_with_topics("again", 1), simulated_fields());
+    let config = place.config("again", "");
+    produce(broker, &[&place.kafka], 0, 500);
+    let go_on = ["run", "--config", &config, "--until-end", "--json"];
+    let first = run(&go_on).json();
+    recreate(&place.kafka, &place.kafka.impressions_topic);
+    produce(broker, &[&place.kafka], 0, 800);
+    for flags in [&[][..], &["--skip-gaps"]] {
+        let refused = run(&[&go_on[..], flags].concat());
+        assert_eq!(refused.code, Some(69), "{}", refused.stderr);
+        let says = format!("topic {} was recreated: its id is", place.kafka.impressions_topic);
+        assert!(refused.stderr.contains(&says) && refused.stderr.contains("--reset-state"), "{}", refused.stderr);
+    }
+    let reset = run(&[&go_on[..], &["--reset-state"]].concat()).json();
+    assert_ne!(digest(&reset), digest(&first));
+    assert_eq!(digest(&run(&go_on).json()), digest(&reset), "the new id is remembered");
+}
+
+#[test]
 fn a_topic_that_was_made_again_is_known_by_its_id_at_start_and_while_it_is_read() {
     let name = "a_topic_that_was_made_again_is_known_by_its_id_at_start_and_while_it_is_read";
     let Some(broker) = broker::real(name) else { return };

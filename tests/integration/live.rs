@@ -114,11 +114,12 @@ impl<'b> Live<'b> {
     }
 }
 
-/// The announcements of the versions topic, in order.
+/// The announcements of the versions topic, in order; that a version is abandoned is not one.
 pub(super) fn announcements(broker: &Broker, topic: &str) -> Vec<Value> {
     let records = broker.read_all(topic);
     let versions = records.iter().filter(|record| String::from_utf8_lossy(&record.key).contains("/v/"));
-    versions.map(|record| serde_json::from_slice(&record.payload).expect("an announcement is JSON")).collect()
+    let documents = versions.map(|record| serde_json::from_slice(&record.payload).expect("an announcement is JSON"));
+    documents.filter(|document: &Value| document.get("abandoned").is_none()).collect()
 }
 
 /// One number has one content, numbers have no gap, and each version follows the one before by number and digest.

@@ -314,7 +314,7 @@ impl Assigned {
             return Err(SourceError::MissingTopic { topic: reader.topic().to_owned() });
         }
         *missing_since = None;
-        // Without an answer they are compared the next time.
+        // Without an answer they are compared the next time; where there was none at the start, there is nothing to compare.
         if !reader.ids.is_empty()
             && let Ok(ids) = ids_of(&*reader.consumer, &reader.kafka)
         {
