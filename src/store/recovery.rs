@@ -4,6 +4,8 @@
 //! those before it in the same database, while their layers are whole; the last one of the database before. What was
 //! acknowledged is in the witness, so a commit that it does not know of may be passed over, and nothing else in silence.
 
+use std::io::ErrorKind;
+
 use super::directory::{Directory, Head};
 use super::disk::Disk;
 use super::sled_store::{AtStage, Stage};
@@ -19,6 +21,32 @@ pub(super) struct Found {
     pub(super) head: Head,
 }
 
+/// Why there is no checkpoint to go on from.
+pub(super) enum Fault {
+    /// Something is not as it was written.
+    Damage(String),
+    /// The disk is full, read-only or the like: what is on it may be whole, and is not passed over.
+    World(StoreError),
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        let (StoreError::Io { source, .. } | StoreError::Sled { source: sled::Error::Io(source), .. }) = &error else {
+            return Self::Damage(text(&error));
+        };
+        let is_too_many_files = matches!(source.raw_os_error(), Some(23 | 24));
+        match source.kind() {
+            ErrorKind::StorageFull
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::PermissionDenied
+            | ErrorKind::OutOfMemory => Self::World(error),
+            _ if is_too_many_files => Self::World(error),
+            _ => Self::Damage(text(&error)),
+        }
+    }
+}
+
 /// Looks for the checkpoint to go on from; `names` are the databases, the newest first. `None` when there never was one.
 ///
 /// # Errors
@@ -28,7 +56,7 @@ pub(super) fn find(
     names: &[String],
     witness: Option<&Witness>,
     at_stage: AtStage,
-) -> Result<Option<Found>, String> {
+) -> Result<Option<Found>, Fault> {
     let known = witness.map_or(0, |witness| witness.newest.commit);
     let mut faults: Vec<String> = Vec::new();
     if let Some(Witness { newest, passed_over, .. }) = witness {
@@ -54,15 +82,16 @@ pub(super) fn find(
                 }
                 return Ok(Some(found));
             }
+            Err(Fault::World(error)) => return Err(Fault::World(error)),
             // A database that the witness does not know of holds nothing that was acknowledged.
-            Err(_) if matches!(expected, Expectation::Successor) && known > 0 => {}
-            Err(fault) => faults.push(format!("{name}: {fault}")),
+            Err(Fault::Damage(_)) if matches!(expected, Expectation::Successor) && known > 0 => {}
+            Err(Fault::Damage(fault)) => faults.push(format!("{name}: {fault}")),
         }
     }
     if known > 0 {
         faults.push(format!("the witness knows checkpoint {known}, and none that is whole was found"));
     }
-    if faults.is_empty() { Ok(None) } else { Err(faults.join("; ")) }
+    if faults.is_empty() { Ok(None) } else { Err(Fault::Damage(faults.join("; "))) }
 }
 
 /// What the witness says of a database.
@@ -102,14 +131,16 @@ fn candidate(
     expected: &Expectation<'_>,
     known: u64,
     at_stage: AtStage,
-) -> Result<Option<(Found, Option<String>)>, String> {
-    let mut directory = Directory::open(disk, name).map_err(|error| text(&error))?;
-    at_stage(Stage::Opened).map_err(|error| text(&error))?;
-    let Some(head) = directory.head().map_err(|error| text(&error))? else {
+) -> Result<Option<(Found, Option<String>)>, Fault> {
+    let mut directory = Directory::open(disk, name)?;
+    at_stage(Stage::Opened)?;
+    let Some(head) = directory.head()? else {
         return match expected {
             // A fresh database without a commit: a merge or a commit was cut short.
             Expectation::Successor => Ok(None),
-            Expectation::Newest(..) | Expectation::Closed(_) | Expectation::Nothing => Err("it is empty".to_owned()),
+            Expectation::Newest(..) | Expectation::Closed(_) | Expectation::Nothing => {
+                Err(Fault::Damage("it is empty".to_owned()))
+            }
         };
     };
     let testified = |testimony: &Testimony| {
@@ -123,20 +154,21 @@ fn candidate(
             (Ok(_), _) => head,
             (Err(fault), Some(before)) if head.commit() == before.commit => {
                 older = Some(fault);
-                testified(before)?
+                testified(before).map_err(Fault::Damage)?
             }
-            (Err(fault), _) => return Err(fault),
+            (Err(fault), _) => return Err(Fault::Damage(fault)),
         },
-        Expectation::Closed(testimony) => testified(testimony)?,
+        Expectation::Closed(testimony) => testified(testimony).map_err(Fault::Damage)?,
         Expectation::Successor if known == 0 && head.layers.len() > 1 => {
-            return Err(format!("it is at checkpoint {}, and there is no witness of any", head.commit()));
+            let reason = format!("it is at checkpoint {}, and there is no witness of any", head.commit());
+            return Err(Fault::Damage(reason));
         }
         Expectation::Successor if head.commit() > known => head,
         Expectation::Successor | Expectation::Nothing => return Ok(None),
     };
-    let (layers, fault) = whole_layers(&mut directory, &head);
+    let (layers, fault) = whole_layers(&mut directory, &head)?;
     if layers.is_empty() {
-        return Err(fault.unwrap_or_default());
+        return Err(Fault::Damage(fault.unwrap_or_default()));
     }
     let fault = older.or(fault);
     let head = Head { layers: head.layers[..layers.len()].to_vec() };
@@ -145,15 +177,16 @@ fn candidate(
 }
 
 /// The layers from the base up to the first that is damaged.
-fn whole_layers(directory: &mut Directory, head: &Head) -> (Vec<Layer>, Option<String>) {
+fn whole_layers(directory: &mut Directory, head: &Head) -> Result<(Vec<Layer>, Option<String>), Fault> {
     let mut layers = Vec::new();
     for layer in &head.layers {
-        match directory.read(layer) {
+        match directory.read(layer).map_err(Fault::from) {
             Ok(layer) => layers.push(layer),
-            Err(error) => return (layers, Some(text(&error))),
+            Err(Fault::Damage(reason)) => return Ok((layers, Some(reason))),
+            Err(Fault::World(error)) => return Err(Fault::World(error)),
         }
     }
-    (layers, None)
+    Ok((layers, None))
 }
 
 fn text(error: &StoreError) -> String {

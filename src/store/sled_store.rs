@@ -18,7 +18,7 @@ use std::sync::Arc;
 use super::directory::{Directory, Head};
 use super::disk::Disk;
 use super::merging::{self, Merged, Merging};
-use super::recovery::{self, Found};
+use super::recovery::{self, Fault, Found};
 use super::sled_disk::SledDisk;
 use super::witness::{self, Testimony, Witness};
 use super::{ReadMerged, Saved, Store, StoreError};
@@ -106,15 +106,15 @@ impl SledStore {
     /// # Errors
     /// When another process has it, or it cannot be made.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        Self::open_with(root, |_| Ok(()))
+        Self::open_with(root, merging::DELTAS_MAX, |_| Ok(()))
     }
 
-    /// The same, calling `at_stage` at every arrow of a commit.
+    /// The same, merging `deltas_max` deltas however small, and calling `at_stage` at every arrow.
     ///
     /// # Errors
     /// When another process has it, or it cannot be made.
-    pub fn open_with(root: &Path, at_stage: AtStage) -> Result<Self, StoreError> {
-        Ok(Self::on(Arc::new(SledDisk::lock(root)?), merging::DELTAS_MAX, at_stage))
+    pub fn open_with(root: &Path, deltas_max: usize, at_stage: AtStage) -> Result<Self, StoreError> {
+        Ok(Self::on(Arc::new(SledDisk::lock(root)?), deltas_max, at_stage))
     }
 
     /// The same on any disk, for tests.
@@ -299,7 +299,11 @@ impl Store for SledStore {
         }
         let bases = self.bases()?;
         let found = recovery::find(&*self.disk, &bases, self.witness.as_ref(), self.at_stage);
-        let Some(Found { saved, name, directory, head }) = found.map_err(|reason| self.damaged(reason))? else {
+        let found = found.map_err(|fault| match fault {
+            Fault::Damage(reason) => self.damaged(reason),
+            Fault::World(error) => error,
+        })?;
+        let Some(Found { saved, name, directory, head }) = found else {
             // The first witness may be cut short; the commit that it was written for was durable before.
             return if self.witness.is_none() && files > 0 {
                 Err(self.damaged("the witness is damaged, and no checkpoint was found".to_owned()))

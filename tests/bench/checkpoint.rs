@@ -2,10 +2,12 @@
 //!
 //! `cargo bench --bench checkpoint -- ROWS [DIR]`, a million rows in a temporary directory unless given. Shows time and
 //! bytes against the share of rows that changed, how long learning stood still, what learning loses to checkpoints of 1 %
-//! taken one after the other (a merge among them), and how long a restart takes.
+//! taken one after the other (a merge among them), how long a restart takes with a warm and a cold page cache, what a million
+//! open impressions cost, and how much memory all of it took.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +20,7 @@ use deepfm_stream::snapshot::checkpoint::{self, FORMAT_VERSION, Lineage};
 use deepfm_stream::snapshot::outbox::Outbox;
 use deepfm_stream::store::{SledStore, Store};
 use deepfm_stream::stream::{Arrival, Control, Partition};
-use deepfm_stream::train::{BatchParams, Ledger, Restore, Scope, StateCut, TrainParams, Trainer};
+use deepfm_stream::train::{BatchParams, Ledger, Restore, Scope, StateCut, StateDigest, TrainParams, Trainer};
 
 const FIELDS: u64 = 20;
 const IMPRESSIONS: Partition = Partition { kind: EventKind::Impression, number: 0 };
@@ -44,8 +46,8 @@ fn params() -> TrainParams {
 }
 
 /// A trainer whose table has `rows` rows, as if read from a checkpoint.
-fn filled(rows: u64) -> Trainer {
-    let mut empty = Trainer::new(params());
+fn filled(rows: u64, params: &TrainParams) -> Trainer {
+    let mut empty = Trainer::new(params.clone());
     let start = Control::Start { partition: IMPRESSIONS, next_offset: 0 };
     empty.control(&start, &Inline, &mut |_| ()).expect("it is new");
     let row_bytes = empty.model().row_bytes();
@@ -64,7 +66,7 @@ fn filled(rows: u64) -> Trainer {
         candidates: Vec::new(),
         entries: Vec::new(),
     };
-    Trainer::restore(params(), saved).expect("rows of distinct ids")
+    Trainer::restore(params.clone(), saved).expect("rows of distinct ids")
 }
 
 /// The feature id of a row: scattered over the table.
@@ -215,7 +217,7 @@ fn main() {
     tracing_subscriber::fmt().compact().with_target(false).init();
     let mut store = SledStore::open(&directory).expect("nobody else has it");
     store.load().expect("it is new");
-    let mut trainer = filled(rows);
+    let mut trainer = filled(rows, &params());
     let mut traffic = Traffic { rows, sent: 0 };
     let (before, _, _) = rounds(rows, &mut trainer, &mut traffic, None, 1000);
     let start = Instant::now();
@@ -238,6 +240,45 @@ fn main() {
         with / plain
     );
     println!("pauses: median {:.1} ms, p99 {:.1} ms, longest {:.1} ms", at(0.5), at(0.99), at(1.0));
+    println!("memory: {} MB at the most, of them two states for the restarts", peak_memory_mb());
+    drop(trainer);
+    open_impressions(rows.min(1_000_000));
+}
+
+/// A million impressions whose window is open: what they cost in a checkpoint of everything, in one of what changed, and at a
+/// restart.
+fn open_impressions(rows: u64) {
+    const OPEN: u64 = 1_000_000;
+    let directory = tempfile::tempdir().expect("a directory of our own");
+    let mut params = params();
+    params.join.window_ms = 1_000_000_000;
+    let mut store = SledStore::open(directory.path()).expect("nobody else has it");
+    store.load().expect("it is new");
+    let (mut trainer, mut traffic) = (filled(rows, &params), Traffic { rows, sent: 0 });
+    for round in 0..OPEN / 100_000 {
+        traffic.feed(&mut trainer, 100_000, round, rows);
+        consume(&mut trainer);
+    }
+    assert_eq!(trainer.join().open() as u64, OPEN);
+    let (pause, whole, bytes) = commit(&mut trainer, &mut store);
+    println!(
+        "{OPEN} open impressions, {rows} rows; everything: {pause:.2?} still, {whole:.2?}, {} MB",
+        bytes / 1_000_000
+    );
+    traffic.feed(&mut trainer, 10_000, 100, rows);
+    consume(&mut trainer);
+    let (pause, whole, bytes) = commit(&mut trainer, &mut store);
+    println!("10000 more; changes: {pause:.2?} still, {whole:.2?}, {:.1} MB", bytes as f64 / 1e6);
+    let expected = trainer.state_digest();
+    drop((trainer, store));
+    restart("warm", directory.path(), &params, expected);
+}
+
+/// The most memory that the process has had, in MB; 0 where the system does not say.
+fn peak_memory_mb() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1000
 }
 
 fn recover(directory: &Path, trainer: &mut Trainer) {
@@ -250,13 +291,38 @@ fn recover(directory: &Path, trainer: &mut Trainer) {
     };
     drop(store);
     println!("on disk: {:.0} MB", disk(directory) as f64 / 1e6);
+    restart("warm", directory, &params(), expected);
+    forget(directory);
+    restart("cold", directory, &params(), expected);
+}
+
+fn restart(cache: &str, directory: &Path, params: &TrainParams, expected: StateDigest) {
     let start = Instant::now();
     let mut store = SledStore::open(directory).expect("it was closed");
     let saved = store.load().expect("it is whole").expect("there are checkpoints");
     let loaded = start.elapsed();
-    let (mut restored, _) = checkpoint::decode(params(), &saved.layers).expect("what was written is read");
-    println!("restart: {:.2?}, of it reading {loaded:.2?}, {} layers", start.elapsed(), saved.layers.len());
+    let (mut restored, _) = checkpoint::decode(params.clone(), &saved.layers).expect("what was written is read");
+    println!(
+        "restart, {cache} page cache: {:.2?}, of it reading {loaded:.2?}, {} layers",
+        start.elapsed(),
+        saved.layers.len()
+    );
     assert_eq!(restored.state_digest(), expected);
+}
+
+/// Has the system forget the content of all files, with GNU dd.
+fn forget(path: &Path) {
+    for entry in std::fs::read_dir(path).expect("it is there").flatten() {
+        if entry.path().is_dir() {
+            forget(&entry.path());
+        } else {
+            let from = format!("if={}", entry.path().display());
+            let dd = Command::new("dd").args([from.as_str(), "iflag=nocache", "count=0", "status=none"]).status();
+            if !dd.is_ok_and(|status| status.success()) {
+                println!("dd cannot empty the page cache: what follows is warm");
+            }
+        }
+    }
 }
 
 fn disk(path: &Path) -> u64 {
