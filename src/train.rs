@@ -240,6 +240,11 @@ impl Trainer {
         self.sequencer = Sequencer::resume(sequencer.progress(), sequencer.journal().to_vec());
     }
 
+    /// Puts a segment before the journal: see [`Sequencer::lengthen_journal`].
+    pub fn lengthen_journal(&mut self, segment: Vec<JournalEntry>) {
+        self.sequencer.lengthen_journal(segment);
+    }
+
     /// Takes the journal segment that ends here; it belongs to the version that is cut here.
     pub fn cut_journal(&mut self) -> Vec<JournalEntry> {
         self.sequencer.cut_journal()

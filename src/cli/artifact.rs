@@ -42,7 +42,7 @@ pub(crate) enum Command {
         /// The configuration file.
         #[arg(long, value_name = "FILE", env = "DEEPFM_CONFIG")]
         config: PathBuf,
-        /// Where to write it; `exports.dir` if not given.
+        /// Where to write it; the model's directory in `exports.dir` if not given.
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
         /// Print its manifest as one JSON document.
@@ -87,14 +87,14 @@ fn export(config: &Path, out: Option<&Path>, json: bool) -> Result<(), Failure> 
     let config = config::load(config)?;
     let mut store = SledStore::open(&config.state.dir).map_err(store_failure)?;
     let saved = store.load().map_err(store_failure)?;
-    let root = out.unwrap_or(&config.exports.dir);
+    let root = out.map_or_else(|| config.exports.of(&config.model.name), Path::to_owned);
     if saved.is_none() {
         let error = anyhow::anyhow!("{} holds no checkpoint: there is nothing to export", config.state.dir.display());
         return Err(Failure::new(Exit::BadInput, error));
     }
     let read = store.reader().map_err(store_failure)?;
     let (path, manifest) =
-        exports::write(root, &config.model.name, read, &AtomicBool::new(false)).map_err(export_failure)?;
+        exports::write(&root, &config.model.name, read, &AtomicBool::new(false)).map_err(export_failure)?;
     if json {
         return output::json(&json!({"directory": path, "manifest": manifest}));
     }

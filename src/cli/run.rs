@@ -62,7 +62,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     show(&summary.map_err(worker_failure)?, args.json)
 }
 
-fn read_export(path: &Path, config: &Config) -> Result<Layer, Failure> {
+fn read_export(path: &Path, config: &Config) -> Result<(PathBuf, Layer), Failure> {
     let (manifest, layer) = exports::read(path).map_err(export_failure)?;
     if manifest.model != config.model.name {
         let (theirs, ours) = (manifest.model, &config.model.name);
@@ -70,7 +70,7 @@ fn read_export(path: &Path, config: &Config) -> Result<Layer, Failure> {
         return Err(Failure::new(Exit::Configuration, error));
     }
     tracing::info!("restoring {}: {} records, state {}", path.display(), manifest.records, manifest.state_digest);
-    Ok(layer)
+    Ok((path.to_owned(), layer))
 }
 
 fn start_admin(runtime: &tokio::runtime::Runtime, config: &Config, board: &StatusBoard) -> Result<(), Failure> {

@@ -37,12 +37,19 @@ pub struct Versions {
 /// The training exports: whole checkpoints for another machine, or for the day on which the state directory is lost.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Exports {
-    /// The directory of the exports; best on another disk than the state.
+    /// The directory of the exports, which has one for each model; best on another disk than the state.
     pub dir: PathBuf,
     /// How often one is written; 0 is never.
     pub interval_seconds: u64,
     /// How many are kept, the newest.
     pub keep: usize,
+}
+
+impl Exports {
+    /// Where the exports of a model are.
+    pub fn of(&self, model: &str) -> PathBuf {
+        self.dir.join(model)
+    }
 }
 
 /// The admin port.

@@ -76,6 +76,8 @@ pub struct Versions {
     pub announced: BTreeMap<u64, Announcement>,
     /// Its aliases, by name.
     pub aliases: BTreeMap<String, Alias>,
+    /// The greatest number under its keys, those of records that this program cannot read included.
+    pub newest: Option<u64>,
 }
 
 fn bound(kafka: &Kafka) -> Duration {
@@ -111,6 +113,9 @@ impl Versions {
         if of != model {
             return;
         }
+        if key.windows(3).any(|at| at == b"/v/") {
+            self.newest = self.newest.max(rest.parse().ok());
+        }
         if let Ok(announcement) = serde_json::from_slice::<Announcement>(payload) {
             self.announced.insert(announcement.version, announcement);
         } else if let Ok(alias) = serde_json::from_slice::<Alias>(payload) {
@@ -120,7 +125,7 @@ impl Versions {
 
     /// The greatest number that was announced.
     pub fn newest(&self) -> Option<u64> {
-        self.announced.keys().next_back().copied()
+        self.newest
     }
 }
 

@@ -133,7 +133,9 @@ pub enum CheckpointError {
         source: postcard::Error,
     },
     /// It was written by another version of the program.
-    #[error("the checkpoint has format {found}, this program reads {FORMAT_VERSION}")]
+    #[error(
+        "it has format {found}, this program reads {FORMAT_VERSION}: go on with the version of deepfm that wrote it"
+    )]
     Format {
         /// Its format.
         found: u32,

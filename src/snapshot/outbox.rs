@@ -3,8 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::stream::JournalEntry;
+
 /// Everything that is durable and perhaps not sent yet.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Outbox {
     /// Versions, by rising number.
     pub versions: Vec<OutboxEntry>,
@@ -13,7 +15,7 @@ pub struct Outbox {
 }
 
 /// A version that is durable but perhaps not announced yet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OutboxEntry {
     /// Its number.
     pub version: u64,
@@ -27,6 +29,8 @@ pub struct OutboxEntry {
     pub announcement: String,
     /// Whether the `live` alias moves to it.
     pub goes_live: bool,
+    /// Its segment of the journal: should it never be announced, the next version's segment begins with it.
+    pub journal: Vec<JournalEntry>,
 }
 
 /// A dead letter, as it is sent.

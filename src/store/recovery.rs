@@ -31,8 +31,11 @@ pub(super) enum Fault {
 
 impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Self {
-        let (StoreError::Io { source, .. } | StoreError::Sled { source: sled::Error::Io(source), .. }) = &error else {
-            return Self::Damage(text(&error));
+        let source = match &error {
+            // A disk that is slow says nothing of what is on it.
+            StoreError::Stuck(_) => return Self::World(error),
+            StoreError::Io { source, .. } | StoreError::Sled { source: sled::Error::Io(source), .. } => source,
+            _ => return Self::Damage(text(&error)),
         };
         let is_too_many_files = matches!(source.raw_os_error(), Some(23 | 24));
         match source.kind() {
@@ -40,7 +43,12 @@ impl From<StoreError> for Fault {
             | ErrorKind::QuotaExceeded
             | ErrorKind::ReadOnlyFilesystem
             | ErrorKind::PermissionDenied
-            | ErrorKind::OutOfMemory => Self::World(error),
+            | ErrorKind::OutOfMemory
+            | ErrorKind::Interrupted
+            | ErrorKind::TimedOut
+            | ErrorKind::WouldBlock
+            | ErrorKind::ResourceBusy
+            | ErrorKind::StaleNetworkFileHandle => Self::World(error),
             _ if is_too_many_files => Self::World(error),
             _ => Self::Damage(text(&error)),
         }

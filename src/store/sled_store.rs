@@ -82,6 +82,8 @@ pub type AtStage = fn(Stage) -> Result<(), StoreError>;
 pub struct SledStore {
     disk: Arc<dyn Disk>,
     current: Option<Current>,
+    /// What was fallen back to, to be read until the first commit.
+    fallen_back: Option<Current>,
     merging: Option<Merging>,
     witness: Option<Witness>,
     /// The largest number that a commit was tried under.
@@ -130,7 +132,7 @@ impl SledStore {
     #[doc(hidden)]
     pub fn on(disk: Arc<dyn Disk>, deltas_max: usize, at_stage: AtStage) -> Self {
         let (current, merging, witness) = (None, None, None);
-        Self { disk, current, merging, witness, tried: 0, is_suspect: false, at_stage, deltas_max }
+        Self { disk, current, fallen_back: None, merging, witness, tried: 0, is_suspect: false, at_stage, deltas_max }
     }
 
     fn root(&self) -> PathBuf {
@@ -241,6 +243,7 @@ impl SledStore {
         let known = self.witness.as_ref().map_or(0, |witness| witness.newest.commit);
         let commit = known.max(self.tried) + 1;
         self.tried = commit;
+        self.fallen_back = None;
         let current = match (layer.scope, self.current.take()) {
             (Scope::Everything, _) => self.commit_everything(commit, layer)?,
             (Scope::Changes, Some(current)) => self.commit_changes(commit, current, layer)?,
@@ -332,6 +335,7 @@ impl Store for SledStore {
             let written = self.witness.as_ref().map_or(0, |witness| witness.written) + 1;
             let passed_over = bases.first().and_then(|name| recovery::number(name)).unwrap_or(0);
             self.put_witness(Witness { written, newest: testimony, before: None, other: None, passed_over })?;
+            self.fallen_back = Some(Current { name, directory, head });
         }
         (self.at_stage)(Stage::Settled)?;
         Ok(Some(saved))
@@ -339,13 +343,16 @@ impl Store for SledStore {
 
     fn reset(&mut self) -> Result<(), StoreError> {
         self.current = None;
+        self.fallen_back = None;
+        // The witness goes last: what a crash in between leaves is refused, and not taken for a state.
+        for name in self.bases()? {
+            self.disk.remove(&name)?;
+        }
+        self.disk.sync_names()?;
         for name in self.disk.names()? {
             if witness::NAMES.contains(&name.as_str()) {
                 self.disk.remove(&name)?;
             }
-        }
-        for name in self.bases()? {
-            self.disk.remove(&name)?;
         }
         self.witness = None;
         self.disk.sync_names()
@@ -360,7 +367,7 @@ impl Store for SledStore {
     }
 
     fn reader(&self) -> Result<ReadMerged, StoreError> {
-        let current = self.current.as_ref().ok_or(StoreError::NoBase)?;
+        let current = self.current.as_ref().or(self.fallen_back.as_ref()).ok_or(StoreError::NoBase)?;
         // Should the directory be removed by a rotation meanwhile, its files stay readable through the open handle.
         let (mut directory, head) = (current.directory.reader()?, current.head.clone());
         Ok(Box::new(move |take| merging::read_merged(&mut directory, &head, take)))

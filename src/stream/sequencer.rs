@@ -224,6 +224,12 @@ impl<T> Sequencer<T> {
         &self.journal
     }
 
+    /// Puts a segment before the journal: that of a version which will not be announced.
+    pub fn lengthen_journal(&mut self, segment: Vec<JournalEntry>) {
+        let since = std::mem::replace(&mut self.journal, segment);
+        self.journal.extend(since);
+    }
+
     /// Takes the journal segment that ends here.
     pub fn cut_journal(&mut self) -> Vec<JournalEntry> {
         std::mem::take(&mut self.journal)

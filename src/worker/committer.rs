@@ -16,7 +16,10 @@ use crate::source::vital;
 use crate::store::Store;
 use crate::train::{Scope, StateCut};
 
-/// How long a commit may take before the worker gives up on the disk.
+/// How long a commit may take before the worker gives up on the disk: as long as it may be undurable, but no less than this, …
+const COMMIT_MIN: Duration = Duration::from_mins(1);
+
+/// … and no more than this.
 const COMMIT_MAX: Duration = Duration::from_mins(10);
 
 /// What is to be committed.
@@ -120,11 +123,12 @@ impl Committer {
         let Some(since) = self.busy_since else {
             return Ok(None);
         };
+        let patience_max = self.undurable_max.clamp(COMMIT_MIN, COMMIT_MAX);
         match self.outcomes.recv_timeout(patience) {
             Ok(outcome) => self.take(outcome),
-            Err(RecvTimeoutError::Timeout) if since.elapsed() < COMMIT_MAX => Ok(None),
+            Err(RecvTimeoutError::Timeout) if since.elapsed() < patience_max => Ok(None),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                Err(WorkerError::CommitStuck(COMMIT_MAX))
+                Err(WorkerError::CommitStuck(patience_max))
             }
         }
     }

@@ -184,11 +184,6 @@ impl Letters {
         self.bytes >= LETTERS_BYTES_MAX / 2 && self.in_transit < self.unsent.len()
     }
 
-    /// Whether letters take all the room there is: input waits.
-    pub fn is_full(&self) -> bool {
-        self.bytes >= LETTERS_BYTES_MAX
-    }
-
     /// The letters that were submitted are durable: those of them that were not given to the thread are now.
     pub fn post(&mut self) {
         if self.submitted <= self.in_transit {
@@ -242,6 +237,11 @@ impl Witness for Letters {
             self.bytes += letter.bytes();
             self.unsent.push_back(letter);
         }
+    }
+
+    /// Letters take all the room there is: input waits.
+    fn is_full(&self) -> bool {
+        self.bytes >= LETTERS_BYTES_MAX
     }
 
     fn scored(&mut self, _: Scored) {}

@@ -52,6 +52,11 @@ pub trait Witness {
     /// A record was consumed.
     fn consumed(&mut self, step: Step);
 
+    /// Whether nothing more is to be consumed in this turn.
+    fn is_full(&self) -> bool {
+        false
+    }
+
     /// An impression was scored and its label is known.
     fn scored(&mut self, scored: Scored);
 }
@@ -126,7 +131,7 @@ impl<S: Source> Drive<S> {
         self.take_arrivals(Duration::ZERO, executor, witness)?;
         loop {
             consumed += self.consume(STEPS_PER_TURN - consumed, until, executor, witness)?;
-            if consumed == STEPS_PER_TURN || self.trainer.released() >= until {
+            if consumed == STEPS_PER_TURN || self.trainer.released() >= until || witness.is_full() {
                 break;
             }
             if !self.decide(executor, witness)? {
@@ -227,7 +232,7 @@ impl<S: Source> Drive<S> {
         witness: &mut dyn Witness,
     ) -> Result<usize, DriveError> {
         let mut consumed = 0;
-        while consumed < steps && self.trainer.released() < until {
+        while consumed < steps && self.trainer.released() < until && !witness.is_full() {
             self.follow_script(executor, witness)?;
             let Some(step) = self.trainer.step(executor, &mut |scored| witness.scored(scored)) else {
                 break;

@@ -34,10 +34,11 @@ pub enum WorkerError {
     CommitStuck(std::time::Duration),
     /// The checkpoint cannot be understood.
     #[error(
-        "the checkpoint in {path} cannot be used; `--restore EXPORT` goes on from a training export, `--reset-state` starts anew"
+        "the checkpoint in {path} cannot be used; should it be damaged, `--restore EXPORT` goes on from a training export, and \
+         `--reset-state` starts anew"
     )]
     Checkpoint {
-        /// The state directory.
+        /// The state directory, or the training export.
         path: PathBuf,
         /// Why.
         source: CheckpointError,
@@ -45,11 +46,11 @@ pub enum WorkerError {
     /// The configuration would give another state from the same log.
     #[error(
         "the checkpoint in {path} was made with another configuration: {}. Undo the change, or start anew with \
-         `--reset-state` or another state.dir",
+         `--reset-state`",
         differences.join("; ")
     )]
     Configuration {
-        /// The state directory.
+        /// The state directory, or the training export.
         path: PathBuf,
         /// What differs.
         differences: Vec<String>,

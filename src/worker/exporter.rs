@@ -35,9 +35,10 @@ impl Exporter {
         let interval = Duration::from_secs(settings.interval_seconds);
         // Without an export there is nothing to fall back on: the first one is made soon.
         let first = RETRY_AFTER.min(interval);
-        let wait = exports::age(&settings.dir).map_or(first, |age| interval.saturating_sub(age));
+        let root = settings.of(model);
+        let wait = exports::age(&root).map_or(first, |age| interval.saturating_sub(age));
         Some(Self {
-            root: settings.dir.clone(),
+            root,
             model: model.to_owned(),
             interval,
             keep: settings.keep,

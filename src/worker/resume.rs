@@ -1,6 +1,7 @@
 //! How a worker starts: from its newest checkpoint, or, only when there never was one, from the start position.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use super::error::WorkerError;
 use super::run::Options;
@@ -40,17 +41,15 @@ pub struct Origin {
     pub topic_ids: BTreeMap<String, String>,
 }
 
-/// A worker's beginning.
+/// A worker's beginning, as far as it does not depend on what is published.
 #[derive(Debug)]
 pub struct Beginning {
     /// The state.
     pub trainer: Trainer,
-    /// Where its versions come from.
-    pub origin: Origin,
-    /// What the last run may not have sent; of the versions, those that are still to be announced.
-    pub outbox: Outbox,
-    /// Whether something was decided that must be durable before the first record is read: where a new log starts, or that
-    /// records are passed over.
+    /// What its checkpoint says beside the state; none for a new model.
+    pub lineage: Option<Lineage>,
+    /// Whether something was decided that must be durable before the first record is read: where a new log starts, which topics
+    /// an export goes on with, or that records are passed over.
     pub has_decided: bool,
 }
 
@@ -74,6 +73,8 @@ pub fn refuse_lost_state(config: &Config, known: &Versions) -> Result<(), Worker
 pub struct Chosen {
     /// The checkpoint; none for a new model.
     pub saved: Option<Saved>,
+    /// Where it is: the state directory, or the export.
+    pub place: PathBuf,
     /// Whether it replaces what the state directory has.
     pub is_replaced: bool,
 }
@@ -84,52 +85,37 @@ pub struct Chosen {
 /// # Errors
 /// When the state directory cannot be read, or has a whole state that an export would replace.
 pub fn choose(config: &Config, store: &mut dyn Store, options: &mut Options) -> Result<Chosen, WorkerError> {
-    let Some(layer) = options.restored.take() else {
+    let Some((export, layer)) = options.restored.take() else {
         let saved = if options.is_reset { None } else { store.load()? };
-        return Ok(Chosen { saved, is_replaced: options.is_reset });
+        return Ok(Chosen { saved, place: config.state.dir.clone(), is_replaced: options.is_reset });
     };
-    if !options.is_reset {
-        match store.load() {
-            Ok(None) => {}
-            Ok(Some(saved)) => {
-                return Err(WorkerError::StateIsWhole { path: config.state.dir.clone(), checkpoint: saved.commit });
-            }
-            Err(error @ StoreError::Damaged { .. }) => tracing::warn!("{error}: going on from the training export"),
-            Err(error) => return Err(error.into()),
+    // Read in any case: what the export is committed over must be known to the store.
+    match store.load() {
+        Ok(Some(saved)) if !options.is_reset => {
+            return Err(WorkerError::StateIsWhole { path: config.state.dir.clone(), checkpoint: saved.commit });
         }
+        Ok(_) => {}
+        Err(error @ StoreError::Damaged { .. }) => tracing::warn!("{error}: going on from the training export"),
+        Err(error) => return Err(error.into()),
     }
     let saved = Saved { commit: 0, layers: vec![layer], fell_back: None };
-    Ok(Chosen { saved: Some(saved), is_replaced: true })
+    Ok(Chosen { saved: Some(saved), place: export, is_replaced: true })
 }
 
-/// Begins from a checkpoint, or anew.
+/// Begins from a checkpoint, or anew. Everything that a start can be refused for is found here, before anyone is fenced off.
 ///
 /// # Errors
-/// When the checkpoint does not fit the configuration, or the start position cannot be resolved.
-pub fn begin(
-    config: &Config,
-    chosen: &Chosen,
-    known: &Versions,
-    log: &KafkaLog,
-    on_gap: OnGap,
-) -> Result<Beginning, WorkerError> {
-    let first_free = known.newest().map_or(1, |newest| newest + 1);
-    let topic_ids = log.topic_ids();
+/// When the checkpoint does not fit the configuration or the topics, or the start position cannot be resolved.
+pub fn begin(config: &Config, chosen: &Chosen, log: &KafkaLog, on_gap: OnGap) -> Result<Beginning, WorkerError> {
     let Some(saved) = &chosen.saved else {
-        artefacts::remove_stray(&config.versions.dir, &[])?;
         let mut trainer = Trainer::new(config.train_params());
         trainer.control(&configured(config), &Inline, &mut |_| ())?;
         for (partition, next_offset) in log.starts(&config.kafka.start)? {
             trainer.control(&Control::Start { partition, next_offset }, &Inline, &mut |_| ())?;
         }
-        return Ok(Beginning {
-            trainer,
-            origin: Origin { next_version: first_free, parent: None, topic_ids },
-            outbox: Outbox::default(),
-            has_decided: true,
-        });
+        return Ok(Beginning { trainer, lineage: None, has_decided: true });
     };
-    let (mut trainer, lineage) = restore(config, &saved.layers)?;
+    let (mut trainer, lineage) = restore(config, &chosen.place, &saved.layers)?;
     if let Some(reason) = &saved.fell_back {
         metrics::counter!("deepfm_checkpoint_fallbacks_total", "model" => config.model.name.clone()).increment(1);
         let positions: Vec<String> =
@@ -144,20 +130,44 @@ pub fn begin(
         // An export may be restored over a mirror of the topics.
         log.check_ids(&lineage.topic_ids)?;
     }
-    let has_decided = settle_gaps(&mut trainer, log, on_gap)?;
+    let has_decided = settle_gaps(&mut trainer, log, on_gap)? || chosen.is_replaced;
     for (partition, extent) in log.extents() {
         if !trainer.positions().contains_key(partition) {
             let control = Control::Added { partition: *partition, next_offset: extent.low };
             trainer.control(&control, &Inline, &mut |_| ())?;
         }
     }
-    let Outbox { versions, letters } = lineage.outbox;
-    let mut parent = lineage.parent;
-    let outbox = Outbox { versions: settle(config, versions, known, &mut parent)?, letters };
-    let next_version = lineage.next_version.max(first_free);
-    let origin = Origin { next_version, parent, topic_ids };
     tracing::info!("going on from checkpoint {} after {} records", saved.commit, trainer.released());
-    Ok(Beginning { trainer, origin, outbox, has_decided })
+    Ok(Beginning { trainer, lineage: Some(lineage), has_decided })
+}
+
+/// Settles what was published against what the state knows of it: where its versions come from, and what is still to be
+/// sent.
+///
+/// # Errors
+/// When artefacts cannot be read, installed or removed.
+pub fn settle(
+    config: &Config,
+    trainer: &mut Trainer,
+    lineage: Option<Lineage>,
+    known: &Versions,
+    log: &KafkaLog,
+) -> Result<(Origin, Outbox), WorkerError> {
+    // Versions that were made and never announced have numbers too.
+    let installed = artefacts::list(&config.versions.dir).unwrap_or_default();
+    let newest = known.newest().max(installed.keys().next_back().copied());
+    let first_free = newest.map_or(1, |newest| newest + 1);
+    let Some(lineage) = lineage else {
+        artefacts::remove_stray(&config.versions.dir, &[])?;
+        let origin = Origin { next_version: first_free, parent: None, topic_ids: log.topic_ids() };
+        return Ok((origin, Outbox::default()));
+    };
+    let Lineage { mut parent, outbox: Outbox { versions, letters }, mut topic_ids, .. } = lineage;
+    let versions = settle_versions(config, trainer, versions, known, &mut parent)?;
+    // A broker that does not tell an id now may have told it before.
+    topic_ids.extend(log.topic_ids());
+    let next_version = lineage.next_version.max(first_free);
+    Ok((Origin { next_version, parent, topic_ids }, Outbox { versions, letters }))
 }
 
 /// Passes over the records that the broker no longer has, if that is allowed. Says whether there were any.
@@ -179,8 +189,8 @@ fn configured(config: &Config) -> Control {
     Control::Configured { parameters: config.train_params().to_text(), fields: config.fields.clone() }
 }
 
-fn restore(config: &Config, layers: &[Layer]) -> Result<(Trainer, Lineage), WorkerError> {
-    let path = || config.state.dir.clone();
+fn restore(config: &Config, place: &Path, layers: &[Layer]) -> Result<(Trainer, Lineage), WorkerError> {
+    let path = || place.to_owned();
     let unusable = |source| WorkerError::Checkpoint { path: path(), source };
     let newest = layers.last().ok_or_else(|| unusable(CheckpointError::NoBase))?;
     let lineage = checkpoint::read_lineage(newest).map_err(unusable)?;
@@ -230,7 +240,7 @@ pub fn abandoned(origin: &Origin, known: &Versions) -> Vec<Announcement> {
 }
 
 /// A version that will not be announced is nobody's parent: the newest announced one before it is.
-fn disown(entry: &OutboxEntry, parent: &mut Option<Parent>, known: &Versions) {
+fn disown(entry: &OutboxEntry, trainer: &mut Trainer, parent: &mut Option<Parent>, known: &Versions) {
     if parent.as_ref().is_none_or(|parent| parent.manifest_digest != entry.manifest_digest) {
         return;
     }
@@ -239,15 +249,13 @@ fn disown(entry: &OutboxEntry, parent: &mut Option<Parent>, known: &Versions) {
         let learned = known.announced.get(&before.version).map_or(0, |announcement| announcement.learned);
         Parent { version: before.version, manifest_digest: before.manifest_digest, learned }
     });
-    tracing::error!(
-        "the journal since the version before {} went with it: later versions cannot be replayed",
-        entry.version
-    );
+    trainer.lengthen_journal(entry.journal.clone());
 }
 
 /// Settles what the last run left: installs what is still to be announced, drops what another worker overtook.
-fn settle(
+fn settle_versions(
     config: &Config,
+    trainer: &mut Trainer,
     outbox: Vec<OutboxEntry>,
     known: &Versions,
     parent: &mut Option<Parent>,
@@ -265,7 +273,7 @@ fn settle(
                         .increment(1);
                 }
                 if fate != Settlement::Done {
-                    disown(&entry, parent, known);
+                    disown(&entry, trainer, parent, known);
                 }
             }
             Settlement::Announce => {
@@ -277,7 +285,7 @@ fn settle(
                 tracing::error!("version {} was announced with another content; ours is dropped", entry.version);
                 metrics::counter!("deepfm_versions_dropped_total", "model" => config.model.name.clone()).increment(1);
                 artefacts::remove(root, &entry.directory)?;
-                disown(&entry, parent, known);
+                disown(&entry, trainer, parent, known);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The worker's loop: turns of consuming, and between two records checkpoints and versions.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -8,7 +9,7 @@ use serde::Serialize;
 use super::attendance::{Attendance, Horizon};
 use super::committer::{Committed, Committer, Job};
 use super::dead_letters::Letters;
-use super::drive::{Drive, Pilot};
+use super::drive::{Drive, Pilot, Witness as _};
 use super::error::WorkerError;
 use super::exporter::Exporter;
 use super::probes::Probes;
@@ -52,8 +53,8 @@ pub struct Options {
     pub until_end: bool,
     /// What is in the state directory is given up on purpose: an empty one is no loss.
     pub is_reset: bool,
-    /// The layer of a training export to go on from, when the state directory has nothing that is whole.
-    pub restored: Option<Layer>,
+    /// A training export to go on from, when the state directory has nothing that is whole: where it is, and its layer.
+    pub restored: Option<(PathBuf, Layer)>,
     /// What to do about records that the broker no longer has.
     pub on_gap: OnGap,
 }
@@ -119,16 +120,21 @@ pub fn run(
         resume::refuse_lost_state(config, &known)?;
     }
     let log = KafkaLog::connect(&config.kafka)?;
+    // So is everything else that this start could be refused for.
+    let Beginning { mut trainer, lineage, has_decided } = resume::begin(config, &chosen, &log, options.on_gap)?;
+    board.update(|_| ());
     let announcer = Announcer::fence(&config.kafka, &config.model.name)?;
     let known = topic::read(&config.kafka, &config.model.name)?;
-    board.update(|_| ());
-    let Beginning { mut trainer, origin, outbox, has_decided } =
-        resume::begin(config, &chosen, &known, &log, options.on_gap)?;
-    if chosen.is_replaced {
-        store.reset()?;
-        for layer in chosen.saved.iter().flat_map(|saved| &saved.layers) {
-            checkpoint = store.commit(layer)?;
+    let (origin, outbox) = resume::settle(config, &mut trainer, lineage, &known, &log)?;
+    match (&chosen.saved, chosen.is_replaced) {
+        // What is given up goes when the export is durable.
+        (Some(export), true) => {
+            for layer in &export.layers {
+                checkpoint = store.commit(layer)?;
+            }
         }
+        (None, true) => store.reset()?,
+        (_, false) => {}
     }
     if chosen.saved.is_some() {
         announcer.abandon(&resume::abandoned(&origin, &known))?;
@@ -216,8 +222,8 @@ impl Worker<'_> {
             self.cut_version()?;
         }
         self.commit_last()?;
-        if !self.letters.is_empty() {
-            // Sent letters are forgotten by the commit after.
+        if options.until_end && !self.letters.is_empty() {
+            // Those of a live run are durable, and sent by the next one if this one cannot. Sent letters are forgotten by the commit after.
             self.letters.wait()?;
             self.commit_last()?;
         }
@@ -378,6 +384,7 @@ impl Worker<'_> {
             key: announcement.key(),
             announcement: serde_json::to_string(&announcement).expect("an announcement always encodes"),
             goes_live: trainer.has_matured(),
+            journal,
         };
         let learned = trainer.counters().learned;
         self.origin.parent = Some(Parent { version, manifest_digest: artefact.digest.clone(), learned });

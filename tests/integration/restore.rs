@@ -151,7 +151,7 @@ fn a_running_worker_writes_its_own_exports_and_keeps_the_newest() {
     fs::write(&config, text.replace("interval_seconds = 3600", "interval_seconds = 1\nkeep = 2"))
         .expect("the disk takes it");
     let running = Running::start(&["run", "--config", &config]);
-    let root = place.path("exports-exports");
+    let root = place.path("exports-exports").join("exports");
     let mut seen: BTreeSet<PathBuf> = BTreeSet::new();
     wait_for("four exports", || {
         let exports = exports::list(&root);

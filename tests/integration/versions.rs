@@ -170,6 +170,7 @@ fn an_outbox_is_settled_by_what_the_topic_holds_under_its_number() {
         key: announcement.key(),
         announcement: String::new(),
         goes_live: true,
+        journal: Vec::new(),
     };
     assert_eq!(settlement(&entry, None), Settlement::Announce);
     assert_eq!(settlement(&entry, Some(&announcement)), Settlement::Done);
