@@ -1,6 +1,8 @@
 //! The sled store: what was acknowledged is there after any kill, damage is seen, and one process has a directory.
 
+mod bugs;
 mod damage;
+mod dice;
 mod disks;
 mod kills;
 mod power;

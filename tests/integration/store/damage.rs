@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use deepfm_stream::feature::hash;
 use deepfm_stream::snapshot::checkpoint::{Block, Layer, Section};
-use deepfm_stream::store::{SledStore, Store};
+use deepfm_stream::store::{SledStore, Stage, Store, StoreError};
 use deepfm_stream::train::Scope;
 
-use super::{Effective, assert_is_commit, effective, filled, layer, load, wide};
+use super::{Effective, assert_is_commit, effective, filled, layer, load, scope_of, wide};
 use crate::support::{copy_directory, rounds};
 
 /// How damage was met.
@@ -31,7 +31,9 @@ impl Pristine {
         let directory = tempfile::tempdir().expect("a directory of our own");
         let mut store = SledStore::open(directory.path()).expect("nobody else has it");
         store.load().expect("it is new");
-        layers.iter().for_each(|layer| drop(store.commit(layer).expect("the disk takes it")));
+        for layer in layers {
+            store.commit(layer).expect("the disk takes it");
+        }
         let commits = (1..=layers.len()).map(|end| effective(&layers[..end])).collect();
         Self { directory, commits }
     }
@@ -63,16 +65,17 @@ impl Pristine {
         let mut bytes = fs::read(&path).expect("it is there");
         damage(&mut bytes);
         fs::write(&path, bytes).expect("the disk takes it");
+        let file = name.display();
         let met = match load(directory.path()) {
-            Ok(None) => panic!("{what} of {name:?}: taken for a new store"),
+            Ok(None) => panic!("{what} of {file}: taken for a new store"),
             Ok(Some(saved)) => {
                 let expected = &self.commits[saved.commit as usize - 1];
-                assert!(effective(&saved.layers) == *expected, "{what} of {name:?}: commit {} changed", saved.commit);
+                assert!(effective(&saved.layers) == *expected, "{what} of {file}: commit {} changed", saved.commit);
                 if saved.fell_back.is_some() {
                     &figures.fell_back
                 } else {
                     let newest = self.commits.len() as u64;
-                    assert_eq!(saved.commit, newest, "{what} of {name:?}: older in silence");
+                    assert_eq!(saved.commit, newest, "{what} of {file}: older in silence");
                     &figures.harmless
                 }
             }
@@ -163,4 +166,64 @@ fn a_damaged_delta_costs_only_what_came_after_the_one_below_it() {
     let saved = load(directory.path()).expect("it is whole").expect("there are commits");
     assert_eq!((saved.commit, saved.fell_back), (number, None));
     assert!(effective(&saved.layers) == effective(&[layer(9, Scope::Everything)]));
+}
+
+#[test]
+fn a_newest_database_that_is_gone_is_never_passed_over_in_silence() {
+    let directory = tempfile::tempdir().expect("a directory of our own");
+    let mut store = SledStore::open_with(directory.path(), 3, |_| Ok(())).expect("nobody else has it");
+    store.load().expect("it is new");
+    let mut commit = 0;
+    let has = |name: &str| directory.path().join(name).exists();
+    let knows = |name: &str| {
+        let files =
+            ["HEAD.a", "HEAD.b"].map(|file| fs::read_to_string(directory.path().join(file)).unwrap_or_default());
+        files.iter().any(|text| text.contains(&format!("\"directory\":\"{name}\"")))
+    };
+    while !knows("base-2") {
+        commit += 1;
+        assert!(commit < 1000, "no merge");
+        store.commit(&layer(commit, scope_of(commit))).expect("the disk takes it");
+    }
+    drop(store);
+    assert!(has("base-1") && has("base-2"));
+    fs::remove_dir_all(directory.path().join("base-2")).expect("it is there");
+    for start in 0..2 {
+        let saved = load(directory.path()).expect("the one before is whole").expect("there are commits");
+        assert!(saved.fell_back.is_some() && saved.commit < commit, "start {start}: {:?}", saved.fell_back);
+    }
+}
+
+#[test]
+fn a_first_witness_that_was_cut_short_does_not_lock_the_store() {
+    let directory = tempfile::tempdir().expect("a directory of our own");
+    filled(directory.path(), 1);
+    let witness = directory.path().join("HEAD.b");
+    fs::write(&witness, "{\"written\":1").expect("the disk takes it");
+    let saved = load(directory.path()).expect("nothing is lost").expect("the commit was durable before");
+    assert_is_commit(&saved, 1);
+    fs::write(&witness, "{\"written\":1").expect("the disk takes it");
+    fs::remove_dir_all(directory.path().join("base-1")).expect("it is there");
+    let error = load(directory.path()).expect_err("a witness, and nothing that it speaks of");
+    let text = error.to_string();
+    assert!(text.contains("`--restore EXPORT`") && text.contains("`--reset-state`"), "{text}");
+}
+
+#[test]
+fn what_a_commit_that_was_cut_short_left_is_not_read_as_part_of_the_next() {
+    let directory = tempfile::tempdir().expect("a directory of our own");
+    filled(directory.path(), 1);
+    let fails = |stage| match stage {
+        Stage::BlocksSynced => Err(StoreError::NoBase),
+        _ => Ok(()),
+    };
+    let mut store = SledStore::open_with(directory.path(), 9, fails).expect("nobody else has it");
+    store.load().expect("it is whole");
+    store.commit(&wide(2, 0, 9000, Scope::Changes)).expect_err("it is cut short");
+    drop(store);
+    let mut store = SledStore::open(directory.path()).expect("nobody else has it");
+    store.load().expect("it is whole");
+    assert_eq!(store.commit(&layer(2, Scope::Changes)).expect("the disk takes it"), 2);
+    drop(store);
+    assert_is_commit(&load(directory.path()).expect("it is whole").expect("there are commits"), 2);
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use deepfm_stream::store::{Aside, Database, Disk, SledStore, Store, StoreError, Take};
 
-use super::simulated_disk::Dice;
+use super::dice::Dice;
 use super::{assert_is_commit, layer, load, scope_of};
 use crate::support::rounds;
 
