@@ -8,6 +8,7 @@ use std::io::ErrorKind;
 
 use super::directory::{Directory, Head};
 use super::disk::Disk;
+use super::sled_disk::is_locked;
 use super::sled_store::{AtStage, Stage};
 use super::witness::{Testimony, Witness};
 use super::{Saved, StoreError};
@@ -38,6 +39,7 @@ impl From<StoreError> for Fault {
             _ => return Self::Damage(text(&error)),
         };
         let is_too_many_files = matches!(source.raw_os_error(), Some(23 | 24));
+        let is_locked = matches!(&error, StoreError::Sled { source, .. } if is_locked(source));
         match source.kind() {
             ErrorKind::StorageFull
             | ErrorKind::QuotaExceeded
@@ -49,7 +51,7 @@ impl From<StoreError> for Fault {
             | ErrorKind::WouldBlock
             | ErrorKind::ResourceBusy
             | ErrorKind::StaleNetworkFileHandle => Self::World(error),
-            _ if is_too_many_files => Self::World(error),
+            _ if is_too_many_files || is_locked => Self::World(error),
             _ => Self::Damage(text(&error)),
         }
     }

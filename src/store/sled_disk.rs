@@ -5,7 +5,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sled::transaction::{ConflictableTransactionError, TransactionError};
 
@@ -22,6 +22,12 @@ const OPEN_MAX: Duration = Duration::from_mins(1);
 /// becomes a file in `blobs/` that it never syncs: after a power cut the checkpoint would be gone.
 const PIECE_BYTES: usize = 7000;
 
+/// How long a lock is waited for: whoever ends or forks may hold it for a moment more.
+const LOCK_MAX: Duration = Duration::from_millis(500);
+
+/// How often a lock is tried.
+const LOCK_EVERY: Duration = Duration::from_millis(5);
+
 const HEAD: &[u8] = b"head";
 
 /// A directory that is locked for as long as this lives.
@@ -36,10 +42,14 @@ impl SledDisk {
         fs::create_dir_all(root).map_err(failed("make", root))?;
         let path = root.join("LOCK");
         let lock = File::create(&path).map_err(failed("make", &path))?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => StoreError::Locked(root.to_owned()),
-            TryLockError::Error(source) => StoreError::Io { doing: "lock", path, source },
-        })?;
+        let start = Instant::now();
+        while let Err(error) = lock.try_lock() {
+            match error {
+                TryLockError::WouldBlock if start.elapsed() < LOCK_MAX => std::thread::sleep(LOCK_EVERY),
+                TryLockError::WouldBlock => return Err(StoreError::Locked(root.to_owned())),
+                TryLockError::Error(source) => return Err(StoreError::Io { doing: "lock", path, source }),
+            }
+        }
         Ok(Self { root: root.to_owned(), _lock: lock })
     }
 }
@@ -135,7 +145,13 @@ impl SledDatabase {
     fn open(path: &Path) -> Result<Self, StoreError> {
         let failed = |source| StoreError::Sled { path: path.to_owned(), source };
         let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES);
-        let db = config.open().map_err(failed)?;
+        let start = Instant::now();
+        let db = loop {
+            match config.open() {
+                Err(error) if is_locked(&error) && start.elapsed() < LOCK_MAX => std::thread::sleep(LOCK_EVERY),
+                opened => break opened.map_err(failed)?,
+            }
+        };
         let blocks = db.open_tree("blocks").map_err(failed)?;
         let head = db.open_tree("head").map_err(failed)?;
         Ok(Self { path: path.to_owned(), db, blocks, head })
@@ -208,6 +224,11 @@ impl Database for SledDatabase {
     fn another(&self) -> Box<dyn Database> {
         Box::new(self.clone())
     }
+}
+
+/// Whether sled failed for a lock on a database, which says nothing of what is in it.
+pub(super) fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(source) if source.to_string().starts_with("could not acquire lock"))
 }
 
 fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {

@@ -1,6 +1,8 @@
 //! The sled store: what was acknowledged is there after any kill, damage is seen, and one process has a directory.
 
+mod bugs;
 mod damage;
+mod dice;
 mod disks;
 mod kills;
 mod power;
@@ -40,8 +42,11 @@ fn layer(commit: u64, scope: Scope) -> Layer {
     Layer { scope, blocks }
 }
 
+/// What a checkpoint amounts to: blocks of the newest layer, and rows by id.
+type Effective = (Vec<Block>, BTreeMap<u64, Vec<u8>>);
+
 /// What the layers of a checkpoint amount to: the newest scalars, and the newest form of each row.
-fn effective(layers: &[Layer]) -> (Vec<Block>, BTreeMap<u64, Vec<u8>>) {
+fn effective(layers: &[Layer]) -> Effective {
     let mut rows = BTreeMap::new();
     for block in layers.iter().flat_map(|layer| &layer.blocks).filter(|block| block.section == Section::Rows) {
         for row in block.bytes[4..].chunks_exact(ROW_BYTES as usize) {
@@ -54,7 +59,7 @@ fn effective(layers: &[Layer]) -> (Vec<Block>, BTreeMap<u64, Vec<u8>>) {
 }
 
 /// What the first commits amount to, when the first is of everything and the others of changes.
-fn expected(commit: u64) -> (Vec<Block>, BTreeMap<u64, Vec<u8>>) {
+fn expected(commit: u64) -> Effective {
     effective(&(1..=commit).map(|at| layer(at, scope_of(at))).collect::<Vec<_>>())
 }
 

@@ -1,27 +1,315 @@
-//! Disks that are full, slow, read-only or fail: errors and not hangs, and disk use within its bound.
+//! Disks that are full, read-only or fail: errors and not hangs, and disk use within its bound.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use deepfm_stream::feature::hash;
-use deepfm_stream::store::{SledStore, Store};
+use deepfm_stream::store::{Aside, Database, Disk, SledStore, Store, StoreError, Take};
 use deepfm_stream::train::Scope;
 
-use super::{effective, load, wide};
+use super::{Effective, assert_is_commit, effective, filled, load, wide};
+use crate::support::{copy_directory, rounds};
+
+/// sled hangs for 20 seconds when a failed database is dropped: everything here is far from that.
+const PROMPT: Duration = Duration::from_secs(10);
+
+/// The stated bound of disk use: three databases at worst, two kept and one being merged, each of a base and deltas of half
+/// its size, of which sled makes three times as much; and some megabytes, however small the state.
+fn bound(state: u64) -> u64 {
+    13 * state + (64 << 20)
+}
+
+/// Commits a state and changes of it; what the directory took at most.
+fn most_used(directory: &Path, state_rows: u64, delta_rows: u64, commits: u64) -> u64 {
+    let mut store = SledStore::open(directory).expect("nobody else has it");
+    store.load().expect("it is new");
+    store.commit(&wide(1, 0, state_rows, Scope::Everything)).expect("the disk takes it");
+    let mut most = 0;
+    for commit in 2..=commits {
+        let first = hash::hash(8, commit, 0) % (state_rows - delta_rows);
+        store.commit(&wide(commit, first, delta_rows, Scope::Changes)).expect("the disk takes it");
+        most = most.max(size(directory));
+    }
+    most
+}
 
 #[test]
-fn deltas_are_merged_into_a_new_base_and_disk_use_stays_bounded() {
+fn a_thousand_checkpoints_keep_disk_use_within_its_bound() {
+    for (rows, delta, commits) in [(10_000, 1000, rounds(150, 1000)), (300_000, 15_000, rounds(30, 150))] {
+        let directory = tempfile::tempdir().expect("a directory of our own");
+        let most = most_used(directory.path(), rows, delta, commits as u64);
+        let state = rows * 104;
+        println!("{commits} checkpoints of {state} bytes took {most}");
+        assert!(most < bound(state), "{commits} checkpoints of {state} bytes took {most}");
+        // Nothing is in the files that sled does not sync.
+        for name in fs::read_dir(directory.path()).expect("it is there").flatten() {
+            let blobs = fs::read_dir(name.path().join("blobs")).map_or(0, Iterator::count);
+            assert_eq!(blobs, 0, "{:?} has blobs", name.path());
+        }
+    }
+}
+
+/// What happens to a disk, and what it has seen.
+struct Plan {
+    /// The operation that fails, counted from 1.
+    fails_at: usize,
+    operations: AtomicUsize,
+    /// Operations on a database after one on it has failed.
+    after_failure: AtomicUsize,
+}
+
+impl Plan {
+    fn new(fails_at: usize) -> Arc<Self> {
+        let (operations, after_failure) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { fails_at, operations, after_failure })
+    }
+
+    fn operate(&self) -> Result<(), StoreError> {
+        if self.operations.fetch_add(1, Ordering::SeqCst) + 1 == self.fails_at {
+            let source = std::io::Error::from_raw_os_error(5);
+            return Err(StoreError::Io { doing: "write", path: "disk".into(), source });
+        }
+        Ok(())
+    }
+}
+
+/// A real disk that has always room, and fails by plan.
+struct PlannedDisk<D> {
+    disk: D,
+    plan: Arc<Plan>,
+}
+
+impl<D: Disk> Disk for PlannedDisk<D> {
+    fn path(&self, name: &str) -> PathBuf {
+        self.disk.path(name)
+    }
+
+    fn names(&self) -> Result<Vec<String>, StoreError> {
+        self.disk.names()
+    }
+
+    fn read(&self, name: &str) -> std::io::Result<Vec<u8>> {
+        self.disk.read(name)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.plan.operate()?;
+        self.disk.write(name, bytes)
+    }
+
+    fn sync(&self, name: &str) -> Result<(), StoreError> {
+        self.plan.operate()?;
+        self.disk.sync(name)
+    }
+
+    fn sync_names(&self) -> Result<(), StoreError> {
+        self.plan.operate()?;
+        self.disk.sync_names()
+    }
+
+    fn remove(&self, name: &str) -> Result<(), StoreError> {
+        self.disk.remove(name)
+    }
+
+    fn available(&self) -> Result<u64, StoreError> {
+        Ok(u64::MAX)
+    }
+
+    fn remove_leftovers(&self, name: &str) -> Result<(), StoreError> {
+        self.disk.remove_leftovers(name)
+    }
+
+    fn open(&self, name: &str) -> Result<Box<dyn Database>, StoreError> {
+        self.plan.operate()?;
+        let (database, plan) = (self.disk.open(name)?, Arc::clone(&self.plan));
+        Ok(Box::new(Planned { database, plan, has_failed: Arc::new(AtomicU64::new(0)) }))
+    }
+
+    fn aside(&self, work: Box<dyn FnOnce() + Send>) -> Box<dyn Aside> {
+        self.disk.aside(work)
+    }
+}
+
+struct Planned {
+    database: Box<dyn Database>,
+    plan: Arc<Plan>,
+    has_failed: Arc<AtomicU64>,
+}
+
+impl Planned {
+    fn operate(&self) -> Result<(), StoreError> {
+        if self.has_failed.load(Ordering::SeqCst) > 0 {
+            self.plan.after_failure.fetch_add(1, Ordering::SeqCst);
+        }
+        self.plan.operate().inspect_err(|_| self.has_failed.store(1, Ordering::SeqCst))
+    }
+}
+
+impl Database for Planned {
+    fn head(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        self.database.head()
+    }
+
+    fn scan(&self, prefix: &[u8], take: Take<'_>) -> Result<(), StoreError> {
+        self.database.scan(prefix, take)
+    }
+
+    fn insert(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.operate()?;
+        self.database.insert(key, value)
+    }
+
+    fn remove(&self, key: &[u8]) -> Result<(), StoreError> {
+        self.operate()?;
+        self.database.remove(key)
+    }
+
+    fn move_head(&self, from: Option<&[u8]>, to: &[u8]) -> Result<bool, StoreError> {
+        self.operate()?;
+        self.database.move_head(from, to)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.operate()?;
+        self.database.sync()
+    }
+
+    fn another(&self) -> Box<dyn Database> {
+        let (plan, has_failed) = (Arc::clone(&self.plan), Arc::clone(&self.has_failed));
+        Box::new(Self { database: self.database.another(), plan, has_failed })
+    }
+}
+
+#[test]
+fn a_database_that_failed_is_never_written_again_and_everything_goes_into_a_fresh_one() {
+    for fails_at in (1..).step_by(rounds(7, 1)).take_while(|at| *at < 140) {
+        let directory = tempfile::tempdir().expect("a directory of our own");
+        let start = Instant::now();
+        let plan = Plan::new(fails_at);
+        let disk = SledStore::disk(directory.path()).expect("nobody else has it");
+        let disk = Arc::new(PlannedDisk { disk, plan: Arc::clone(&plan) });
+        let mut store = SledStore::on(disk, 4, |_| Ok(()));
+        store.load().expect("it is new");
+        let (mut layers, mut failed, mut last) = (Vec::new(), 0, 0);
+        for commit in 1..=20 {
+            let scope = store.wants();
+            let layer = wide(commit, 0, if scope == Scope::Everything { 4000 } else { 1000 }, scope);
+            if scope == Scope::Everything {
+                layers.clear();
+            }
+            match store.commit(&layer) {
+                Ok(number) => {
+                    assert!(number > last, "{fails_at}: {number} after {last}");
+                    last = number;
+                    layers.push(layer);
+                }
+                Err(_) => failed += 1,
+            }
+        }
+        drop(store);
+        assert!(start.elapsed() < PROMPT, "{fails_at}: took {:?}", start.elapsed());
+        assert!(failed <= 1, "{fails_at}: {failed} commits failed");
+        assert_eq!(plan.after_failure.load(Ordering::SeqCst), 0, "{fails_at}: a failed database was used");
+        let saved = load(directory.path()).unwrap_or_else(|error| panic!("{fails_at}: {error}")).expect("commits");
+        assert_eq!((saved.commit, saved.fell_back), (last, None), "{fails_at}");
+        assert!(effective(&saved.layers) == effective(&layers), "{fails_at}");
+    }
+}
+
+/// A small file system in memory, unmounted at the end. `None` when that is not allowed here.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(options: &str) -> Option<Self> {
+        let directory = tempfile::tempdir().expect("a directory of our own");
+        let mounted = Self(directory);
+        mounted.mount_again(options).then_some(mounted)
+    }
+
+    fn mount_again(&self, options: &str) -> bool {
+        let status = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(self.0.path()).output();
+        status.is_ok_and(|output| output.status.success())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: the handles of a failed database are never closed.
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).output();
+    }
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_the_next_commit_with_room_is_whole() {
+    let Some(small) = SmallDisk::mount("size=48m") else {
+        println!("skipped: a full disk: mounting a small disk is not allowed here");
+        return;
+    };
+    let root = small.0.path().join("state");
+    let filler = small.0.path().join("filler");
+    let start = Instant::now();
+    let plan = Plan::new(usize::MAX);
+    let disk = PlannedDisk { disk: SledStore::disk(&root).expect("nobody else has it"), plan };
+    let mut store = SledStore::on(Arc::new(disk), 64, |_| Ok(()));
+    store.load().expect("it is new");
+    store.commit(&wide(1, 0, 10_000, Scope::Everything)).expect("there is room");
+    fs::write(&filler, vec![1; 30 << 20]).expect("there is room");
+    let mut commit = 1;
+    while store.wants() == Scope::Changes {
+        commit += 1;
+        assert!(commit < 100, "the disk is never full");
+        let _ = store.commit(&wide(commit, 0, 10_000, Scope::Changes));
+    }
+    assert!(store.commit(&wide(100, 0, 100_000, Scope::Everything)).is_err(), "there is no room for everything");
+    assert!(start.elapsed() < PROMPT, "took {:?}", start.elapsed());
+    fs::remove_file(&filler).expect("it is there");
+    let whole = wide(101, 0, 10_000, Scope::Everything);
+    let number = store.commit(&whole).expect("there is room again");
+    assert_eq!(load_elsewhere(&root).expect("commits"), (number, effective(std::slice::from_ref(&whole))));
+}
+
+#[test]
+fn a_read_only_disk_is_an_error_and_nothing_is_passed_over() {
+    let Some(small) = SmallDisk::mount("size=48m") else {
+        println!("skipped: a read-only disk: mounting a small disk is not allowed here");
+        return;
+    };
+    filled(small.0.path(), 5);
+    assert!(small.mount_again("remount,ro"), "nothing there is open");
+    let start = Instant::now();
+    assert!(matches!(load(small.0.path()), Err(StoreError::Io { .. })));
+    assert!(start.elapsed() < PROMPT, "took {:?}", start.elapsed());
+    assert!(small.mount_again("remount,rw"));
+    assert_is_commit(&load(small.0.path()).expect("it is whole").expect("there are commits"), 5);
+}
+
+/// What a copy of a directory holds, while databases in it are still open.
+fn load_elsewhere(root: &Path) -> Option<(u64, Effective)> {
+    let copy = tempfile::tempdir().expect("a directory of our own");
+    copy_directory(root, copy.path());
+    let saved = load(copy.path()).expect("it is whole")?;
+    Some((saved.commit, effective(&saved.layers)))
+}
+
+#[test]
+fn deltas_are_merged_into_a_new_base() {
     let directory = tempfile::tempdir().expect("a directory of our own");
     let mut store = SledStore::open(directory.path()).expect("nobody else has it");
     store.load().expect("it is new");
     let mut layers = vec![wide(1, 0, 100_000, Scope::Everything)];
     store.commit(&layers[0]).expect("the disk takes it");
-    let mut bases = std::collections::BTreeSet::new();
+    let mut bases = BTreeSet::new();
     for commit in 2..=60 {
         let delta = wide(commit, hash::hash(8, commit, 0) % 90_000, 20_000, Scope::Changes);
         store.commit(&delta).expect("the disk takes it");
         layers.push(delta);
-        let live = 100_000 * 104;
+        let used = size(directory.path());
+        assert!(used < bound(100_000 * 104), "{used} bytes");
         bases.extend(fs::read_dir(directory.path()).expect("it is there").flatten().map(|entry| entry.file_name()));
     }
     drop(store);

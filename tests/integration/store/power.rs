@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use deepfm_stream::store::{Aside, Database, Disk, SledStore, Store, StoreError, Take};
 
-use super::simulated_disk::Dice;
+use super::dice::Dice;
 use super::{assert_is_commit, layer, load, scope_of};
 use crate::support::rounds;
 
@@ -284,7 +284,7 @@ impl Database for Journaled {
 
 #[test]
 fn the_power_may_go_at_any_moment_of_real_writing() {
-    let cuts = rounds(6, 200);
+    let cuts = rounds(20, 1000);
     let known = Arc::new(Mutex::new(Known { dice: Some(Dice::new(7)), ..Known::default() }));
     let lock = || known.lock().unwrap_or_else(PoisonError::into_inner);
     while lock().cuts < cuts {
@@ -292,7 +292,7 @@ fn the_power_may_go_at_any_moment_of_real_writing() {
         let root = directory.path().to_owned();
         (lock().acknowledged, lock().synced) = (0, Files::new());
         let disk = SledStore::disk(&root).expect("nobody else has it");
-        let journal = Arc::new(Journal { root, known: Arc::clone(&known), cuts_one_in: rounds(60, 12) as u64 });
+        let journal = Arc::new(Journal { root, known: Arc::clone(&known), cuts_one_in: rounds(30, 12) as u64 });
         let mut store = SledStore::on(Arc::new(JournaledDisk { disk, journal }), DELTAS_MAX, |_| Ok(()));
         store.load().expect("it is new");
         for commit in 1..=40 {

@@ -8,7 +8,9 @@ use deepfm_stream::snapshot::checkpoint::{Block, Layer, Section};
 use deepfm_stream::store::{Saved, SledStore, Store};
 use deepfm_stream::train::Scope;
 
-use super::simulated_disk::{Bug, Dice, SimulatedDisk};
+use super::bugs::Bug;
+use super::dice::Dice;
+use super::simulated_disk::SimulatedDisk;
 use crate::support::rounds;
 
 /// Bytes of a row here: id, a word, count, value.
