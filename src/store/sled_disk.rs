@@ -18,6 +18,10 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// How long opening may take: replaying sled's log is fast, a hang is not.
 const OPEN_MAX: Duration = Duration::from_mins(1);
 
+/// A block is kept in pieces. sled rewrites a leaf of its tree, up to 17 values, as one message, and one above 128 KiB
+/// becomes a file in `blobs/` that it never syncs: after a power cut the checkpoint would be gone.
+const PIECE_BYTES: usize = 7000;
+
 const HEAD: &[u8] = b"head";
 
 /// A directory that is locked for as long as this lives.
@@ -130,7 +134,8 @@ struct SledDatabase {
 impl SledDatabase {
     fn open(path: &Path) -> Result<Self, StoreError> {
         let failed = |source| StoreError::Sled { path: path.to_owned(), source };
-        let db = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).open().map_err(failed)?;
+        let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES);
+        let db = config.open().map_err(failed)?;
         let blocks = db.open_tree("blocks").map_err(failed)?;
         let head = db.open_tree("head").map_err(failed)?;
         Ok(Self { path: path.to_owned(), db, blocks, head })
@@ -148,19 +153,35 @@ impl Database for SledDatabase {
     }
 
     fn scan(&self, prefix: &[u8], take: Take<'_>) -> Result<(), StoreError> {
+        let (mut key, mut value) = (Vec::new(), Vec::new());
         for entry in self.blocks.scan_prefix(prefix) {
-            let (key, value) = entry.map_err(|source| self.failed(source))?;
-            take(&key, &value)?;
+            let (piece, bytes) = entry.map_err(|source| self.failed(source))?;
+            let whole = piece.strip_suffix(&[piece.last().copied().unwrap_or(0)]).unwrap_or(&[]);
+            if whole != key {
+                if !key.is_empty() {
+                    take(&key, &value)?;
+                }
+                (key, value) = (whole.to_vec(), Vec::new());
+            }
+            value.extend_from_slice(&bytes);
+        }
+        if key.is_empty() { Ok(()) } else { take(&key, &value) }
+    }
+
+    fn insert(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        for (at, piece) in (0_u8..).zip(value.chunks(PIECE_BYTES)) {
+            let key = [key, &[at]].concat();
+            self.blocks.insert(key, piece).map_err(|source| self.failed(source))?;
         }
         Ok(())
     }
 
-    fn insert(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        self.blocks.insert(key, value).map(drop).map_err(|source| self.failed(source))
-    }
-
     fn remove(&self, key: &[u8]) -> Result<(), StoreError> {
-        self.blocks.remove(key).map(drop).map_err(|source| self.failed(source))
+        for entry in self.blocks.scan_prefix(key).keys() {
+            let piece = entry.map_err(|source| self.failed(source))?;
+            self.blocks.remove(piece).map_err(|source| self.failed(source))?;
+        }
+        Ok(())
     }
 
     fn move_head(&self, from: Option<&[u8]>, to: &[u8]) -> Result<bool, StoreError> {

@@ -117,6 +117,15 @@ impl SledStore {
         Ok(Self::on(Arc::new(SledDisk::lock(root)?), deltas_max, at_stage))
     }
 
+    /// The disk of a state directory, for tests that put something before it.
+    ///
+    /// # Errors
+    /// When another process has it, or it cannot be made.
+    #[doc(hidden)]
+    pub fn disk(root: &Path) -> Result<impl Disk + 'static, StoreError> {
+        SledDisk::lock(root)
+    }
+
     /// The same on any disk, for tests.
     #[doc(hidden)]
     pub fn on(disk: Arc<dyn Disk>, deltas_max: usize, at_stage: AtStage) -> Self {

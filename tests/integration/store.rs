@@ -3,6 +3,7 @@
 mod damage;
 mod disks;
 mod kills;
+mod power;
 mod simulated_disk;
 mod simulation;
 

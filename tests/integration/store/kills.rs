@@ -102,17 +102,21 @@ fn assert_holds(directory: &Path, last: u64, round: &str) -> u64 {
 
 #[test]
 fn what_was_acknowledged_is_there_after_a_kill_at_any_moment() {
-    let directory = tempfile::tempdir().expect("a directory of our own");
-    let mut newest = 0;
+    let mut directory = tempfile::tempdir().expect("a directory of our own");
+    let (mut newest, mut most) = (0, 0);
     for round in 0..rounds(25, 500) as u64 {
+        if round % 50 == 0 {
+            (directory, newest) = (tempfile::tempdir().expect("a directory of our own"), 0);
+        }
         let mut child = child(directory.path(), "commit", "", 0);
         let last = acknowledged(&mut child, hash::hash(5, round, 0) % 12).expect("it says where it begins");
         child.kill().expect("it is ours");
         child.wait().expect("it ends");
         assert!(last >= newest, "round {round}: acknowledged {newest}, then {last}");
         newest = assert_holds(directory.path(), last, &format!("round {round}"));
+        most = most.max(newest);
     }
-    assert!(newest > 50, "only {newest} commits in all rounds");
+    assert!(most > 50, "at most {most} commits in a directory");
 }
 
 #[test]
@@ -144,9 +148,12 @@ fn a_crash_at_every_arrow_leaves_the_old_state_or_the_new_one() {
 
 #[test]
 fn a_thousand_kills_at_random_arrows_lose_nothing() {
-    let directory = tempfile::tempdir().expect("a directory of our own");
-    let (mut newest, mut ended) = (0, 0);
+    let mut directory = tempfile::tempdir().expect("a directory of our own");
+    let (mut newest, mut commits, mut ended) = (0, 0, 0);
     for round in 0..rounds(40, 1000) as u64 {
+        if round % 50 == 0 {
+            (directory, newest) = (tempfile::tempdir().expect("a directory of our own"), 0);
+        }
         let stage = Stage::ALL[(hash::hash(11, round, 0) % Stage::ALL.len() as u64) as usize];
         let passing = 1 + hash::hash(11, round, 1) % 6;
         let at = format!("round {round}, {stage:?}, passing {passing}");
@@ -154,10 +161,12 @@ fn a_thousand_kills_at_random_arrows_lose_nothing() {
         let last = acknowledged(&mut child, 1000).unwrap_or(newest);
         ended += u64::from(child.wait().expect("it ends").success());
         assert!(last >= newest, "{at}: acknowledged {newest}, then {last}");
-        newest = assert_holds(directory.path(), last, &at);
+        let found = assert_holds(directory.path(), last, &at);
+        commits += found - newest;
+        newest = found;
     }
-    println!("{newest} commits, {ended} children came to their end");
-    assert!(newest > 20, "only {newest} commits in all rounds");
+    println!("{commits} commits, {ended} children came to their end");
+    assert!(commits > 100, "only {commits} commits in all rounds");
 }
 
 #[test]
@@ -203,7 +212,7 @@ fn fail_or_wait_at_stage(stage: Stage) -> Result<(), StoreError> {
     if is_at(&WAITS_AT) {
         // Until the other thread has passed a few stages, if there is one that goes on.
         let until = PROGRESS.load(Ordering::SeqCst) + 6;
-        (0..20_000).take_while(|_| PROGRESS.load(Ordering::SeqCst) < until).for_each(|_| std::thread::yield_now());
+        (0..2000).take_while(|_| PROGRESS.load(Ordering::SeqCst) < until).for_each(|_| std::thread::yield_now());
     }
     if is_at(&FAILS_AT) {
         return Err(StoreError::Io { doing: "write", path: "disk".into(), source: Error::from_raw_os_error(28) });
@@ -249,10 +258,12 @@ fn a_start_that_fails_at_any_arrow_passes_nothing_over() {
     for (at, stage) in (1..).zip(Stage::ALL) {
         let directory = tempfile::tempdir().expect("a directory of our own");
         filled(directory.path(), 9);
-        let open = || SledStore::open_with(directory.path(), DELTAS_MAX, fail_or_wait_at_stage);
+        let mut store =
+            SledStore::open_with(directory.path(), DELTAS_MAX, fail_or_wait_at_stage).expect("nobody else has it");
         FAILS_AT.store(at, Ordering::SeqCst);
-        let loaded = open().expect("nobody else has it").load();
+        let loaded = store.load();
         FAILS_AT.store(0, Ordering::SeqCst);
+        drop(store);
         let is_at_start = matches!(stage, Stage::Opened | Stage::Found | Stage::Settled);
         assert_eq!(loaded.is_err(), is_at_start, "{stage:?}: {loaded:?}");
         assert_eq!(assert_holds(directory.path(), 9, &format!("{stage:?}")), 9);
@@ -269,13 +280,13 @@ fn an_arrow_that_takes_long_changes_nothing() {
             let mut store = SledStore::open_with(directory.path(), DELTAS_MAX, fail_or_wait_at_stage).expect("ours");
             let found = store.load().unwrap_or_else(|error| panic!("{stage:?}: {error}"));
             let known = found.map_or(0, |saved| saved.commit);
-            assert_eq!(known, life * 25, "{stage:?}");
-            for commit in known + 1..=known + 25 {
+            assert_eq!(known, life * 12, "{stage:?}");
+            for commit in known + 1..=known + 12 {
                 let number = store.commit(&layer(commit, scope_of(commit)));
                 assert_eq!(number.unwrap_or_else(|error| panic!("{stage:?}: {error}")), commit);
             }
         }
         WAITS_AT.store(0, Ordering::SeqCst);
-        assert_eq!(assert_holds(directory.path(), 50, &format!("{stage:?}")), 50);
+        assert_eq!(assert_holds(directory.path(), 24, &format!("{stage:?}")), 24);
     }
 }
