@@ -350,7 +350,20 @@ fn without_the_sequencers_wait_the_interleaving_shows_in_the_state() {
     assert!(differing > 40, "only {differing} of 50 states differed");
 }
 
-/// A live run in which partitions fall idle and return at random; gives the digest and the journal that explains it.
+/// A restart that finds the next records of a partition gone. What was queued is read again.
+fn lose_some(trainer: &mut Trainer, log: &Log, left: &mut Log, dice: &mut Dice) {
+    let mut layers = Vec::new();
+    let lineage = take_checkpoint(trainer, &mut layers);
+    *trainer = restarted(&trainer.params().clone(), &layers, &lineage, log, left);
+    let positions: Vec<(Partition, i64)> = trainer.positions().into_iter().collect();
+    let (partition, from) = positions[dice.below(positions.len() as u64) as usize];
+    let to = from + 1 + dice.below(5) as i64;
+    let gap = Control::Gap { partition, from, to };
+    trainer.control(&gap, &Inline, &mut |_| ()).expect("it is there");
+    left.get_mut(&partition).expect("all partitions are there").retain(|arrival| arrival.offset >= to);
+}
+
+/// A live run in which partitions fall idle and return, and records are lost, at random; gives the digest and the journal that explains it.
 fn idling_run(params: &TrainParams, log: &Log, dice: &mut Dice) -> (StateDigest, u64, Vec<JournalEntry>) {
     let mut trainer = started(params, log);
     let mut left = log.clone();
@@ -367,6 +380,9 @@ fn idling_run(params: &TrainParams, log: &Log, dice: &mut Dice) -> (StateDigest,
             trainer.push(partition, lane.remove(0)).expect("in order");
         }
         trainer.step(&Inline, &mut |_| ());
+        if dice.one_in(80) {
+            lose_some(&mut trainer, log, &mut left, dice);
+        }
         if dice.one_in(100) {
             // A restart with another configuration.
             let mut other = trainer.params().clone();
@@ -398,9 +414,9 @@ fn replayed_run(params: &TrainParams, log: &Log, until: u64, journal: Vec<Journa
             trainer.control(&control, &Inline, &mut |_| ()).expect("the journal fits the log");
         }
         if !pushed {
-            for (partition, arrivals) in log {
-                for arrival in arrivals {
-                    trainer.push(*partition, arrival.clone()).expect("in order");
+            for (partition, next_offset) in trainer.positions() {
+                for arrival in log[&partition].iter().filter(|arrival| arrival.offset >= next_offset) {
+                    trainer.push(partition, arrival.clone()).expect("in order");
                 }
             }
             pushed = true;
@@ -413,17 +429,19 @@ fn replayed_run(params: &TrainParams, log: &Log, until: u64, journal: Vec<Journa
 }
 
 #[test]
-fn a_replay_with_the_journal_reproduces_a_run_in_which_partitions_were_idle() {
-    let mut idled = 0;
-    for seed in 0..200 {
+fn a_replay_with_the_journal_reproduces_runs_in_which_partitions_were_idle_and_records_lost() {
+    let (mut idled, mut lost) = (0, 0);
+    for seed in 0..rounds(200, 5000) as u64 {
         let mut dice = Dice::new(10_000 + seed);
         let params = params(&mut dice);
         let log = random_log(&mut dice);
         let (digest, until, journal) = idling_run(&params, &log, &mut dice);
         idled += usize::from(journal.iter().any(|entry| matches!(entry.control, Control::Idle(_))));
+        lost += usize::from(journal.iter().any(|entry| matches!(entry.control, Control::Gap { .. })));
         assert_eq!(replayed_run(&params, &log, until, journal), digest, "seed {seed}");
     }
-    assert!(idled > 100, "only {idled} of 200 runs had idle partitions");
+    assert!(idled > 100, "only {idled} runs had idle partitions");
+    assert!(lost > 100, "only {lost} runs lost records");
 }
 
 #[test]

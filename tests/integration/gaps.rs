@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read as _, Write as _};
 
 use deepfm_stream::config::kafka::Kafka;
 use deepfm_stream::source::client;
@@ -96,6 +97,8 @@ fn records_out_of_retention_are_refused_then_skipped_by_a_flag_and_a_replay_repr
     let again = run(&go_on).json();
     assert_eq!(digest(&again), digest(&skipped), "the gap is behind: no flag is needed any more");
 
+    check_metrics(&place, &config);
+
     let artefacts = place.path("gap-artefacts");
     let versions = installed(&artefacts);
     let journal = fs::read_to_string(versions.last().expect("a version").join("journal.jsonl")).expect("it is there");
@@ -109,6 +112,27 @@ fn records_out_of_retention_are_refused_then_skipped_by_a_flag_and_a_replay_repr
     assert_eq!(checks.last().map(|check| &check["found"]), Some(&Value::from(digest(&skipped))));
     let whole = run(&["backtest", "--config", &mirror.config("whole", ""), "--json"]).json();
     assert_ne!(digest(&whole), digest(&skipped), "what was skipped was not learned");
+}
+
+/// Operators see how much was skipped, also in later runs.
+fn check_metrics(place: &Place, config: &str) {
+    let text = fs::read_to_string(config).expect("it was written");
+    let with_admin = place.path("admin.toml").display().to_string();
+    fs::write(&with_admin, text.replace("listen = \"\"", "listen = \"127.0.0.1:0\"")).expect("the disk takes it");
+    let log = place.path("admin.log");
+    let worker = Running::start_logged(&["run", "--config", &with_admin], &log);
+    let get = |path: &str| {
+        let said = fs::read_to_string(&log).ok()?;
+        let address = said.split("http://").nth(1)?.split("/metrics").next()?.to_owned();
+        let mut stream = std::net::TcpStream::connect(address).ok()?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok().map(|_| answer)
+    };
+    wait_for("the metric", || get("/metrics")?.contains("deepfm_gap_records_total{model=\"gap\"} 520").then_some(()));
+    let status = get("/status").expect("it answers");
+    assert!(status.contains("\"gap_records\":520"), "{status}");
+    assert_eq!(worker.terminate().code, Some(0));
 }
 
 #[test]

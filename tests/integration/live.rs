@@ -8,7 +8,7 @@ use deepfm_stream::source::kafka::KafkaLog;
 use serde_json::Value;
 
 use super::commands::{Place, digest, quick, simulated_fields};
-use crate::support::broker::Broker;
+use crate::support::broker::{Broker, Outgoing};
 use crate::support::command::{Running, installed, run};
 use crate::support::wait_for;
 
@@ -94,6 +94,7 @@ impl<'b> Live<'b> {
     /// Reads the log to its end, and holds the state and the versions against it: every record counts once, a replay with
     /// the journal gives the state of each version and the last, and the versions are one chain.
     pub(super) fn check(self) {
+        self.mature_what_is_open();
         let last = run(&["run", "--config", &self.config, "--until-end", "--json"]).json();
         let log = KafkaLog::connect(&self.place.kafka).expect("the topics exist");
         let total: i64 = log.extents().values().map(|extent| extent.high - extent.low).sum();
@@ -111,6 +112,20 @@ impl<'b> Live<'b> {
         let verify: Vec<&str> = ["artifact", "verify"].into_iter().chain(paths.iter().map(String::as_str)).collect();
         assert_eq!(run(&verify).code, Some(0));
         check_chain(&announcements(self.broker, &self.place.kafka.versions_topic), versions.len());
+    }
+}
+
+impl Live<'_> {
+    /// Two impressions from later on: the first ends the windows of all that are open, the second ends their batch. So there
+    /// is something to learn, and a version to cut, whatever the last one has seen.
+    fn mature_what_is_open(&self) {
+        let now = jiff::Timestamp::now().as_millisecond();
+        for later in [20_000, 21_000] {
+            let time = now + later;
+            let json = format!(r#"{{"impression_id":"later-{later}","event_time":{time},"features":{{}}}}"#);
+            let record = Outgoing { payload: Some(json.as_bytes()), timestamp: Some(time), headers: &[] };
+            self.broker.produce(&self.place.kafka.impressions_topic, 0, &[record]);
+        }
     }
 }
 

@@ -14,10 +14,15 @@ use crate::stream::Partition;
 /// How long a partition may be quiet before it is asked whether it has records.
 const QUIET_MAX: Duration = Duration::from_secs(10);
 
+/// The longest that is waited for a consumer that replaced another: each gets twice the time of the one before it, since on
+/// a slow line a fetch just takes long, and a new consumer begins it anew.
+const PATIENCE_MAX: Duration = Duration::from_mins(10);
+
 /// The silence of a partition.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Quiet {
     since: Instant,
+    patience: Duration,
     /// The partition's end when its consumer was replaced: the new one has to bring records, or say that there are none.
     suspected: Option<i64>,
     /// Nothing that can be read lies before this offset: transaction markers do, for instance.
@@ -26,22 +31,22 @@ pub(super) struct Quiet {
 
 impl Quiet {
     pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, suspected: None, empty_before: 0 }
+        Self { since: now, patience: QUIET_MAX, suspected: None, empty_before: 0 }
     }
 
     /// Records came, or may come from now on.
     pub(super) fn broken(&mut self, now: Instant) {
-        *self = Self { since: now, suspected: None, ..*self };
+        *self = Self { since: now, patience: QUIET_MAX, suspected: None, ..*self };
     }
 
     /// The consumer says that there are no more records now.
     pub(super) fn at_end(&mut self, now: Instant) {
         self.empty_before = self.suspected.take().unwrap_or(self.empty_before);
-        self.since = now;
+        (self.since, self.patience) = (now, QUIET_MAX);
     }
 
     fn is_long(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.since) >= QUIET_MAX
+        now.saturating_duration_since(self.since) >= self.patience
     }
 
     /// The broker says where the partition ends: whether there are records that do not come.
@@ -50,6 +55,7 @@ impl Quiet {
         let is_stall = high > next_offset.max(self.empty_before);
         if is_stall {
             self.suspected = Some(high);
+            self.patience = (2 * self.patience).min(PATIENCE_MAX);
         }
         is_stall
     }
@@ -74,7 +80,7 @@ impl Assigned {
             return Ok(());
         };
         tracing::warn!(
-            "{partition} has records from {next_offset} to {high}, but none came for {QUIET_MAX:?}: \
+            "{partition} has records from {next_offset} to {high}, but none came for a while: \
              going on with a new consumer"
         );
         metrics::counter!("deepfm_consumers_replaced_total").increment(1);
@@ -132,6 +138,8 @@ mod tests {
         assert!(!quiet.is_stall(7, 7, late), "it is at its end");
         assert!(!quiet.is_long(late), "it was just asked");
         assert!(quiet.is_stall(7, 9, late));
+        assert!(!quiet.is_long(late + QUIET_MAX), "the next consumer gets more time");
+        assert!(quiet.is_long(late + 2 * QUIET_MAX));
         // The new consumer finds the end where the old one did: markers, nothing that can be read.
         quiet.at_end(late);
         assert!(!quiet.is_stall(7, 9, late));
