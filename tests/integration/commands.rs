@@ -212,6 +212,14 @@ fn of_two_workers_on_one_model_the_older_is_fenced_off_and_publishes_nothing_mor
     let published = installed(&place.path("older-artefacts")).len();
     assert_eq!(run(&["run", "--config", &empty]).code, Some(74));
     wait_for("another version", || (installed(&place.path("older-artefacts")).len() > published).then_some(()));
+    // Nor does one that is refused for its configuration.
+    let text = fs::read_to_string(&newer).expect("it was written");
+    fs::write(&newer, text.replacen("[model]\n", "[model]\nembedding_dim = 7\n", 1)).expect("the disk takes it");
+    let refused = run(&["run", "--config", &newer]);
+    assert_eq!(refused.code, Some(78), "{}", refused.stderr);
+    fs::write(&newer, text).expect("the disk takes it");
+    let published = installed(&place.path("older-artefacts")).len();
+    wait_for("one more version", || (installed(&place.path("older-artefacts")).len() > published).then_some(()));
     let second = Running::start(&["run", "--config", &newer]);
     assert_eq!(first.wait().code, Some(75), "{}", said());
     assert!(said().contains("fenced off"), "{}", said());
