@@ -20,6 +20,9 @@ const DELTAS_MIN: u64 = 8 << 20;
 /// … or when there are this many, ordinarily.
 pub(super) const DELTAS_MAX: usize = 256;
 
+/// So many times the deltas at which a merge begins make it overdue.
+const OVERDUE: f64 = 1.5;
+
 /// A merge under way.
 pub(super) struct Merging {
     pub(super) name: String,
@@ -36,11 +39,21 @@ pub(super) struct Merged {
 
 /// Whether the deltas of a head have grown enough.
 pub(super) fn is_due(head: &Head, deltas_max: usize) -> bool {
+    have_grown(head, deltas_max, 1.0)
+}
+
+/// Whether they have grown so much during a merge that the next commit waits for it: what bounds the use of the disk.
+pub(super) fn is_overdue(head: &Head, deltas_max: usize) -> bool {
+    have_grown(head, deltas_max, OVERDUE)
+}
+
+fn have_grown(head: &Head, deltas_max: usize, times: f64) -> bool {
     let Some((base, deltas)) = head.layers.split_first() else {
         return false;
     };
-    let bytes: u64 = deltas.iter().map(|delta| delta.bytes).sum();
-    deltas.len() >= deltas_max || (bytes >= DELTAS_MIN && bytes as f64 > DELTAS_SHARE * base.bytes as f64)
+    let bytes = deltas.iter().map(|delta| delta.bytes).sum::<u64>() as f64;
+    deltas.len() as f64 >= times * deltas_max as f64
+        || (bytes >= times * DELTAS_MIN as f64 && bytes > times * DELTAS_SHARE * base.bytes as f64)
 }
 
 impl Merging {

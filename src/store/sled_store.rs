@@ -219,7 +219,8 @@ impl SledStore {
     fn commit_changes(&mut self, commit: u64, mut current: Current, layer: &Layer) -> Result<Current, StoreError> {
         self.check_space(layer.bytes())?;
         let mut parent = Some(current.head.clone());
-        if let Some(merging) = self.merging.take_if(|merging| merging.is_finished()) {
+        let is_overdue = merging::is_overdue(&current.head, self.deltas_max);
+        if let Some(merging) = self.merging.take_if(|merging| is_overdue || merging.is_finished()) {
             match merging.finish() {
                 Ok(merged) => {
                     current = switch(current, merged)?;

@@ -186,7 +186,7 @@ fn kills_while_opening_leave_a_store_that_opens() {
         let last = acknowledged(&mut child, hash::hash(12, round, 0) % 4);
         // Opening takes a few thousand microseconds: the kill comes somewhere within.
         let mut spun = round;
-        for _ in 0..hash::hash(12, round, 1) % 400_000 {
+        for _ in 0..hash::hash(12, round, 1) % 4_000_000 {
             spun = std::hint::black_box(hash::hash(spun, 0, 0));
         }
         child.kill().expect("it is ours");

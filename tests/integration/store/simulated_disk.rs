@@ -375,6 +375,8 @@ impl Disk for SimulatedDisk {
             opened?;
         } else {
             opened?;
+            // Making a database syncs the names.
+            state.removed.clear();
             state.databases.insert(name.to_owned(), SimulatedDatabase::default());
         }
         Ok(Box::new(Handle { disk: self.clone(), name: name.to_owned() }))
