@@ -3,6 +3,7 @@
 //!
 //! [`Store`] is all that the worker knows; sled is behind it, and nothing outside this module knows sled.
 
+mod background;
 mod directory;
 mod disk;
 mod merging;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use crate::snapshot::checkpoint::{Block, Layer};
 use crate::train::Scope;
 
+pub use background::give_way;
 #[doc(hidden)]
 pub use disk::{Aside, Database, Disk, Take};
 pub use sled_store::{AtStage, SledStore, Stage};

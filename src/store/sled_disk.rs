@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use sled::transaction::{ConflictableTransactionError, TransactionError};
 
 use super::StoreError;
+use super::background::give_way;
 use super::disk::{Aside, Database, Disk, Take};
 
 /// sled's page cache; reading happens once, at start.
@@ -112,6 +113,8 @@ impl Disk for SledDisk {
         let (sender, receiver) = mpsc::channel();
         let directory = path.clone();
         std::thread::spawn(move || {
+            // So do the threads that sled starts.
+            give_way();
             let opened = catch_unwind(AssertUnwindSafe(|| SledDatabase::open(&directory)));
             // Nobody listens any more when opening took too long; the handle is then leaked with this thread.
             let _ = sender.send(opened);
@@ -129,7 +132,10 @@ impl Disk for SledDisk {
     }
 
     fn aside(&self, work: Box<dyn FnOnce() + Send>) -> Box<dyn Aside> {
-        Box::new(std::thread::spawn(work))
+        Box::new(std::thread::spawn(|| {
+            give_way();
+            work();
+        }))
     }
 }
 

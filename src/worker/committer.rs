@@ -13,7 +13,7 @@ use crate::publish::artefacts;
 use crate::snapshot::checkpoint::{self, Lineage};
 use crate::snapshot::outbox::OutboxEntry;
 use crate::source::vital;
-use crate::store::Store;
+use crate::store::{Store, give_way};
 use crate::train::{Scope, StateCut};
 
 /// How long a commit may take before the worker gives up on the disk: as long as it may be undurable, but no less than this, …
@@ -75,6 +75,7 @@ impl Committer {
         let (jobs, inbox) = channel::<Job>();
         let (outbox, outcomes) = channel();
         let body = move |outbox: &Sender<Outcome>| {
+            give_way();
             for job in inbox {
                 vital::failpoint("writing");
                 let result = commit(&mut *store, job, &versions_dir);

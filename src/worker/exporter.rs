@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::operation::Exports;
 use crate::publish::exports::{self, ExportIoError};
-use crate::store::Store;
+use crate::store::{Store, give_way};
 
 /// The least time between two tries of an export that fails.
 const RETRY_AFTER: Duration = Duration::from_mins(1);
@@ -63,6 +63,7 @@ impl Exporter {
         };
         let (root, model, keep, stop) = (self.root.clone(), self.model.clone(), self.keep, Arc::clone(&self.stop));
         let export = move || {
+            give_way();
             let (path, _) = exports::write(&root, &model, read, &stop)?;
             exports::prune(&root, keep)?;
             Ok(path)

@@ -18,7 +18,7 @@ use deepfm_stream::model::Inline;
 use deepfm_stream::model::params::ModelParams;
 use deepfm_stream::snapshot::checkpoint::{self, FORMAT_VERSION, Lineage};
 use deepfm_stream::snapshot::outbox::Outbox;
-use deepfm_stream::store::{SledStore, Store};
+use deepfm_stream::store::{SledStore, Store, give_way};
 use deepfm_stream::stream::{Arrival, Control, Partition};
 use deepfm_stream::train::{BatchParams, Ledger, Restore, Scope, StateCut, StateDigest, TrainParams, Trainer};
 
@@ -176,6 +176,7 @@ fn rounds(
     let (done, finished) = mpsc::channel::<()>();
     let writer = store.map(|mut store| {
         std::thread::spawn(move || {
+            give_way();
             for cut in inbox {
                 store.commit(&checkpoint::encode(&cut, &lineage(&cut))).expect("the disk takes it");
                 done.send(()).expect("it is waited for");
