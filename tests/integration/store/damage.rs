@@ -9,7 +9,7 @@ use deepfm_stream::snapshot::checkpoint::{Block, Layer, Section};
 use deepfm_stream::store::{SledStore, Stage, Store, StoreError};
 use deepfm_stream::train::Scope;
 
-use super::{Effective, assert_is_commit, effective, filled, layer, load, scope_of, wide};
+use super::{Effective, assert_is_commit, effective, expected, filled, layer, load, scope_of, wide};
 use crate::support::{copy_directory, rounds};
 
 /// How damage was met.
@@ -158,6 +158,13 @@ fn a_damaged_delta_costs_only_what_came_after_the_one_below_it() {
     let mut store = SledStore::open(directory.path()).expect("nobody else has it");
     let saved = store.load().expect("there is one that is whole").expect("there are commits");
     assert!(saved.fell_back.is_some(), "it says that it fell back");
+    let (read, mut blocks) = (store.reader().expect("what was fallen back to can be exported"), Vec::new());
+    let taken = read(&mut |block| {
+        blocks.push(block);
+        Ok(())
+    });
+    taken.expect("it is whole");
+    assert!(effective(&[Layer { scope: Scope::Everything, blocks }]) == expected(4), "the export of it");
     assert_is_commit(&saved, 4);
     assert_eq!(store.wants(), Scope::Everything, "nothing is written behind damage");
     let number = store.commit(&layer(9, Scope::Everything)).expect("the disk takes it");
