@@ -19,22 +19,22 @@ use crate::support::rounds;
 const FIELDS: usize = 3;
 
 /// A seeded stream of numbers; the seed of a failing case is in the message of its assertion.
-struct Dice {
+pub(super) struct Dice {
     seed: u64,
     thrown: u64,
 }
 
 impl Dice {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self { seed, thrown: 0 }
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.thrown += 1;
         hash::hash(self.seed, self.thrown, 0) % bound
     }
 
-    fn one_in(&mut self, n: u64) -> bool {
+    pub(super) fn one_in(&mut self, n: u64) -> bool {
         self.below(n) == 0
     }
 }
@@ -53,9 +53,9 @@ impl Executor for Backwards {
     }
 }
 
-type Log = BTreeMap<Partition, Vec<Arrival>>;
+pub(super) type Log = BTreeMap<Partition, Vec<Arrival>>;
 
-fn params(dice: &mut Dice) -> TrainParams {
+pub(super) fn params(dice: &mut Dice) -> TrainParams {
     let ftrl = |alpha| FtrlParams { alpha, beta: 1.0, l1: 0.001, l2: 0.001, l21: 0.0 };
     let labels = [LabelPolicy::AtClick, LabelPolicy::AtMaturity, LabelPolicy::FakeNegative][dice.below(3) as usize];
     let late_clicks = if dice.one_in(2) { LatePolicy::Drop } else { LatePolicy::Correct };
@@ -120,7 +120,7 @@ fn features(dice: &mut Dice) -> Features {
 
 /// Impressions and clicks over one to three partitions each, roughly in time order, with ties, jumps back, duplicates,
 /// refused records and gaps in the offsets.
-fn random_log(dice: &mut Dice) -> Log {
+pub(super) fn random_log(dice: &mut Dice) -> Log {
     let impressions = 1 + dice.below(3);
     let clicks = 1 + dice.below(3);
     let mut log: Log = (0..impressions)
@@ -147,12 +147,12 @@ fn random_log(dice: &mut Dice) -> Log {
         let offset = lane.last().map_or(0, |last: &Arrival| last.offset + 1) + dice.below(2) as i64;
         let body =
             if dice.one_in(25) { Err(refused()) } else { Ok(Decoded { event, unknown_keys: 0, unknown_fields: 0 }) };
-        lane.push(Arrival { offset, hash: 0, body });
+        lane.push(Arrival { offset, hash: hash::hash(dice.seed, n, 1), body });
     }
     log
 }
 
-fn started(params: &TrainParams, log: &Log) -> Trainer {
+pub(super) fn started(params: &TrainParams, log: &Log) -> Trainer {
     let mut trainer = Trainer::new(params.clone());
     for partition in log.keys() {
         let start = Control::Start { partition: *partition, next_offset: 0 };
@@ -166,7 +166,7 @@ fn consume_all<E: Executor>(trainer: &mut Trainer, executor: &E) {
 }
 
 /// Ends the partitions that are waited for and have nothing left, as a bounded run does.
-fn end_exhausted<E: Executor>(trainer: &mut Trainer, left: &Log, executor: &E) {
+pub(super) fn end_exhausted<E: Executor>(trainer: &mut Trainer, left: &Log, executor: &E) {
     loop {
         consume_all(trainer, executor);
         let exhausted = trainer.awaited().find(|partition| left[partition].is_empty());
@@ -180,7 +180,7 @@ fn plain_run(params: &TrainParams, log: &Log) -> StateDigest {
     plainly_trained(params, log).state_digest()
 }
 
-fn plainly_trained(params: &TrainParams, log: &Log) -> Trainer {
+pub(super) fn plainly_trained(params: &TrainParams, log: &Log) -> Trainer {
     let mut trainer = started(params, log);
     for (partition, arrivals) in log {
         for arrival in arrivals {
@@ -192,7 +192,7 @@ fn plainly_trained(params: &TrainParams, log: &Log) -> Trainer {
     trainer
 }
 
-fn lineage(trainer: &Trainer, state_digest: StateDigest) -> Lineage {
+pub(super) fn lineage(trainer: &Trainer, state_digest: StateDigest) -> Lineage {
     Lineage {
         format: checkpoint::FORMAT_VERSION,
         configuration: String::new(),

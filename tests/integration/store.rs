@@ -5,6 +5,7 @@ mod damage;
 mod dice;
 mod disks;
 mod kills;
+mod learning;
 mod power;
 mod simulated_disk;
 mod simulation;
