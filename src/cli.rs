@@ -17,6 +17,7 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use deepfm_stream::worker::descriptors;
 use tracing_subscriber::EnvFilter;
 
 use failure::{Exit, Failure};
@@ -78,6 +79,7 @@ pub(crate) fn main() -> ExitCode {
     if let Err(failure) = start_logging(&cli.log, cli.log_json) {
         return failure.report();
     }
+    raise_descriptors();
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| carry_out(cli.command))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(failure)) => failure.report(),
@@ -97,6 +99,19 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::DeadLetters(command) => dead_letters::run(&command),
         Command::Versions(command) => versions::run(&command),
         Command::Artifact(command) => artifact::run(&command),
+    }
+}
+
+/// Takes as many descriptors as there are to be had.
+fn raise_descriptors() {
+    match descriptors::raise() {
+        Ok(Some(few)) if few < descriptors::FEW => {
+            tracing::warn!(
+                "only {few} files and connections may be open (ulimit -Hn): raise that, or a worker may run short"
+            );
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!("the bound on open files cannot be raised: {error}"),
     }
 }
 

@@ -12,6 +12,7 @@ use axum::{Json, Router};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 
+use super::listener;
 use super::status::{self, StatusBoard};
 
 /// A learner that has not been heard of for this long is taken for dead: a checkpoint of a large model may take a while.
@@ -65,11 +66,8 @@ impl Admin {
     }
 
     /// Serves until the task is dropped.
-    ///
-    /// # Errors
-    /// When the listener fails.
-    pub async fn serve(self) -> io::Result<()> {
-        axum::serve(self.listener, self.routes).await
+    pub async fn serve(self) {
+        listener::serve(self.listener, self.routes).await;
     }
 }
 
