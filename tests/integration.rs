@@ -15,6 +15,7 @@ mod integration {
     mod poison;
     mod restore;
     mod schemas;
+    mod scorer;
     mod store;
     mod versions;
 }

@@ -3,6 +3,7 @@
 pub(crate) mod broker;
 pub(crate) mod cluster;
 pub(crate) mod command;
+pub(crate) mod python;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use deepfm_stream::feature::encoder::Encoder;
 use deepfm_stream::feature::field::{Field, FieldKind, FieldSet};
 use deepfm_stream::feature::{Entry, FeatureId};
 use serde::Deserialize;
 
-use crate::support::skip;
+use crate::support::python::python;
 
 const VECTORS_MIN: usize = 200;
 const FEATURES_MAX: usize = 64;
@@ -57,51 +57,8 @@ fn the_encoder_reproduces_every_vector() {
 
 #[test]
 fn python_computes_the_same_vectors() {
-    let python = match python_with_xxhash() {
-        Ok(python) => python,
-        Err(missing) => {
-            skip("python_computes_the_same_vectors", &missing);
-            return;
-        }
-    };
+    let Some(python) = python("python_computes_the_same_vectors") else { return };
     // -B: no bytecode beside the fixtures.
-    let check = run(&python, &["-B", &path_text(&fixtures().join("check.py"))]).expect("this python ran before");
+    let check = Command::new(python).arg("-B").arg(fixtures().join("check.py")).output().expect("it ran before");
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
-}
-
-/// A python that can import `xxhash`: the one that is installed, or one of our own.
-fn python_with_xxhash() -> Result<PathBuf, String> {
-    let installed = PathBuf::from("python3");
-    if !succeeds(&installed, &["--version"]) {
-        return Err("there is no python3".to_owned());
-    }
-    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/encoder-venv");
-    let own = venv.join("bin/python");
-    if let Some(python) = [&installed, &own].into_iter().find(|python| succeeds(python, &["-c", "import xxhash"])) {
-        return Ok(python.clone());
-    }
-    let steps: [(&Path, &[&str]); 2] = [
-        (&installed, &["-m", "venv", "--clear", &path_text(&venv)]),
-        (&own, &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "xxhash>=3"]),
-    ];
-    for (program, arguments) in steps {
-        let output = run(program, arguments).map_err(|error| format!("{}: {error}", program.display()))?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            return Err(format!("`python {}` failed: {said}", arguments.join(" ")));
-        }
-    }
-    Ok(own)
-}
-
-fn succeeds(program: &Path, arguments: &[&str]) -> bool {
-    run(program, arguments).is_ok_and(|output| output.status.success())
-}
-
-fn run(program: &Path, arguments: &[&str]) -> std::io::Result<Output> {
-    Command::new(program).args(arguments).output()
-}
-
-fn path_text(path: &Path) -> String {
-    path.to_str().expect("the crate's directory is UTF-8").to_owned()
 }

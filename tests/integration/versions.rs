@@ -27,7 +27,13 @@ fn config() -> Config {
 
 /// A version of a model that has learned from 300 impressions.
 fn artefact(version: u64, seed: u64) -> Artefact {
-    let config = config();
+    let row = |n| format!(r#"{{"user":"u{}","tags":["a{}","b{}"]}}"#, n % 7, n % 3, (n + seed) % 5);
+    let probes = [r#"{"user":"u1","tags":{"a1":0.5}}"#.to_owned(), r#"{"user":"unseen"}"#.to_owned()];
+    learned(&config(), version, row, &probes)
+}
+
+/// A version of a model that has learned from 300 impressions with these features, every fifth of them clicked.
+pub(super) fn learned(config: &Config, version: u64, row: impl Fn(u64) -> String, probes: &[String]) -> Artefact {
     let fields = config.field_set().expect("the fields are valid");
     let encoder = Encoder::new(fields.clone(), 100);
     let mut trainer = Trainer::new(config.train_params());
@@ -36,8 +42,7 @@ fn artefact(version: u64, seed: u64) -> Artefact {
     }
     for n in 0..300_i64 {
         let impression_id: std::sync::Arc<str> = format!("i{n}").into();
-        let row = format!(r#"{{"user":"u{}","tags":["a{}","b{}"]}}"#, n % 7, n % 3, (n + seed as i64) % 5);
-        let features = encoder.encode_json(&row).expect("it is valid");
+        let features = encoder.encode_json(&row(n as u64)).expect("it is valid");
         let time = 1_700_000_000_000 + 100 * n;
         let shown = Impression {
             impression_id: impression_id.clone(),
@@ -58,7 +63,6 @@ fn artefact(version: u64, seed: u64) -> Artefact {
     }
     let state_digest = trainer.state_digest();
     let journal = trainer.cut_journal();
-    let probes = vec![r#"{"user":"u1","tags":{"a1":0.5}}"#.to_owned(), r#"{"user":"unseen"}"#.to_owned()];
     let cut = Cut {
         model: "ctr",
         version,
@@ -66,14 +70,14 @@ fn artefact(version: u64, seed: u64) -> Artefact {
         created_at: "2026-01-01T00:00:00Z".to_owned(),
         state_digest,
         journal: &journal,
-        probes: &probes,
+        probes,
         fields: &fields,
         configuration: config.fingerprint(),
     };
     Artefact::cut(&trainer, &cut)
 }
 
-fn installed(root: &Path, artefact: &Artefact) -> PathBuf {
+pub(super) fn installed(root: &Path, artefact: &Artefact) -> PathBuf {
     artefacts::stage(root, artefact).expect("the disk takes it");
     artefacts::install(root, &artefact.directory()).expect("it was staged");
     root.join(artefact.directory())

@@ -1,0 +1,62 @@
+"""Scores impressions with a version, from nothing but its directory: README.md, "Formats", in code.
+
+    python scorer.py VERSION-DIRECTORY < features.jsonl > probabilities
+
+Each line of the input is the features object of an impression. Needs numpy, safetensors and xxhash (from PyPI).
+"""
+import bisect, decimal, json, math, pathlib, struct, sys
+import numpy as np, safetensors.numpy, xxhash
+
+
+def text(value):  # What a value is called: 21, 21.0 and "21" are one.
+    if isinstance(value, (str, bool)):
+        return value if isinstance(value, str) else str(value).lower()
+    if isinstance(value, int) and -(2**63) <= value < 2**64:
+        return str(value)
+    digits = format(decimal.Decimal(repr(float(value) or 0.0)), "f")
+    return digits.rstrip("0").rstrip(".") if "." in digits else digits
+
+
+def entries(field, value):  # (feature id, weight) of each value of a field.
+    if isinstance(field["kind"], dict) and value is not None:
+        edges, x = field["kind"]["numeric"]["edges"], float(value)
+        log_bucket = int(math.copysign(math.floor(4 * math.log(1 + abs(x))), x))
+        value = log_bucket if edges is None else bisect.bisect_right(edges, x)
+    pairs = value.items() if isinstance(value, dict) else ((v, 1) for v in (value if isinstance(value, list) else [value]))
+    name = field["name"].encode()
+    for value, weight in pairs:
+        if value not in (None, "") and weight:
+            yield xxhash.xxh3_64_intdigest(struct.pack("<I", len(name)) + name + text(value).encode()), np.float32(weight)
+
+
+class Version:
+    def __init__(self, directory):
+        self.manifest = json.loads((pathlib.Path(directory) / "manifest.json").read_text())
+        self.tensors = safetensors.numpy.load_file(pathlib.Path(directory) / "model.safetensors")
+
+    def logit(self, features):
+        shape, tensors = self.manifest["architecture"], self.tensors
+        sums, logit = [], float(tensors["bias"][0]) + shape["logit_offset"]
+        for field in self.manifest["fields"]:
+            sums.append(np.zeros(shape["embedding_dim"]))
+            for id, weight in entries(field, features.get(field["name"])):
+                row = np.searchsorted(tensors["feature_ids"], np.uint64(id))
+                if row < len(tensors["feature_ids"]) and tensors["feature_ids"][row] == id:
+                    logit += weight * tensors["linear"][row]
+                    sums[-1] += weight * tensors["embeddings"][row]
+        if shape["parts"] != "linear":
+            logit += sum(np.dot(sums[f], sum(sums[:f])) for f in range(1, len(sums)))
+        if shape["parts"] == "deepfm" and shape["mlp"]["layers"]:
+            act = {"relu": lambda h: np.maximum(h, 0), "leaky_relu": lambda h: np.where(h > 0, h, 0.01 * h),
+                   "tanh": np.tanh, "sigmoid": lambda h: 1 / (1 + np.exp(-h))}[shape["mlp"]["activation"]]
+            hidden = np.concatenate(sums)
+            for layer in range(len(shape["mlp"]["layers"])):
+                hidden = act(tensors[f"mlp.{layer}.weight"] @ hidden + tensors[f"mlp.{layer}.bias"])
+            logit += tensors["mlp.output"] @ hidden
+        return float(logit)
+
+
+if __name__ == "__main__":
+    version = Version(sys.argv[1])
+    for line in sys.stdin:
+        print(1 / (1 + math.exp(-version.logit(json.loads(line)))))
