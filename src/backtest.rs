@@ -19,7 +19,7 @@ use crate::publish::artefacts::ArtefactIoError;
 use crate::snapshot::artefact::ArtefactError;
 use crate::source::kafka::KafkaLog;
 use crate::source::{Ingest, Source, SourceError, SourceEvent, files};
-use crate::stream::{Control, Positions, StreamError};
+use crate::stream::{Arrival, Control, Positions, StreamError};
 use crate::train::{Scored, Step, TrainParams, Trainer};
 use crate::worker::attendance::{Attendance, Horizon};
 use crate::worker::drive::{Drive, DriveError, Pilot, Witness};
@@ -164,7 +164,7 @@ fn learn_labelled(
     while open > 0 {
         match source.next(std::time::Duration::ZERO)? {
             Some(SourceEvent::Records { partition, arrivals }) => {
-                source.consumed(partition, arrivals.len());
+                source.consumed(partition, arrivals.iter().map(Arrival::weight).sum());
                 for arrival in arrivals {
                     if impressions.contains_key(&partition) {
                         trainer.push(partition, arrival)?;

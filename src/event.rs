@@ -8,6 +8,7 @@ mod decode;
 mod envelope;
 mod mapping;
 pub mod options;
+pub mod plain;
 mod refusal;
 
 use std::fmt;
@@ -20,7 +21,7 @@ use crate::feature::Features;
 pub use decode::Decoder;
 pub use envelope::RawRecord;
 pub use mapping::MappingError;
-pub use refusal::{Reason, Refusal};
+pub use refusal::{DETAIL_CHARS_MAX, Reason, Refusal};
 
 /// The two kinds of events. At equal event times an impression comes before a click.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -95,4 +96,17 @@ pub struct Decoded {
     pub unknown_keys: u32,
     /// Features of no configured field.
     pub unknown_fields: u32,
+}
+
+impl Decoded {
+    /// Bytes that its event holds on the heap: ids and features.
+    pub fn bytes(&self) -> usize {
+        let (impression_id, event_id, features) = match &self.event {
+            Event::Impression(Impression { impression_id, event_id, features, .. }) => {
+                (impression_id, event_id, features.weight())
+            }
+            Event::Click(Click { impression_id, event_id, .. }) => (impression_id, event_id, 0),
+        };
+        impression_id.len() + event_id.as_ref().map_or(0, |id| id.len()) + features
+    }
 }

@@ -61,6 +61,11 @@ impl Features {
         Self { entries: entries.into(), ends: ends.into() }
     }
 
+    /// Bytes that they take on the heap.
+    pub fn weight(&self) -> usize {
+        size_of_val(&*self.entries) + size_of_val(&*self.ends)
+    }
+
     /// Number of fields.
     pub fn fields(&self) -> usize {
         self.ends.len()

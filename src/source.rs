@@ -1,8 +1,9 @@
 //! Where records come from: Kafka, or a directory of event files. A source reads ahead of the core, decodes on its own
-//! thread, and holds a bounded number of records for each partition.
+//! thread, and holds a bounded number of records for each partition, the large ones counting for several.
 
 pub mod client;
 pub mod files;
+mod headers;
 pub mod ingest;
 pub mod kafka;
 pub mod letters;
@@ -169,9 +170,8 @@ pub trait Source {
     /// When reading failed for good.
     fn next(&mut self, wait: Duration) -> Result<Option<SourceEvent>, SourceError>;
 
-    /// The core consumed records of a partition: there is room for as many more. A refused record counts by its
-    /// [weight](crate::stream::Refused::weight).
-    fn consumed(&mut self, partition: Partition, records: usize);
+    /// The core consumed records of a partition that took so much [room](Arrival::weight): there is as much again.
+    fn consumed(&mut self, partition: Partition, weight: usize);
 
     /// Asks whether the partition still ends before `position`.
     ///

@@ -69,6 +69,8 @@ pub struct Step {
     pub partition: Partition,
     /// Its offset.
     pub offset: i64,
+    /// The room that it took in its queue: see [`Arrival::weight`].
+    pub weight: usize,
     /// Present when the record could not be read: the dead letter to send.
     pub refused: Option<Box<Refused>>,
 }
@@ -151,7 +153,9 @@ impl Trainer {
 
     /// Consumes the next record of the merged order; nothing while a live partition's queue is empty.
     pub fn step<E: Executor>(&mut self, executor: &E, observe: &mut dyn FnMut(Scored)) -> Option<Step> {
-        let Released { partition, offset, body: Arrival { hash, body, .. } } = self.sequencer.pop()?;
+        let Released { partition, offset, body: arrival } = self.sequencer.pop()?;
+        let weight = arrival.weight();
+        let Arrival { hash, body, .. } = arrival;
         self.cut_batch_by_time(executor, observe);
         self.counters.records += 1;
         let (fate, refused) = match body {
@@ -166,7 +170,7 @@ impl Trainer {
             }
         };
         self.ledger.enter(partition, fate, hash);
-        Some(Step { partition, offset, refused })
+        Some(Step { partition, offset, weight, refused })
     }
 
     fn consume<E: Executor>(

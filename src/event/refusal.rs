@@ -4,6 +4,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::plain::plain;
+
+/// The longest detail of a refusal, in characters: it travels in dead letters, and may quote what a producer wrote.
+pub const DETAIL_CHARS_MAX: usize = 512;
+
 /// The reasons, each counted apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -82,13 +87,18 @@ impl fmt::Display for Reason {
 pub struct Refusal {
     /// The reason, for counting.
     pub reason: Reason,
-    /// What was found and where, for people.
-    pub detail: String,
+    /// Never set but by [`Refusal::new`], which bounds it.
+    detail: Box<str>,
 }
 
 impl Refusal {
-    /// A refusal.
-    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+    /// A refusal. Of the detail [`DETAIL_CHARS_MAX`] characters are kept, [plain].
+    pub fn new(reason: Reason, detail: impl AsRef<str>) -> Self {
+        Self { reason, detail: plain(detail.as_ref(), DETAIL_CHARS_MAX).into() }
+    }
+
+    /// What was found and where, for people: one line, whatever the record had in it.
+    pub fn detail(&self) -> &str {
+        &self.detail
     }
 }

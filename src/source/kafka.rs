@@ -309,12 +309,12 @@ impl Source for KafkaSource {
         }
     }
 
-    fn consumed(&mut self, partition: Partition, records: usize) {
+    fn consumed(&mut self, partition: Partition, weight: usize) {
         if !self.known_waiting.contains_key(&partition) {
             self.known_waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone();
         }
         if let Some(waiting) = self.known_waiting.get(&partition) {
-            waiting.fetch_sub(records, Ordering::AcqRel);
+            waiting.fetch_sub(weight, Ordering::AcqRel);
         }
     }
 

@@ -6,12 +6,21 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rdkafka::message::Message as _;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::SourceError;
 use super::read::{read_to_end, read_value};
 use super::send::{EventSender, Raw};
 use crate::config::kafka::Kafka;
-use crate::event::{Decoder, EventKind, RawRecord};
+use crate::event::plain::plain;
+use crate::event::{DETAIL_CHARS_MAX, Decoder, EventKind, RawRecord, Reason};
+use crate::stream::Refused;
+
+/// The longest letter, in bytes: a topic takes a megabyte unless it is set up otherwise.
+pub const LETTER_BYTES_MAX: usize = 900_000;
+
+/// The most characters of the detail of a letter that had to be cut to the least.
+const LEAST_DETAIL_CHARS: usize = 60;
 
 /// A dead letter, as `schemas/dead_letter.schema.json` has it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,6 +57,90 @@ pub struct LetterHeader {
     pub key: String,
     /// Its value, in base 64.
     pub value_base64: Option<String>,
+}
+
+impl DeadLetter {
+    /// The letter of a record that was refused.
+    pub fn of(topic: &str, partition: i32, offset: i64, refused: &Refused) -> Self {
+        let encoded = |bytes: &Option<Vec<u8>>| bytes.as_deref().map(|bytes| BASE64.encode(bytes));
+        let header =
+            |(key, value): &(String, Option<Vec<u8>>)| LetterHeader { key: key.clone(), value_base64: encoded(value) };
+        Self {
+            reason: refused.refusal.reason.as_str().to_owned(),
+            detail: refused.refusal.detail().to_owned(),
+            topic: topic.to_owned(),
+            partition,
+            offset,
+            timestamp: refused.timestamp,
+            key_base64: encoded(&refused.key),
+            headers: refused.headers.iter().map(header).collect(),
+            payload_base64: encoded(&refused.payload),
+            payload_bytes: refused.payload_bytes,
+            payload_sha256: refused.payload_sha256.map(hex::encode),
+        }
+    }
+
+    /// A letter in place of one that cannot be read itself: all that is known of it is its key.
+    pub fn unreadable(key: &str, error: &str) -> Self {
+        let mut parts = key.rsplitn(3, '/');
+        let offset = parts.next().and_then(|offset| offset.parse().ok());
+        let partition = parts.next().and_then(|partition| partition.parse().ok());
+        Self {
+            reason: Reason::Malformed.as_str().to_owned(),
+            detail: format!("its letter could not be read from the checkpoint: {error}"),
+            topic: plain(parts.next().unwrap_or_default(), DETAIL_CHARS_MAX),
+            partition: partition.unwrap_or(0),
+            offset: offset.unwrap_or(0),
+            timestamp: None,
+            key_base64: None,
+            headers: Vec::new(),
+            payload_base64: None,
+            payload_bytes: 0,
+            payload_sha256: None,
+        }
+    }
+
+    /// The key under which it is sent: one that is sent again is known as the same.
+    pub fn key(&self) -> String {
+        format!("{}/{}/{}", self.topic, self.partition, self.offset)
+    }
+
+    /// Its text, in at most `bytes_max` bytes as far as possible: what makes it longer is left out, the least needed first.
+    /// Place, reason and a short detail are never left out; they take less than two kilobytes.
+    pub fn fit(mut self, bytes_max: usize) -> String {
+        self.detail = plain(&self.detail, DETAIL_CHARS_MAX);
+        let mut text = self.encode();
+        for shorten in [Self::drop_headers, Self::drop_key, Self::drop_payload, Self::shorten_detail] {
+            if text.len() > bytes_max {
+                shorten(&mut self);
+                text = self.encode();
+            }
+        }
+        text
+    }
+
+    fn encode(&self) -> String {
+        serde_json::to_string(self).expect("a letter of strings and numbers always encodes")
+    }
+
+    fn drop_headers(&mut self) {
+        self.headers.clear();
+    }
+
+    fn drop_key(&mut self) {
+        self.key_base64 = None;
+    }
+
+    fn drop_payload(&mut self) {
+        let whole = self.payload_base64.take().and_then(|text| BASE64.decode(text).ok());
+        if self.payload_sha256.is_none() {
+            self.payload_sha256 = whole.map(|whole| hex::encode(Sha256::digest(whole)));
+        }
+    }
+
+    fn shorten_detail(&mut self) {
+        self.detail = plain(&self.detail, LEAST_DETAIL_CHARS);
+    }
 }
 
 /// The dead letters of a topic, each once, by key.

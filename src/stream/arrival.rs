@@ -21,10 +21,17 @@ pub fn record_hash(offset: i64, payload: Option<&[u8]>) -> u64 {
     mix64(payload.map_or(0, xxh3_64) ^ mix64(offset as u64 + 1))
 }
 
+/// Bytes that one place in a queue stands for. A record takes as many places as it has such bytes, and one more.
+const PLACE_BYTES: usize = 1024;
+
 impl Arrival {
-    /// The room that it takes in a queue: 1, or more for one that was [refused](Refused::weight).
+    /// The room that it takes in a queue, in places: 1, and one more for each kibibyte that it holds.
     pub fn weight(&self) -> usize {
-        self.body.as_ref().err().map_or(1, |refused| refused.weight())
+        let bytes = match &self.body {
+            Ok(decoded) => decoded.bytes(),
+            Err(refused) => refused.bytes(),
+        };
+        1 + bytes / PLACE_BYTES
     }
 
     /// The event time, if the record has a usable one (milliseconds).
@@ -53,11 +60,46 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// How many decoded records it counts for in a queue, by the memory that it takes.
-    pub fn weight(&self) -> usize {
-        let headers: usize =
-            self.headers.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum();
-        let bytes = headers + self.key.as_ref().map_or(0, Vec::len) + self.payload.as_ref().map_or(0, Vec::len);
-        1 + bytes / 1024
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        let header = |(key, value): &(String, Option<Vec<u8>>)| {
+            size_of::<(String, Option<Vec<u8>>)>() + key.len() + value.as_ref().map_or(0, Vec::len)
+        };
+        let headers: usize = self.headers.iter().map(header).sum();
+        let parts = self.key.as_ref().map_or(0, Vec::len) + self.payload.as_ref().map_or(0, Vec::len);
+        headers + parts + self.refusal.detail().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::event::{Event, Impression, Reason};
+    use crate::feature::{Entry, Features};
+
+    fn impression(entries: usize) -> Arrival {
+        let features = Features::new(&[vec![Entry { id: 7, x: 1.0 }; entries]]);
+        let impression_id = Arc::from("i");
+        let event =
+            Event::Impression(Impression { impression_id, event_id: None, event_time: 0, weight: 1.0, features });
+        Arrival { offset: 0, hash: 0, body: Ok(Decoded { event, unknown_keys: 0, unknown_fields: 0 }) }
+    }
+
+    #[test]
+    fn a_record_takes_room_by_its_bytes() {
+        assert_eq!(impression(30).weight(), 1);
+        assert_eq!(impression(4096).weight(), 65);
+        let refused = Refused {
+            refusal: Refusal::new(Reason::Malformed, "no"),
+            payload: Some(vec![0; 65_536]),
+            payload_bytes: 65_536,
+            payload_sha256: None,
+            headers: vec![(String::new(), None); 900],
+            key: Some(vec![0; 1024]),
+            timestamp: None,
+        };
+        assert!(Arrival { offset: 0, hash: 0, body: Err(Box::new(refused)) }.weight() > 65 + 40);
     }
 }

@@ -2,56 +2,31 @@
 //!
 //! Letters leave after the commit that passed their records, through its outbox: no position moves past a record whose
 //! letter could be lost. A crash may send one again; its key says that it is the same one.
+//!
+//! No record makes a letter that cannot be sent: letters are cut to what a topic takes when they are written, when they are
+//! loaded from a checkpoint (an older program may have written it), and once more where the topic takes less than that.
+
+mod sender;
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
-use serde::Serialize;
-use sha2::{Digest as _, Sha256};
+use rdkafka::error::KafkaError;
 
 use super::drive::Witness;
 use crate::config::kafka::Kafka;
 use crate::event::EventKind;
 use crate::snapshot::outbox::Letter;
-use crate::source::client::{self, Deliveries};
+use crate::source::letters::{DeadLetter, LETTER_BYTES_MAX};
 use crate::source::vital;
 use crate::stream::{Partition, Refused};
 use crate::train::{Scored, Step};
-
-/// The longest letter, in bytes: a topic takes a megabyte unless it is set up otherwise.
-const LETTER_BYTES_MAX: usize = 900_000;
+use sender::{LetterSender, fitted};
 
 /// The most bytes of letters that wait to be sent; at the bound input waits for the broker.
 const LETTERS_BYTES_MAX: usize = 16 << 20;
-
-/// A dead letter, as `schemas/dead_letter.schema.json` has it.
-#[derive(Debug, Serialize)]
-struct Document<'a> {
-    reason: &'static str,
-    detail: &'a str,
-    topic: &'a str,
-    partition: i32,
-    offset: i64,
-    timestamp: Option<i64>,
-    key_base64: Option<String>,
-    headers: Vec<Header<'a>>,
-    payload_base64: Option<String>,
-    payload_bytes: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload_sha256: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Header<'a> {
-    key: &'a str,
-    value_base64: Option<String>,
-}
 
 /// Dead letters could not be delivered.
 #[derive(Debug, thiserror::Error)]
@@ -104,16 +79,8 @@ impl LetterWriter {
             EventKind::Impression => &self.impressions_topic,
             EventKind::Click => &self.clicks_topic,
         };
-        let mut letter = document(topic, partition.number, offset, refused);
-        let mut text = encode(&letter);
-        // A topic takes records of about a megabyte: what makes a letter longer than that is left out, the least needed first.
-        for shorten in [Document::without_headers, Document::without_key, Document::without_payload] {
-            if text.len() > LETTER_BYTES_MAX {
-                shorten(&mut letter, refused);
-                text = encode(&letter);
-            }
-        }
-        Letter { key: format!("{topic}/{}/{offset}", partition.number), document: text }
+        let letter = DeadLetter::of(topic, partition.number, offset, refused);
+        Letter { key: letter.key(), document: letter.fit(LETTER_BYTES_MAX) }
     }
 }
 
@@ -138,6 +105,7 @@ impl Letters {
     /// # Errors
     /// When the client's settings are refused.
     pub fn start(kafka: &Kafka, left: Vec<Letter>) -> Result<Self, DeadLetterError> {
+        let left: VecDeque<Letter> = left.into_iter().map(fitted).collect();
         let sender = LetterSender::new(kafka)?;
         let (courier, inbox) = channel::<Vec<Letter>>();
         let (outbox, delivered) = channel();
@@ -156,7 +124,7 @@ impl Letters {
         let mut letters = Self {
             writer: LetterWriter::new(kafka),
             bytes: left.iter().map(Letter::bytes).sum(),
-            unsent: left.into(),
+            unsent: left,
             in_transit: 0,
             submitted: 0,
             courier: Some(courier),
@@ -256,97 +224,5 @@ impl Drop for Letters {
         {
             tracing::error!("the thread that sends dead letters has panicked");
         }
-    }
-}
-
-/// Sends letters to the dead-letter topic.
-struct LetterSender {
-    producer: ThreadedProducer<Deliveries>,
-    deliveries: Deliveries,
-    topic: String,
-    bound: Duration,
-}
-
-impl LetterSender {
-    fn new(kafka: &Kafka) -> Result<Self, DeadLetterError> {
-        let deliveries = Deliveries::default();
-        let producer =
-            client::producer(kafka).create_with_context(deliveries.clone()).map_err(DeadLetterError::Producer)?;
-        let bound = Duration::from_secs(kafka.retry_max_seconds.max(1));
-        Ok(Self { producer, deliveries, topic: kafka.dead_letter_topic.clone(), bound })
-    }
-
-    /// Sends letters, and waits until the broker has them.
-    fn send(&self, letters: &[Letter]) -> Result<(), DeadLetterError> {
-        for letter in letters {
-            let mut record = BaseRecord::to(&self.topic).key(&letter.key).payload(&letter.document);
-            loop {
-                match self.producer.send(record) {
-                    Ok(()) => break,
-                    Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), unsent)) => {
-                        self.flush()?;
-                        record = unsent;
-                    }
-                    Err((error, _)) => {
-                        tracing::error!("a dead letter cannot be sent: {error}");
-                        return Err(DeadLetterError::Refused { topic: self.topic.clone(), failed: 1 });
-                    }
-                }
-            }
-        }
-        self.flush()
-    }
-
-    fn flush(&self) -> Result<(), DeadLetterError> {
-        if self.producer.flush(self.bound).is_err() {
-            let waiting = usize::try_from(self.producer.in_flight_count()).unwrap_or_default();
-            return Err(DeadLetterError::Undelivered { topic: self.topic.clone(), waiting, bound: self.bound });
-        }
-        match self.deliveries.take_failed() {
-            0 => Ok(()),
-            failed => Err(DeadLetterError::Refused { topic: self.topic.clone(), failed }),
-        }
-    }
-}
-
-impl Document<'_> {
-    fn without_headers(&mut self, _: &Refused) {
-        self.headers.clear();
-    }
-
-    fn without_key(&mut self, _: &Refused) {
-        self.key_base64 = None;
-    }
-
-    fn without_payload(&mut self, refused: &Refused) {
-        self.payload_base64 = None;
-        self.payload_sha256 = refused
-            .payload_sha256
-            .or_else(|| refused.payload.as_deref().map(|whole| Sha256::digest(whole).into()))
-            .map(hex::encode);
-    }
-}
-
-fn encode(document: &Document<'_>) -> String {
-    serde_json::to_string(document).expect("a letter of strings and numbers always encodes")
-}
-
-fn document<'a>(topic: &'a str, partition: i32, offset: i64, refused: &'a Refused) -> Document<'a> {
-    let header = |(key, value): &'a (String, Option<Vec<u8>>)| Header {
-        key,
-        value_base64: value.as_deref().map(|bytes| BASE64.encode(bytes)),
-    };
-    Document {
-        reason: refused.refusal.reason.as_str(),
-        detail: &refused.refusal.detail,
-        topic,
-        partition,
-        offset,
-        timestamp: refused.timestamp,
-        key_base64: refused.key.as_deref().map(|bytes| BASE64.encode(bytes)),
-        headers: refused.headers.iter().map(header).collect(),
-        payload_base64: refused.payload.as_deref().map(|bytes| BASE64.encode(bytes)),
-        payload_bytes: refused.payload_bytes,
-        payload_sha256: refused.payload_sha256.map(hex::encode),
     }
 }

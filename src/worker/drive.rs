@@ -237,7 +237,7 @@ impl<S: Source> Drive<S> {
             let Some(step) = self.trainer.step(executor, &mut |scored| witness.scored(scored)) else {
                 break;
             };
-            self.source.consumed(step.partition, step.refused.as_ref().map_or(1, |refused| refused.weight()));
+            self.source.consumed(step.partition, step.weight);
             witness.consumed(step);
             consumed += 1;
         }

@@ -101,7 +101,7 @@ pub(super) fn params(dice: &mut Dice) -> TrainParams {
 
 fn refused() -> Box<Refused> {
     Box::new(Refused {
-        refusal: Refusal { reason: Reason::Malformed, detail: "made so".to_owned() },
+        refusal: Refusal::new(Reason::Malformed, "made so"),
         payload: None,
         payload_bytes: 0,
         payload_sha256: None,

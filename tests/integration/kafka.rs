@@ -11,7 +11,7 @@ use deepfm_stream::source::kafka::{KafkaLog, KafkaSource};
 use deepfm_stream::source::send::{Timestamps, send_directory};
 use deepfm_stream::source::topics::{self, Action};
 use deepfm_stream::source::{Ingest, Source, SourceError, SourceEvent, client};
-use deepfm_stream::stream::{Partition, Positions};
+use deepfm_stream::stream::{Arrival, Partition, Positions};
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::mocking::MockCluster;
@@ -43,7 +43,7 @@ fn read_to_the_ends(source: &mut KafkaSource, partitions: usize) -> BTreeMap<Par
     wait_for("the ends of all partitions", || {
         match source.next(Duration::from_millis(20)).expect("the broker is there")? {
             SourceEvent::Records { partition, arrivals } => {
-                source.consumed(partition, arrivals.len());
+                source.consumed(partition, arrivals.iter().map(Arrival::weight).sum());
                 offsets.entry(partition).or_default().extend(arrivals.iter().map(|arrival| arrival.offset));
             }
             SourceEvent::EndOfPartition { partition, next_offset } => {
@@ -107,7 +107,7 @@ fn a_partition_at_its_bound_is_left_alone_until_the_core_consumes() {
                 waiting += arrivals.len();
             } else {
                 passed += arrivals.len();
-                source.consumed(other, arrivals.len());
+                source.consumed(other, arrivals.iter().map(Arrival::weight).sum());
             }
         }
         (passed == 400).then_some(())
@@ -306,7 +306,7 @@ fn brokers_that_were_lost_and_are_back_say_how_far_each_partition_goes_and_are_r
             source.next(Duration::from_millis(20)).expect("it is there")?
         {
             assert!(arrivals.iter().all(|arrival| arrival.offset >= ends[&partition]), "nothing is repeated");
-            source.consumed(partition, arrivals.len());
+            source.consumed(partition, arrivals.iter().map(Arrival::weight).sum());
             more += arrivals.len();
         }
         (more == 200).then_some(())

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers, Message as _};
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -19,7 +19,7 @@ use super::{ASK, Waiting, ask, compare_ids, ids_of, is_unknown_topic, retry_boun
 use crate::config::kafka::Kafka;
 use crate::event::{EventKind, RawRecord};
 use crate::source::ingest::Message;
-use crate::source::{Gap, Ingest, SourceError, SourceEvent, vital};
+use crate::source::{Gap, Ingest, SourceError, SourceEvent, headers, vital};
 use crate::stream::{Arrival, Partition, Positions};
 
 /// Records handed over at a time.
@@ -203,7 +203,7 @@ impl Assigned {
             return Ok(());
         }
         let arrival = arrival(&mut reader.ingest, reader.kind, message);
-        let weight = arrival.body.as_ref().err().map_or(1, |refused| refused.weight());
+        let weight = arrival.weight();
         lane.next_offset = arrival.offset + 1;
         lane.quiet.broken(Instant::now());
         lane.arrivals.push(arrival);
@@ -351,10 +351,8 @@ impl Assigned {
 }
 
 fn arrival(ingest: &mut Ingest, kind: EventKind, message: &BorrowedMessage<'_>) -> Arrival {
-    let headers: Vec<(&str, Option<&[u8]>)> = message
-        .headers()
-        .map(|headers| headers.iter().map(|header| (header.key, header.value)).collect())
-        .unwrap_or_default();
+    let headers = headers::of(message);
+    let headers: Vec<(&str, Option<&[u8]>)> = headers.iter().map(|(key, value)| (key.as_ref(), *value)).collect();
     let timestamp = message.timestamp().to_millis();
     let record = RawRecord { payload: message.payload(), headers: &headers, timestamp };
     ingest.arrival(kind, &Message { offset: message.offset(), key: message.key(), record })
