@@ -86,6 +86,9 @@ pub enum StoreError {
     /// An earlier call on the same database failed.
     #[error("the store in {0} failed before and takes nothing more")]
     Poisoned(PathBuf),
+    /// Whoever ends does not wait for it.
+    #[error("it was given up, since the worker ends")]
+    GivenUp,
     /// A delta was given where there is nothing that it could be a delta on.
     #[error("a checkpoint of everything is needed first")]
     NoBase,
@@ -111,11 +114,15 @@ pub trait Store: Send {
     /// What the next commit must hold: changes, or everything when there is no base, or writing has failed.
     fn wants(&self) -> Scope;
 
-    /// Makes a checkpoint durable, as one step. Returns its number.
+    /// Makes a checkpoint durable, as one step. Returns its number. What comes after that, such as removing what is old,
+    /// fails no commit. Changes that find no room are kept for the commit after, which holds them as well.
     ///
     /// # Errors
     /// When anything fails; whether the checkpoint is durable is then only known after a restart.
     fn commit(&mut self, layer: &Layer) -> Result<u64, StoreError>;
+
+    /// The commits that follow are the last: they wait for no work in the background, and none is begun.
+    fn end_soon(&mut self);
 
     /// A reader of the newest checkpoint as it is now, for another thread: commits may go on meanwhile.
     ///

@@ -54,23 +54,31 @@ fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Artef
 /// Writes and syncs every file of a version under a temporary name.
 ///
 /// # Errors
-/// When the disk does not take it; nothing that looks like a version is left behind.
+/// When the disk does not take it; what was written is removed then: on a full disk it would be in the way of the next try.
 pub fn stage(root: &Path, artefact: &Artefact) -> Result<(), ArtefactIoError> {
+    let path = root.join(format!("{STAGED}{}", artefact.directory()));
+    let written = write(root, &path, artefact);
+    if written.is_err() && path.exists() {
+        remove_or_say(&path);
+    }
+    written
+}
+
+fn write(root: &Path, path: &Path, artefact: &Artefact) -> Result<(), ArtefactIoError> {
     if !root.exists() {
         fs::create_dir_all(root).map_err(io_error("make", root))?;
         sync(root.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
     }
-    let path = root.join(format!("{STAGED}{}", artefact.directory()));
     if path.exists() {
-        fs::remove_dir_all(&path).map_err(io_error("remove", &path))?;
+        fs::remove_dir_all(path).map_err(io_error("remove", path))?;
     }
-    fs::create_dir(&path).map_err(io_error("make", &path))?;
+    fs::create_dir(path).map_err(io_error("make", path))?;
     for (name, content) in &artefact.files {
         let file_path = path.join(name);
         let mut file = File::create(&file_path).map_err(io_error("make", &file_path))?;
         file.write_all(content).and_then(|()| file.sync_all()).map_err(io_error("write", &file_path))?;
     }
-    sync(&path)?;
+    sync(path)?;
     sync(root)
 }
 
@@ -106,23 +114,25 @@ pub fn remove(root: &Path, directory: &str) -> Result<(), ArtefactIoError> {
     Ok(())
 }
 
-/// Removes staged versions that no checkpoint knows of: a crash came before their commit.
-///
-/// # Errors
-/// When one cannot be removed.
-pub fn remove_stray(root: &Path, known: &[&str]) -> Result<(), ArtefactIoError> {
-    let Ok(entries) = fs::read_dir(root) else { return Ok(()) };
-    for entry in entries.flatten() {
+/// Removes staged versions that no checkpoint knows of: a crash came before their commit. One that cannot be removed takes
+/// room, and does no other harm.
+pub fn remove_stray(root: &Path, known: &[&str]) {
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let Some(directory) = name.to_str().and_then(|name| name.strip_prefix(STAGED)) else {
-            continue;
-        };
-        if !known.contains(&directory) {
-            let path = entry.path();
-            fs::remove_dir_all(&path).map_err(io_error("remove", &path))?;
+        let staged = name.to_str().and_then(|name| name.strip_prefix(STAGED));
+        if staged.is_some_and(|directory| !known.contains(&directory)) {
+            remove_or_say(&entry.path());
         }
     }
-    Ok(())
+}
+
+/// Removes a directory, or a file, that nobody needs; says so if that is not possible.
+pub(super) fn remove_or_say(path: &Path) {
+    let is_directory = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+    let removed = if is_directory { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    if let Err(error) = removed {
+        tracing::warn!("{} is of no use, and cannot be removed: {error}", path.display());
+    }
 }
 
 /// Reads and checks an installed version.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
+use super::artefacts;
 use crate::snapshot::artefact::MANIFEST;
 use crate::snapshot::checkpoint::Layer;
 use crate::snapshot::export::{self, BLOCKS, ExportError, ExportManifest, Inspection};
@@ -110,7 +111,7 @@ fn write_files(
         let given_up = stop.load(Ordering::Acquire).then_some(ExportIoError::GivenUp);
         let written = file.write_all(&frame).and_then(|()| file.write_all(&block.bytes));
         failed = given_up.or(written.map_err(io_error("write", &path)).err());
-        if failed.is_some() { Err(StoreError::NoBase) } else { Ok(()) }
+        if failed.is_some() { Err(StoreError::GivenUp) } else { Ok(()) }
     });
     if let Some(error) = failed {
         return Err(error);
@@ -183,10 +184,9 @@ fn made_at(path: &Path) -> Option<jiff::Timestamp> {
 }
 
 fn remove_stray(root: &Path) -> Result<(), ExportIoError> {
-    for entry in fs::read_dir(root).map_err(io_error("read", root))?.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(STAGED) {
-            fs::remove_dir_all(entry.path()).map_err(io_error("remove", &entry.path()))?;
-        }
+    let entries = fs::read_dir(root).map_err(io_error("read", root))?.flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(STAGED)) {
+        artefacts::remove_or_say(&entry.path());
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! One database: opened under guard, read with every block checked, written in the order that makes a commit.
 
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -37,6 +38,11 @@ impl Head {
     /// Its number; 0 when there is none.
     pub(super) fn commit(&self) -> u64 {
         self.layers.last().map_or(0, |layer| layer.commit)
+    }
+
+    /// Bytes of its layers.
+    pub(super) fn bytes(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.bytes).sum()
     }
 
     /// SHA-256 over everything in it, in hexadecimal.
@@ -82,7 +88,9 @@ impl SectionSums {
     }
 }
 
-/// An open database. After a failure its handle is leaked: sled hangs in `Drop` on a failed handle.
+/// An open database. After a failure of its own the handle is leaked: sled hangs in `Drop` on a failed handle. What is found
+/// in it, and what its callers make of that, is no failure of the database: a handle that is leaked keeps the space of a
+/// database that was removed.
 pub(super) struct Directory {
     path: PathBuf,
     database: Option<Box<dyn Database>>,
@@ -103,14 +111,11 @@ impl Directory {
 
     /// The newest commit, as the database says.
     pub(super) fn head(&mut self) -> Result<Option<Head>, StoreError> {
-        let path = self.path.clone();
-        self.guarded(|database| {
-            let Some(bytes) = database.head()? else {
-                return Ok(None);
-            };
-            let damaged = |error| StoreError::Damaged { path, reason: format!("its head: {error}") };
-            Ok(Some(postcard::from_bytes(&bytes).map_err(damaged)?))
-        })
+        let Some(bytes) = self.guarded(|database| database.head())? else {
+            return Ok(None);
+        };
+        let damaged = |error| StoreError::Damaged { path: self.path.clone(), reason: format!("its head: {error}") };
+        Ok(Some(postcard::from_bytes(&bytes).map_err(damaged)?))
     }
 
     /// A layer, every block of it checked.
@@ -123,7 +128,7 @@ impl Directory {
         Ok(Layer { scope: layer.scope, blocks })
     }
 
-    /// The same block by block; the digest is checked last.
+    /// The same block by block; the digest is checked last. An error of `take` ends it, and harms nothing.
     pub(super) fn read_blocks(
         &mut self,
         layer: &LayerHead,
@@ -134,19 +139,25 @@ impl Directory {
             path: path.clone(),
             reason: format!("{what} of checkpoint {}", layer.commit),
         };
+        let mut sums = SectionSums::default();
+        let mut look = |key: &[u8], value: &[u8]| {
+            let (bytes, sum) = value.split_last_chunk::<4>().ok_or_else(|| bad("a block"))?;
+            if key.len() != 13 || crc32c::crc32c(bytes) != u32::from_le_bytes(*sum) {
+                return Err(bad("the checksum of a block"));
+            }
+            let section = Section::of(key[8]).ok_or_else(|| bad("the section of a block"))?;
+            sums.take(&key[8..], *sum);
+            take(Block { section, bytes: bytes.to_vec() })
+        };
+        let mut ended = Ok(());
         self.guarded(|database| {
-            let mut sums = SectionSums::default();
             database.scan(&layer.commit.to_be_bytes(), &mut |key, value| {
-                let (bytes, sum) = value.split_last_chunk::<4>().ok_or_else(|| bad("a block"))?;
-                if key.len() != 13 || crc32c::crc32c(bytes) != u32::from_le_bytes(*sum) {
-                    return Err(bad("the checksum of a block"));
-                }
-                let section = Section::of(key[8]).ok_or_else(|| bad("the section of a block"))?;
-                sums.take(&key[8..], *sum);
-                take(Block { section, bytes: bytes.to_vec() })
-            })?;
-            if sums.digest() == layer.digest { Ok(()) } else { Err(bad("the digest")) }
-        })
+                ended = look(key, value);
+                if ended.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })
+        })?;
+        ended?;
+        if sums.digest() == layer.digest { Ok(()) } else { Err(bad("the digest")) }
     }
 
     /// Another handle on the same database, to read with.
@@ -162,7 +173,7 @@ impl Directory {
             let mut left = Vec::new();
             database.scan(&commit.to_be_bytes(), &mut |key, _| {
                 left.push(key.to_vec());
-                Ok(())
+                ControlFlow::Continue(())
             })?;
             left.iter().try_for_each(|key| database.remove(key))
         })?;
@@ -205,8 +216,9 @@ impl Directory {
     pub(super) fn commit(&mut self, parent: Option<&Head>, head: &Head) -> Result<(), StoreError> {
         let (from, to) = (parent.map(Head::to_bytes), head.to_bytes());
         let reason = "its head is not the parent of the commit".to_owned();
-        let damaged = StoreError::Damaged { path: self.path.clone(), reason };
-        self.guarded(|database| if database.move_head(from.as_deref(), &to)? { Ok(()) } else { Err(damaged) })?;
+        if !self.guarded(|database| database.move_head(from.as_deref(), &to))? {
+            return Err(StoreError::Damaged { path: self.path.clone(), reason });
+        }
         self.guarded(|database| database.sync())
     }
 

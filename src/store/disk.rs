@@ -4,6 +4,7 @@
 //! forgets, tears and reorders what was not synced.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 
@@ -72,8 +73,9 @@ pub trait Disk: Send + Sync {
     fn aside(&self, work: Box<dyn FnOnce() + Send>) -> Box<dyn Aside>;
 }
 
-/// What takes blocks, each as its key and value.
-pub type Take<'t> = &'t mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>;
+/// What takes blocks, each as its key and value, until it has enough. Why it wants no more is its own affair: the database is
+/// as good as before.
+pub type Take<'t> = &'t mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
 
 /// A database: blocks under ordered keys, and a head. What is written may be lost, in any order, until it is synced.
 pub trait Database: Send {
@@ -83,10 +85,10 @@ pub trait Database: Send {
     /// When it cannot be read.
     fn head(&self) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// Gives the blocks whose keys begin with `prefix`, in order, as keys and values.
+    /// Gives the blocks whose keys begin with `prefix`, in order, as keys and values, until `take` breaks.
     ///
     /// # Errors
-    /// When they cannot be read, or `take` fails.
+    /// When they cannot be read.
     fn scan(&self, prefix: &[u8], take: Take<'_>) -> Result<(), StoreError>;
 
     /// Writes a block.

@@ -1,6 +1,7 @@
 //! A new base, merged on a thread of its own from the old base and its deltas while deltas go on being committed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
@@ -27,6 +28,7 @@ const OVERDUE: f64 = 1.5;
 pub(super) struct Merging {
     pub(super) name: String,
     aside: Box<dyn Aside>,
+    is_given_up: Arc<AtomicBool>,
     result: Receiver<Result<Merged, StoreError>>,
 }
 
@@ -61,11 +63,13 @@ impl Merging {
     pub(super) fn start(disk: &Arc<dyn Disk>, name: String, head: Head, old: Directory, at_stage: AtStage) -> Self {
         let (sender, result) = channel();
         let (into, on) = (name.clone(), Arc::clone(disk));
+        let is_given_up = Arc::new(AtomicBool::new(false));
+        let given_up = Arc::clone(&is_given_up);
         let work = move || {
             // Nobody waits for the result of a merge that was given up.
-            let _ = sender.send(merge(into, &*on, &head, old, at_stage));
+            let _ = sender.send(merge(into, &*on, &head, old, &given_up, at_stage));
         };
-        Self { name, aside: disk.aside(Box::new(work)), result }
+        Self { name, aside: disk.aside(Box::new(work)), is_given_up, result }
     }
 
     pub(super) fn is_finished(&self) -> bool {
@@ -74,9 +78,19 @@ impl Merging {
 
     /// Waits for the merge.
     pub(super) fn finish(self) -> Result<Merged, StoreError> {
-        let Self { name, aside, result } = self;
+        let Self { name, aside, result, .. } = self;
         let panicked = || StoreError::Damaged { path: name.into(), reason: "merging panicked".into() };
         if aside.wait() { result.try_recv().unwrap_or_else(|_| Err(panicked())) } else { Err(panicked()) }
+    }
+}
+
+impl Merging {
+    /// Ends the merge within a block or two. Its database is of no use: it goes with the next removal.
+    pub(super) fn give_up(self) {
+        self.is_given_up.store(true, Ordering::Release);
+        if let Err(error) = self.finish() {
+            tracing::debug!("a merge of checkpoints was given up: {error}");
+        }
     }
 }
 
@@ -103,16 +117,19 @@ fn merge(
     disk: &dyn Disk,
     head: &Head,
     mut old: Directory,
+    is_given_up: &AtomicBool,
     at_stage: AtStage,
 ) -> Result<Merged, StoreError> {
     let start = Instant::now();
+    let go_on = || if is_given_up.load(Ordering::Acquire) { Err(StoreError::GivenUp) } else { Ok(()) };
     at_stage(Stage::MergeBegun)?;
     let mut directory = Directory::open(disk, &name)?;
     let mut writer = directory.begin(head.commit(), Scope::Everything)?;
-    read_merged(&mut old, head, &mut |merged| directory.put(&mut writer, &merged))?;
+    read_merged(&mut old, head, &mut |merged| go_on().and_then(|()| directory.put(&mut writer, &merged)))?;
+    go_on()?;
     let base = directory.end(writer)?;
     at_stage(Stage::Merged)?;
-    directory.read_blocks(&base, |_| Ok(()))?;
+    directory.read_blocks(&base, |_| go_on())?;
     at_stage(Stage::MergeVerified)?;
     tracing::info!(
         "merged {} layers into {name}, {} MB, in {:.1?}",

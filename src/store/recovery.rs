@@ -32,16 +32,23 @@ pub(super) enum Fault {
 
 impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Self {
-        let source = match &error {
-            // A disk that is slow says nothing of what is on it.
-            StoreError::Stuck(_) => return Self::World(error),
-            StoreError::Io { source, .. } | StoreError::Sled { source: sled::Error::Io(source), .. } => source,
-            _ => return Self::Damage(text(&error)),
-        };
-        let is_too_many_files = matches!(source.raw_os_error(), Some(23 | 24));
-        let is_locked = matches!(&error, StoreError::Sled { source, .. } if is_locked(source));
-        match source.kind() {
-            ErrorKind::StorageFull
+        if is_of_the_world(&error) { Self::World(error) } else { Self::Damage(text(&error)) }
+    }
+}
+
+/// Whether an error says nothing of what is on the disk.
+pub(super) fn is_of_the_world(error: &StoreError) -> bool {
+    let source = match error {
+        // A disk that is slow says nothing of what is on it.
+        StoreError::Stuck(_) => return true,
+        StoreError::Io { source, .. } | StoreError::Sled { source: sled::Error::Io(source), .. } => source,
+        _ => return false,
+    };
+    let is_too_many_files = matches!(source.raw_os_error(), Some(23 | 24));
+    let is_locked = matches!(error, StoreError::Sled { source, .. } if is_locked(source));
+    let is_of_the_world = matches!(
+        source.kind(),
+        ErrorKind::StorageFull
             | ErrorKind::QuotaExceeded
             | ErrorKind::ReadOnlyFilesystem
             | ErrorKind::PermissionDenied
@@ -50,11 +57,9 @@ impl From<StoreError> for Fault {
             | ErrorKind::TimedOut
             | ErrorKind::WouldBlock
             | ErrorKind::ResourceBusy
-            | ErrorKind::StaleNetworkFileHandle => Self::World(error),
-            _ if is_too_many_files || is_locked => Self::World(error),
-            _ => Self::Damage(text(&error)),
-        }
-    }
+            | ErrorKind::StaleNetworkFileHandle
+    );
+    is_of_the_world || is_too_many_files || is_locked
 }
 
 /// Looks for the checkpoint to go on from; `names` are the databases, the newest first. `None` when there never was one.
@@ -199,7 +204,8 @@ fn whole_layers(directory: &mut Directory, head: &Head) -> Result<(Vec<Layer>, O
     Ok((layers, None))
 }
 
-fn text(error: &StoreError) -> String {
+/// An error and its cause in one line.
+pub(super) fn text(error: &StoreError) -> String {
     let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
     format!("{error}{source}")
 }

@@ -180,14 +180,18 @@ impl Database for SledDatabase {
             let (piece, bytes) = entry.map_err(|source| self.failed(source))?;
             let whole = piece.strip_suffix(&[piece.last().copied().unwrap_or(0)]).unwrap_or(&[]);
             if whole != key {
-                if !key.is_empty() {
-                    take(&key, &value)?;
+                if !key.is_empty() && take(&key, &value).is_break() {
+                    return Ok(());
                 }
                 (key, value) = (whole.to_vec(), Vec::new());
             }
             value.extend_from_slice(&bytes);
         }
-        if key.is_empty() { Ok(()) } else { take(&key, &value) }
+        if !key.is_empty() {
+            // It was the last: whether more is wanted does not matter.
+            let _ = take(&key, &value);
+        }
+        Ok(())
     }
 
     fn insert(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {

@@ -31,6 +31,9 @@ const HEADROOM: u64 = 16 << 20;
 /// Bytes that sled takes for a byte that it is given, at most: it was seen to take 3.1, splitting the leaves of its tree.
 const SLED_FACTOR: u64 = 4;
 
+/// The most bytes of changes that wait in memory for room on the disk; past them the next commit is of everything.
+const UNFIT_BYTES_MAX: u64 = 256 << 20;
+
 /// The arrows of a commit, of a merge and of a recovery, for tests that stop, fail or wait at each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -85,10 +88,15 @@ pub struct SledStore {
     /// What was fallen back to, to be read until the first commit.
     fallen_back: Option<Current>,
     merging: Option<Merging>,
+    /// Changes that found no room, by their numbers: they go with the next ones.
+    unfit: Vec<(u64, Layer)>,
+    /// Whether the worker ends: nothing is merged any more.
+    ends_soon: bool,
     witness: Option<Witness>,
     /// The largest number that a commit was tried under.
     tried: u64,
-    /// Whether a merge has failed: the base may be damaged.
+    /// Whether the next commit must be of everything: a merge has failed, so that the base may be damaged, or one of everything
+    /// found no room.
     is_suspect: bool,
     at_stage: AtStage,
     /// So many deltas are merged, however small.
@@ -131,8 +139,19 @@ impl SledStore {
     /// The same on any disk, for tests.
     #[doc(hidden)]
     pub fn on(disk: Arc<dyn Disk>, deltas_max: usize, at_stage: AtStage) -> Self {
-        let (current, merging, witness) = (None, None, None);
-        Self { disk, current, fallen_back: None, merging, witness, tried: 0, is_suspect: false, at_stage, deltas_max }
+        Self {
+            disk,
+            current: None,
+            fallen_back: None,
+            merging: None,
+            unfit: Vec::new(),
+            ends_soon: false,
+            witness: None,
+            tried: 0,
+            is_suspect: false,
+            at_stage,
+            deltas_max,
+        }
     }
 
     fn root(&self) -> PathBuf {
@@ -200,10 +219,8 @@ impl SledStore {
     /// Commits everything into a fresh database, which is read back before anything rests on it.
     fn commit_everything(&mut self, commit: u64, layer: &Layer) -> Result<Current, StoreError> {
         if let Some(merging) = self.merging.take() {
-            // Its result is of no use any more; its directory goes with the next removal.
-            drop(merging.finish());
+            merging.give_up();
         }
-        self.check_space(layer.bytes())?;
         let name = self.fresh_name()?;
         let mut directory = Directory::open(&*self.disk, &name)?;
         let base = directory.write(commit, layer)?;
@@ -216,8 +233,13 @@ impl SledStore {
     }
 
     /// Commits changes on top of what is there, or on top of the merged base if that is ready.
-    fn commit_changes(&mut self, commit: u64, mut current: Current, layer: &Layer) -> Result<Current, StoreError> {
-        self.check_space(layer.bytes())?;
+    fn commit_changes(
+        &mut self,
+        commit: u64,
+        mut current: Current,
+        unfit: &[(u64, Layer)],
+        layer: &Layer,
+    ) -> Result<Current, StoreError> {
         let mut parent = Some(current.head.clone());
         let is_overdue = merging::is_overdue(&current.head, self.deltas_max);
         if let Some(merging) = self.merging.take_if(|merging| is_overdue || merging.is_finished()) {
@@ -233,9 +255,11 @@ impl SledStore {
                 }
             }
         }
-        let delta = current.directory.write(commit, layer)?;
+        let waiting = unfit.iter().map(|(commit, layer)| (*commit, layer));
+        for (commit, layer) in waiting.chain([(commit, layer)]) {
+            current.head.layers.push(current.directory.write(commit, layer)?);
+        }
         (self.at_stage)(Stage::BlocksSynced)?;
-        current.head.layers.push(delta);
         current.directory.commit(parent.as_ref(), &current.head)?;
         Ok(current)
     }
@@ -244,28 +268,60 @@ impl SledStore {
         let known = self.witness.as_ref().map_or(0, |witness| witness.newest.commit);
         let commit = known.max(self.tried) + 1;
         self.tried = commit;
+        self.find_room(commit, layer)?;
         self.fallen_back = None;
+        let unfit = std::mem::take(&mut self.unfit);
         let current = match (layer.scope, self.current.take()) {
             (Scope::Everything, _) => self.commit_everything(commit, layer)?,
-            (Scope::Changes, Some(current)) => self.commit_changes(commit, current, layer)?,
+            (Scope::Changes, Some(current)) => self.commit_changes(commit, current, &unfit, layer)?,
             (Scope::Changes, None) => return Err(StoreError::NoBase),
         };
         (self.at_stage)(Stage::Committed)?;
         self.testify(Testimony { commit, directory: current.name.clone(), digest: current.head.digest() })?;
         (self.at_stage)(Stage::Witnessed)?;
-        self.remove_unknown()?;
-        (self.at_stage)(Stage::Removed)?;
-        self.merge_if_due(&current)?;
         self.current = Some(current);
+        // The commit is durable and known, whatever becomes of this: it is tried again after the next.
+        if let Err(error) = self.tidy() {
+            tracing::warn!("after checkpoint {commit}: {}", recovery::text(&error));
+        }
         Ok(commit)
     }
 
+    /// Holds a commit against the room that there is. Changes that find none wait for those of the next commit, while both
+    /// together are less than everything: asking for everything would ask for more room where there is not enough.
+    fn find_room(&mut self, commit: u64, layer: &Layer) -> Result<(), StoreError> {
+        let waiting: u64 = self.unfit.iter().map(|(_, layer)| layer.bytes()).sum();
+        let bytes = layer.bytes() + if layer.scope == Scope::Changes { waiting } else { 0 };
+        let Err(error) = self.check_space(bytes) else {
+            return Ok(());
+        };
+        match (&self.current, layer.scope) {
+            (Some(current), Scope::Changes) if bytes < current.head.bytes().min(UNFIT_BYTES_MAX) => {
+                self.unfit.push((commit, layer.clone()));
+            }
+            (Some(_), _) => {
+                self.unfit.clear();
+                self.is_suspect = true;
+            }
+            (None, _) => {}
+        }
+        Err(error)
+    }
+
+    /// What is done after a commit: removes what is old, and sees to the next base.
+    fn tidy(&mut self) -> Result<(), StoreError> {
+        self.remove_unknown()?;
+        (self.at_stage)(Stage::Removed)?;
+        self.merge_if_due()
+    }
+
     /// Begins to merge when the deltas have grown and there is room for a new base.
-    fn merge_if_due(&mut self, current: &Current) -> Result<(), StoreError> {
-        if self.merging.is_some() || !merging::is_due(&current.head, self.deltas_max) {
+    fn merge_if_due(&mut self) -> Result<(), StoreError> {
+        let Some(current) = &self.current else { return Ok(()) };
+        if self.ends_soon || self.merging.is_some() || !merging::is_due(&current.head, self.deltas_max) {
             return Ok(());
         }
-        if let Err(full) = self.check_space(current.head.layers.iter().map(|layer| layer.bytes).sum()) {
+        if let Err(full) = self.check_space(current.head.bytes()) {
             tracing::warn!("checkpoints are not merged: {full}");
             return Ok(());
         }
@@ -304,7 +360,7 @@ fn switch(mut old: Current, merged: Merged) -> Result<Current, StoreError> {
 
 impl Store for SledStore {
     fn load(&mut self) -> Result<Option<Saved>, StoreError> {
-        self.witness = witness::read(&*self.disk);
+        self.witness = witness::read(&*self.disk)?;
         let names = self.disk.names()?;
         let files = names.iter().filter(|name| witness::NAMES.contains(&name.as_str())).count();
         if self.witness.is_none() && files > 1 {
@@ -345,6 +401,7 @@ impl Store for SledStore {
     fn reset(&mut self) -> Result<(), StoreError> {
         self.current = None;
         self.fallen_back = None;
+        self.unfit.clear();
         // The witness goes last: what a crash in between leaves is refused, and not taken for a state.
         for name in self.bases()? {
             self.disk.remove(&name)?;
@@ -367,6 +424,13 @@ impl Store for SledStore {
         self.commit_to(layer)
     }
 
+    fn end_soon(&mut self) {
+        self.ends_soon = true;
+        if let Some(merging) = self.merging.take() {
+            merging.give_up();
+        }
+    }
+
     fn reader(&self) -> Result<ReadMerged, StoreError> {
         let current = self.current.as_ref().or(self.fallen_back.as_ref()).ok_or(StoreError::NoBase)?;
         // Should the directory be removed by a rotation meanwhile, its files stay readable through the open handle.
@@ -377,8 +441,6 @@ impl Store for SledStore {
 
 impl Drop for SledStore {
     fn drop(&mut self) {
-        if let Some(merging) = self.merging.take() {
-            drop(merging.finish());
-        }
+        self.end_soon();
     }
 }

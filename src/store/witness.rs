@@ -1,10 +1,13 @@
 //! The witness: two small files next to sled, written in turn and synced, that say which commit is the newest. sled can
 //! come back empty or old without an error after a power cut; with the witness that is noticed.
 
+use std::io::ErrorKind;
+
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use super::disk::Disk;
+use super::recovery::is_of_the_world;
 
 /// The two files.
 pub(super) const NAMES: [&str; 2] = ["HEAD.a", "HEAD.b"];
@@ -37,14 +40,35 @@ pub(super) struct Witness {
 }
 
 /// Reads the newer of the two files that are whole.
-pub(super) fn read(disk: &dyn Disk) -> Option<Witness> {
-    let whole = |name: &&str| {
-        let text = String::from_utf8(disk.read(name).ok()?).ok()?;
-        let (document, sum) = text.trim_end().rsplit_once('\n')?;
-        let sum = u32::from_str_radix(sum, 16).ok()?;
-        (crc32c::crc32c(document.as_bytes()) == sum).then(|| serde_json::from_str(document).ok())?
-    };
-    NAMES.iter().filter_map(whole).max_by_key(|witness: &Witness| witness.written)
+///
+/// # Errors
+/// When a file could not be read for a reason that says nothing of what is in it, or neither could: that is no damage.
+pub(super) fn read(disk: &dyn Disk) -> Result<Option<Witness>, StoreError> {
+    let (mut found, mut failed) = (Vec::new(), None);
+    for name in NAMES {
+        match disk.read(name) {
+            Ok(bytes) => found.extend(parse(bytes)),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(source) => {
+                let error = StoreError::Io { doing: "read", path: disk.path(name), source };
+                if is_of_the_world(&error) {
+                    return Err(error);
+                }
+                // The other file is as good as it is when this one is torn.
+                failed = Some(error);
+            }
+        }
+    }
+    let newest = found.into_iter().max_by_key(|witness: &Witness| witness.written);
+    newest.map_or_else(|| failed.map_or(Ok(None), Err), |witness| Ok(Some(witness)))
+}
+
+/// What a file says, if it is whole.
+fn parse(bytes: Vec<u8>) -> Option<Witness> {
+    let text = String::from_utf8(bytes).ok()?;
+    let (document, sum) = text.trim_end().rsplit_once('\n')?;
+    let sum = u32::from_str_radix(sum, 16).ok()?;
+    (crc32c::crc32c(document.as_bytes()) == sum).then(|| serde_json::from_str(document).ok())?
 }
 
 /// Writes the file that was not written last.

@@ -158,7 +158,7 @@ pub fn settle(
     let newest = known.newest().max(installed.keys().next_back().copied());
     let first_free = newest.map_or(1, |newest| newest + 1);
     let Some(lineage) = lineage else {
-        artefacts::remove_stray(&config.versions.dir, &[])?;
+        artefacts::remove_stray(&config.versions.dir, &[]);
         let origin = Origin { next_version: first_free, parent: None, topic_ids: log.topic_ids() };
         return Ok((origin, Outbox::default()));
     };
@@ -289,7 +289,7 @@ fn settle_versions(
             }
         }
     }
-    artefacts::remove_stray(root, &[])?;
+    artefacts::remove_stray(root, &[]);
     pending.reverse();
     Ok(pending)
 }

@@ -103,7 +103,7 @@ fn staged_versions_that_no_checkpoint_knows_are_removed() {
     let (known, stray) = (artefact(1, 0), artefact(2, 0));
     artefacts::stage(root.path(), &known).expect("the disk takes it");
     artefacts::stage(root.path(), &stray).expect("the disk takes it");
-    artefacts::remove_stray(root.path(), &[&known.directory()]).expect("they can be removed");
+    artefacts::remove_stray(root.path(), &[&known.directory()]);
     artefacts::install(root.path(), &known.directory()).expect("the known one is still there");
     assert!(artefacts::install(root.path(), &stray.directory()).is_err());
 }

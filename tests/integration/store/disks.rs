@@ -5,11 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use deepfm_stream::feature::hash;
-use deepfm_stream::store::{Aside, Database, Disk, SledStore, Store, StoreError, Take};
+use deepfm_stream::store::{Aside, Database, Disk, SledStore, Stage, Store, StoreError, Take};
 use deepfm_stream::train::Scope;
 
 use super::{Effective, assert_is_commit, effective, filled, load, wide};
@@ -61,12 +61,19 @@ struct Plan {
     operations: AtomicUsize,
     /// Operations on a database after one on it has failed.
     after_failure: AtomicUsize,
+    /// Bytes free.
+    available: AtomicU64,
+    /// The error of the operating system with which files cannot be read; 0 is none.
+    unreadable: AtomicI32,
+    /// Handles on databases that are open.
+    handles: AtomicUsize,
 }
 
 impl Plan {
     fn new(fails_at: usize) -> Arc<Self> {
-        let (operations, after_failure) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Arc::new(Self { fails_at, operations, after_failure })
+        let [operations, after_failure, handles] = [0; 3].map(AtomicUsize::new);
+        let (available, unreadable) = (AtomicU64::new(u64::MAX), AtomicI32::new(0));
+        Arc::new(Self { fails_at, operations, after_failure, available, unreadable, handles })
     }
 
     fn operate(&self) -> Result<(), StoreError> {
@@ -94,7 +101,10 @@ impl<D: Disk> Disk for PlannedDisk<D> {
     }
 
     fn read(&self, name: &str) -> std::io::Result<Vec<u8>> {
-        self.disk.read(name)
+        match self.plan.unreadable.load(Ordering::SeqCst) {
+            0 => self.disk.read(name),
+            error => Err(std::io::Error::from_raw_os_error(error)),
+        }
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
@@ -117,7 +127,7 @@ impl<D: Disk> Disk for PlannedDisk<D> {
     }
 
     fn available(&self) -> Result<u64, StoreError> {
-        Ok(u64::MAX)
+        Ok(self.plan.available.load(Ordering::SeqCst))
     }
 
     fn remove_leftovers(&self, name: &str) -> Result<(), StoreError> {
@@ -127,7 +137,7 @@ impl<D: Disk> Disk for PlannedDisk<D> {
     fn open(&self, name: &str) -> Result<Box<dyn Database>, StoreError> {
         self.plan.operate()?;
         let (database, plan) = (self.disk.open(name)?, Arc::clone(&self.plan));
-        Ok(Box::new(Planned { database, plan, has_failed: Arc::new(AtomicU64::new(0)) }))
+        Ok(Box::new(Planned::new(database, plan, Arc::new(AtomicU64::new(0)))))
     }
 
     fn aside(&self, work: Box<dyn FnOnce() + Send>) -> Box<dyn Aside> {
@@ -142,6 +152,11 @@ struct Planned {
 }
 
 impl Planned {
+    fn new(database: Box<dyn Database>, plan: Arc<Plan>, has_failed: Arc<AtomicU64>) -> Self {
+        plan.handles.fetch_add(1, Ordering::SeqCst);
+        Self { database, plan, has_failed }
+    }
+
     fn operate(&self) -> Result<(), StoreError> {
         if self.has_failed.load(Ordering::SeqCst) > 0 {
             self.plan.after_failure.fetch_add(1, Ordering::SeqCst);
@@ -181,9 +196,150 @@ impl Database for Planned {
 
     fn another(&self) -> Box<dyn Database> {
         let (plan, has_failed) = (Arc::clone(&self.plan), Arc::clone(&self.has_failed));
-        Box::new(Self { database: self.database.another(), plan, has_failed })
+        Box::new(Self::new(self.database.another(), plan, has_failed))
     }
 }
+
+impl Drop for Planned {
+    fn drop(&mut self) {
+        self.plan.handles.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A store on a real disk that goes by a plan.
+fn planned(root: &Path, plan: &Arc<Plan>, deltas_max: usize) -> SledStore {
+    let disk = SledStore::disk(root).expect("nobody else has it");
+    let disk = PlannedDisk { disk, plan: Arc::clone(plan) };
+    let mut store = SledStore::on(Arc::new(disk), deltas_max, |_| Ok(()));
+    store.load().expect("nothing is wrong yet");
+    store
+}
+
+#[test]
+fn whoever_gives_up_reading_lets_go_of_the_database() {
+    let directory = tempfile::tempdir().expect("a directory of our own");
+    let plan = Plan::new(usize::MAX);
+    let mut store = planned(directory.path(), &plan, 64);
+    store.commit(&wide(1, 0, 4000, Scope::Everything)).expect("the disk takes it");
+    let given_up = store.reader().expect("there is a checkpoint")(&mut |_| Err(StoreError::GivenUp));
+    assert!(matches!(given_up, Err(StoreError::GivenUp)), "{given_up:?}");
+    assert_eq!(plan.handles.load(Ordering::SeqCst), 1, "the store's own");
+    assert_eq!(store.wants(), Scope::Changes);
+    store.commit(&wide(2, 0, 1000, Scope::Changes)).expect("nothing has failed");
+    drop(store);
+    assert_eq!(plan.handles.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn changes_that_find_no_room_go_with_the_next_ones_and_do_not_ask_for_room_for_everything() {
+    let directory = tempfile::tempdir().expect("a directory of our own");
+    let plan = Plan::new(usize::MAX);
+    let mut store = planned(directory.path(), &plan, 64);
+    let mut layers = vec![wide(1, 0, 100_000, Scope::Everything)];
+    store.commit(&layers[0]).expect("the disk takes it");
+    // Room for what every commit must find, and for four times nothing.
+    plan.available.store(16 << 20, Ordering::SeqCst);
+    for commit in 2..5 {
+        layers.push(wide(commit, 1000 * commit, 2000, Scope::Changes));
+        let full = store.commit(layers.last().expect("it was pushed"));
+        assert!(matches!(full, Err(StoreError::Full { .. })), "{full:?}");
+        assert_eq!(store.wants(), Scope::Changes, "what changed is less than everything");
+    }
+    // 10 MB more is room for these changes, and for no base of 10 MB.
+    plan.available.store(26 << 20, Ordering::SeqCst);
+    layers.push(wide(5, 50_000, 1000, Scope::Changes));
+    let number = store.commit(layers.last().expect("it was pushed")).expect("there is room for what changed");
+    drop(store);
+    let saved = load(directory.path()).expect("it is whole").expect("there are commits");
+    assert_eq!((saved.commit, saved.fell_back), (number, None));
+    assert!(effective(&saved.layers) == effective(&layers), "nothing of what found no room is lost");
+}
+
+#[test]
+fn changes_that_wait_for_room_give_way_to_everything_when_they_are_as_much() {
+    let directory = tempfile::tempdir().expect("a directory of our own");
+    let plan = Plan::new(usize::MAX);
+    let mut store = planned(directory.path(), &plan, 64);
+    store.commit(&wide(1, 0, 10_000, Scope::Everything)).expect("the disk takes it");
+    plan.available.store(0, Ordering::SeqCst);
+    let tries = (2..20).take_while(|commit| {
+        store.commit(&wide(*commit, 0, 3000, Scope::Changes)).is_err() && store.wants() == Scope::Changes
+    });
+    assert_eq!(tries.count(), 3, "a base of 10,000 rows is less than 12,000 changed ones");
+    plan.available.store(u64::MAX, Ordering::SeqCst);
+    let whole = wide(30, 0, 10_000, Scope::Everything);
+    store.commit(&whole).expect("there is room");
+    assert_eq!(store.wants(), Scope::Changes);
+    drop(store);
+    let saved = load(directory.path()).expect("it is whole").expect("there are commits");
+    assert!(effective(&saved.layers) == effective(&[whole]), "what waited is not added to everything");
+}
+
+#[test]
+fn a_commit_is_not_failed_by_what_comes_after_it() {
+    let directory = tempfile::tempdir().expect("a directory of our own");
+    let fails = |stage| match stage {
+        Stage::Removed => {
+            Err(StoreError::Io { doing: "remove", path: "disk".into(), source: std::io::ErrorKind::Other.into() })
+        }
+        _ => Ok(()),
+    };
+    let mut store = SledStore::open_with(directory.path(), 4, fails).expect("nobody else has it");
+    store.load().expect("it is new");
+    for commit in 1..=5 {
+        let scope = store.wants();
+        assert_eq!(scope == Scope::Everything, commit == 1, "commit {commit}");
+        assert_eq!(store.commit(&wide(commit, 0, 2000, scope)).expect("it is durable"), commit);
+    }
+}
+
+#[test]
+fn witnesses_that_cannot_be_read_are_no_damage() {
+    let directory = tempfile::tempdir().expect("a directory of our own");
+    filled(directory.path(), 3);
+    let plan = Plan::new(usize::MAX);
+    // Too many open files, an error of the device.
+    for error in [24, 5] {
+        plan.unreadable.store(error, Ordering::SeqCst);
+        let disk = SledStore::disk(directory.path()).expect("nobody else has it");
+        let disk = PlannedDisk { disk, plan: Arc::clone(&plan) };
+        let loaded = SledStore::on(Arc::new(disk), 64, |_| Ok(())).load();
+        assert!(matches!(loaded, Err(StoreError::Io { doing: "read", .. })), "{error}: {loaded:?}");
+    }
+    plan.unreadable.store(0, Ordering::SeqCst);
+    assert_is_commit(&load(directory.path()).expect("it is whole").expect("there are commits"), 3);
+}
+
+#[test]
+fn a_store_that_ends_does_not_wait_for_a_merge() {
+    let directory = tempfile::tempdir().expect("a directory of our own");
+    let merges_slowly = |stage| {
+        if stage == Stage::MergeBegun {
+            MERGES.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
+    };
+    let mut store = SledStore::open_with(directory.path(), 4, merges_slowly).expect("nobody else has it");
+    store.load().expect("it is new");
+    store.commit(&wide(1, 0, 300_000, Scope::Everything)).expect("the disk takes it");
+    let mut commit = 1;
+    while MERGES.load(Ordering::SeqCst) == 0 {
+        commit += 1;
+        store.commit(&wide(commit, 0, 1000, Scope::Changes)).expect("the disk takes it");
+    }
+    store.end_soon();
+    for _ in 0..12 {
+        commit += 1;
+        store.commit(&wide(commit, 0, 1000, Scope::Changes)).expect("the disk takes it");
+    }
+    drop(store);
+    assert_eq!(MERGES.load(Ordering::SeqCst), 1, "none is begun at the end");
+    let saved = load(directory.path()).expect("it is whole").expect("there are commits");
+    assert_eq!((saved.commit, saved.layers.len() as u64), (commit, commit), "nothing was merged");
+}
+
+/// Merges that were begun by the store of one test.
+static MERGES: AtomicUsize = AtomicUsize::new(0);
 
 #[test]
 fn a_database_that_failed_is_never_written_again_and_everything_goes_into_a_fresh_one() {
