@@ -8,6 +8,7 @@ mod dead_letters;
 mod demo;
 mod events;
 mod failure;
+mod log;
 mod output;
 mod run;
 mod topics;
@@ -76,7 +77,9 @@ enum Command {
 /// Parses the arguments, runs the command, and reports its failure.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Err(failure) = start_logging(&cli.log, cli.log_json) {
+    // The demo's log may go to a file.
+    let is_colored = std::io::stderr().is_terminal() && !matches!(cli.command, Command::Demo(_));
+    if let Err(failure) = start_logging(&cli.log, cli.log_json, is_colored) {
         return failure.report();
     }
     raise_descriptors();
@@ -115,11 +118,11 @@ fn raise_descriptors() {
     }
 }
 
-fn start_logging(filter: &str, json: bool) -> Result<(), Failure> {
+fn start_logging(filter: &str, json: bool, is_colored: bool) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(filter)
         .map_err(|error| Failure::usage(anyhow::anyhow!("--log {filter:?} is not a filter: {error}")))?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let subscriber = subscriber.with_ansi(std::io::stderr().is_terminal());
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log::writer);
+    let subscriber = subscriber.with_ansi(is_colored);
     if json {
         subscriber.json().init();
     } else {

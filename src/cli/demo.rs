@@ -1,5 +1,7 @@
 //! `deepfm demo`: the whole loop in one process: an embedded broker, simulated traffic, the worker, and a live view.
 
+mod view;
+
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,15 +17,15 @@ use deepfm_stream::source::send::{EventSender, Timestamps};
 use deepfm_stream::store::SledStore;
 use deepfm_stream::worker::error::WorkerError;
 use deepfm_stream::worker::run::{self, Options, Summary};
-use deepfm_stream::worker::status::{Status, StatusBoard};
+use deepfm_stream::worker::status::StatusBoard;
 use deepfm_stream::worker::stop::Stop;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use rdkafka::mocking::MockCluster;
 use serde_json::json;
 
 use super::failure::{Exit, Failure, OrExit};
-use super::output;
-use super::run::{source_exit, store_failure, worker_failure};
+use super::run::{source_exit, start_admin, store_failure, worker_failure};
+use super::{log, output};
+use view::{Frame, View, number};
 
 /// The attribution window of the demo: long for its clicks, short for its audience.
 const WINDOW: Duration = Duration::from_secs(2);
@@ -55,9 +57,11 @@ pub(crate) struct Args {
     drift: f64,
 }
 
-/// Where the demo keeps its state and its configuration, next to the artefacts.
+/// Where the demo keeps its state, its configuration and, with a view that stays in its place, its log, next to the
+/// artefacts.
 const STATE: &str = "state";
 const CONFIGURATION: &str = "deepfm.toml";
+const LOG: &str = "demo.log";
 
 /// Impressions whose label has not matured yet: event time, true probability, whether clicked within the window.
 type Shown = Arc<Mutex<VecDeque<(i64, f64, bool)>>>;
@@ -92,11 +96,18 @@ fn play(args: &Args, directory: &Path) -> Result<(), Failure> {
     for (topic, partitions) in topics {
         cluster.create_topic(topic, partitions, 1).or_exit_with(Exit::Software, "cannot create a topic")?;
     }
+    if view::is_block(args.json) {
+        let path = directory.join(LOG);
+        log::to_file(&path).or_exit_with(Exit::Disk, format!("cannot write {}", path.display()))?;
+    }
     let (stop, board, shown) = (Stop::default(), StatusBoard::default(), Shown::default());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.or_exit(Exit::Software)?;
+    let metrics = start_admin(&runtime, &config, &board)?;
+    runtime.spawn(stop_on_interrupt(stop.clone()));
     let traffic = start_traffic(args, &config, stop.clone(), Arc::clone(&shown));
     let worker = start_worker(&config, stop.clone(), board.clone())?;
-    stop_on_interrupt(&stop)?;
-    let mut view = View::new(args, directory);
+    let mut view = View::new(args.json, directory, &config.versions.dir, metrics);
     let mut bayes = BayesTally::default();
     let start = Instant::now();
     let is_over = |elapsed: Duration| args.seconds.is_some_and(|seconds| elapsed >= Duration::from_secs(seconds));
@@ -104,15 +115,17 @@ fn play(args: &Args, directory: &Path) -> Result<(), Failure> {
         std::thread::park_timeout(FRAME);
         let status = board.read();
         mature(&shown, status.watermark, &mut bayes);
-        view.show(&status, &bayes, start.elapsed());
+        let (elapsed, now_ms) = (start.elapsed(), jiff::Timestamp::now().as_millisecond());
+        view.show(&Frame { status: &status, bayes: &bayes, elapsed, now_ms });
     }
+    view.finish();
     stop.ask();
     let summary = worker.join().map_err(|_| Failure::new(Exit::Software, anyhow::anyhow!("the worker panicked")))?;
     let sent = traffic.join().map_err(|_| Failure::new(Exit::Software, anyhow::anyhow!("the traffic panicked")))?;
     let summary = summary.map_err(worker_failure)?;
     sent?;
     mature(&shown, board.read().watermark, &mut bayes);
-    view.finish();
+    runtime.shutdown_background();
     report(args, &config, &summary, &bayes)
 }
 
@@ -125,7 +138,7 @@ fn configuration(directory: &Path, brokers: &str) -> Result<Config, Failure> {
     let text = format!(
         "# Written by `deepfm demo`.\n{fields}[model]\nname = \"demo\"\n[join]\nattribution_window_seconds = {}\n\
          [kafka]\nbrokers = \"{brokers}\"\n[state]\ndir = {:?}\ncheckpoint_interval_seconds = 5\n\
-         [versions]\ndir = {:?}\ninterval_seconds = 5\n[exports]\ninterval_seconds = 0\n[admin]\nlisten = \"\"\n[metrics]\nwindow_impressions = 10000\n",
+         [versions]\ndir = {:?}\ninterval_seconds = 5\n[exports]\ninterval_seconds = 0\n[admin]\nlisten = \"127.0.0.1:0\"\n[metrics]\nwindow_impressions = 10000\n",
         WINDOW.as_secs(),
         directory.join(STATE).display().to_string(),
         directory.join("artefacts").display().to_string(),
@@ -163,7 +176,8 @@ fn start_traffic(args: &Args, config: &Config, stop: Stop, shown: Shown) -> Join
             }
             sender.send(event.kind, event.json.as_bytes()).map_err(failed)?;
         }
-        Ok(())
+        // What is on its way arrives: a producer that is dropped before says of each record that it was lost.
+        sender.flush().map_err(failed)
     })
 }
 
@@ -178,17 +192,13 @@ fn start_worker(
     Ok(std::thread::spawn(move || run::run(&config, options, store, &stop, &board)))
 }
 
-fn stop_on_interrupt(stop: &Stop) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Software)?;
-    let stop = stop.clone();
-    std::thread::spawn(move || {
-        runtime.block_on(async {
-            if tokio::signal::ctrl_c().await.is_ok() && stop.ask() {
-                std::process::exit(130);
-            }
-        });
-    });
-    Ok(())
+/// The first interrupt ends the demo in order, the second at once.
+async fn stop_on_interrupt(stop: Stop) {
+    while tokio::signal::ctrl_c().await.is_ok() {
+        if stop.ask() {
+            std::process::exit(130);
+        }
+    }
 }
 
 /// Moves impressions whose window the watermark has passed into the tally of the truth.
@@ -225,7 +235,7 @@ fn report(args: &Args, config: &Config, summary: &Summary, bayes: &BayesTally) -
         }));
     }
     output::lines([
-        format!("learned {} examples, cut {} versions", summary.learned, versions.len()),
+        format!("learned {} examples; versions {}", summary.learned, output::ranges(&summary.versions)),
         format!(
             "log loss {} (base rate {}, truth {})",
             number(metrics.log_loss),
@@ -235,87 +245,4 @@ fn report(args: &Args, config: &Config, summary: &Summary, bayes: &BayesTally) -
         format!("AUC {}, calibration {}", number(metrics.auc), number(metrics.calibration)),
         format!("the versions are left: `deepfm artifact verify {}/*`", config.versions.dir.display()),
     ])
-}
-
-fn number(value: Option<f64>) -> String {
-    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"))
-}
-
-/// The live view: lines that change in place on a terminal, a line every few seconds elsewhere, nothing for `--json`.
-struct View {
-    lines: Vec<ProgressBar>,
-    _screen: Option<MultiProgress>,
-    last: (Instant, u64),
-    announced: Option<u64>,
-    printed: Instant,
-    is_silent: bool,
-}
-
-impl View {
-    fn new(args: &Args, directory: &Path) -> Self {
-        let is_terminal = console_is_terminal();
-        let screen = (!args.json && is_terminal).then(MultiProgress::new);
-        let style =
-            ProgressStyle::with_template("{prefix:>18}  {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
-        let names = ["events", "open impressions", "log loss", "last window", "AUC, calibration", "version"];
-        let lines = screen.iter().flat_map(|screen| {
-            names.map(|name| screen.add(ProgressBar::new_spinner().with_style(style.clone()).with_prefix(name)))
-        });
-        let lines = lines.collect();
-        if screen.is_some() {
-            eprintln!(
-                "deepfm demo: simulated traffic through an embedded broker; files in {}; Ctrl-C ends\n",
-                directory.display()
-            );
-        }
-        let now = Instant::now();
-        Self { lines, _screen: screen, last: (now, 0), announced: None, printed: now, is_silent: args.json }
-    }
-
-    fn show(&mut self, status: &Status, bayes: &BayesTally, elapsed: Duration) {
-        let (since, records) = std::mem::replace(&mut self.last, (Instant::now(), status.records));
-        let rate = status.records.saturating_sub(records) as f64 / since.elapsed().as_secs_f64().max(1e-3);
-        let (life, window) = (&status.lifetime, &status.window);
-        let texts = [
-            format!("{} consumed, {rate:.0} a second, {:.0} s", status.records, elapsed.as_secs_f64()),
-            format!("{}   ({} rows in the table)", status.open_impressions, status.rows),
-            format!(
-                "{} against {} for the base rate and {} for the truth",
-                number(life.log_loss),
-                number(life.base_log_loss),
-                number(bayes.log_loss())
-            ),
-            format!("log loss {}, normalized entropy {}", number(window.log_loss), number(window.normalized_entropy)),
-            format!("{}, {}", number(window.auc), number(window.calibration)),
-            status.version.map_or_else(|| "none yet".to_owned(), |version| format!("{version} announced and live")),
-        ];
-        for (line, text) in self.lines.iter().zip(&texts) {
-            line.set_message(text.clone());
-        }
-        if self.announced != status.version {
-            self.announced = status.version;
-            if let Some(line) = self.lines.first() {
-                line.suspend(|| {
-                    eprintln!(
-                        "version {} published: log loss {}",
-                        status.version.unwrap_or_default(),
-                        number(window.log_loss)
-                    );
-                });
-            }
-        }
-        if self.lines.is_empty() && !self.is_silent && self.printed.elapsed() >= Duration::from_secs(5) {
-            self.printed = Instant::now();
-            eprintln!("{}", texts.join(" | "));
-        }
-    }
-
-    fn finish(&self) {
-        self.lines.iter().for_each(ProgressBar::finish);
-    }
-}
-
-fn console_is_terminal() -> bool {
-    use std::io::IsTerminal;
-    std::io::stderr().is_terminal()
 }

@@ -1,5 +1,6 @@
 //! `deepfm run`: the worker as a process: signals, admin port, exit codes.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use deepfm_stream::config::Config;
@@ -73,17 +74,23 @@ fn read_export(path: &Path, config: &Config) -> Result<(PathBuf, Layer), Failure
     Ok((path.to_owned(), layer))
 }
 
-fn start_admin(runtime: &tokio::runtime::Runtime, config: &Config, board: &StatusBoard) -> Result<(), Failure> {
+/// Starts the admin port, if one is configured, and says where it is.
+pub(crate) fn start_admin(
+    runtime: &tokio::runtime::Runtime,
+    config: &Config,
+    board: &StatusBoard,
+) -> Result<Option<SocketAddr>, Failure> {
     let Some(address) = config.admin.listen else {
-        return Ok(());
+        return Ok(None);
     };
     let admin = runtime.block_on(Admin::bind(&address.to_string(), Registry::install(), board.clone()));
     let admin = admin.map_err(|source| worker_failure(WorkerError::Admin { address: address.to_string(), source }))?;
-    if let Ok(bound) = admin.address() {
+    let bound = admin.address().ok();
+    if let Some(bound) = bound {
         tracing::info!("metrics and status are at http://{bound}/metrics and /status");
     }
     runtime.spawn(admin.serve());
-    Ok(())
+    Ok(bound)
 }
 
 /// The first signal asks the run to end, the second ends the process.
@@ -119,7 +126,7 @@ fn show(summary: &Summary, json: bool) -> Result<(), Failure> {
         format!("log loss     {} (base {})", metric(metrics.log_loss), metric(metrics.base_log_loss)),
         format!("AUC          {}", metric(metrics.auc)),
         format!("calibration  {}", metric(metrics.calibration)),
-        format!("versions     {:?}", summary.versions),
+        format!("versions     {}", output::ranges(&summary.versions)),
         format!("state_digest {}", summary.state_digest),
     ])
 }

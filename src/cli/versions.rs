@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use deepfm_stream::config::Config;
 use deepfm_stream::publish::announcement::Announcement;
 use deepfm_stream::publish::topic::{self, Versions};
 
@@ -11,7 +12,7 @@ use super::{config, output};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List the announced versions and where the aliases point.
+    /// List the announced versions, with the quality of their last window, and where the aliases point.
     List {
         /// The configuration file.
         #[arg(long, value_name = "FILE", env = "DEEPFM_CONFIG")]
@@ -33,7 +34,8 @@ pub(crate) enum Command {
 pub(crate) fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::List { config, json } => {
-            let versions = read(config)?;
+            let config = config::load(config)?;
+            let versions = read(&config)?;
             if *json {
                 let document = serde_json::json!({
                     "versions": versions.announced.values().collect::<Vec<_>>(),
@@ -41,11 +43,13 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
                 });
                 return output::json(&document);
             }
-            let head = format!("{:>8}  {:<26} {:>12} {:>10}  state", "version", "created", "learned", "rows");
-            output::lines(std::iter::once(head).chain(versions.announced.values().map(|one| line(one, &versions))))
+            if versions.announced.is_empty() {
+                return output::lines(none_yet(&config));
+            }
+            output::lines(std::iter::once(head()).chain(versions.announced.values().map(|one| line(one, &versions))))
         }
         Command::Show { version, config } => {
-            let versions = read(config)?;
+            let versions = read(&config::load(config)?)?;
             let number = versions.aliases.get(version).map(|alias| alias.version).or_else(|| version.parse().ok());
             let found = number.and_then(|number| versions.announced.get(&number));
             let missing =
@@ -55,22 +59,55 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
     }
 }
 
-fn read(file: &std::path::Path) -> Result<Versions, Failure> {
-    let config = config::load(file)?;
+fn read(config: &Config) -> Result<Versions, Failure> {
     topic::read(&config.kafka, &config.model.name).or_exit(Exit::Unreachable)
+}
+
+/// Says when the first version of a model is due.
+fn none_yet(config: &Config) -> Vec<String> {
+    let (versions, window) = (&config.versions, config.join.attribution_window_seconds);
+    let seconds = (versions.interval_seconds > 0)
+        .then(|| format!("{} s after the worker's start (versions.interval_seconds)", versions.interval_seconds));
+    let examples = (versions.interval_examples > 0)
+        .then(|| format!("after {} examples (versions.interval_examples)", versions.interval_examples));
+    let due: Vec<String> = [seconds, examples].into_iter().flatten().collect();
+    let due = if due.is_empty() {
+        "A worker that runs cuts none: versions.interval_seconds and versions.interval_examples are both 0.".to_owned()
+    } else {
+        format!(
+            "The first is due {}, but not before the window of the first impression is over, {window} s of event time \
+             (join.attribution_window_seconds): until then no label has matured.",
+            due.join(" or ")
+        )
+    };
+    vec![
+        format!("no version of model {:?} is announced on {}", config.model.name, config.kafka.versions_topic),
+        due,
+        "`deepfm run --until-end` cuts one at the end of the topics.".to_owned(),
+    ]
+}
+
+fn head() -> String {
+    let [version, created, learned, rows, size] = ["version", "created", "learned", "rows", "size"];
+    format!("{version:>8}  {created:<19} {learned:>11} {rows:>10} {size:>8} log loss  calibr.  state")
 }
 
 fn line(version: &Announcement, versions: &Versions) -> String {
     let aliases = versions.aliases.values().filter(|alias| alias.version == version.version);
     let abandoned = version.abandoned.as_ref().map(|_| "abandoned");
     let names: Vec<&str> = aliases.map(|alias| alias.alias.as_str()).chain(abandoned).collect();
+    let metric = |name: &str| version.metrics.get("window").and_then(|window| window[name].as_f64());
+    let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
     format!(
-        "{:>8}  {:<26} {:>12} {:>10}  {} {}",
+        "{:>8}  {:<19} {:>11} {:>10} {:>8} {:>8} {:>8}  {} {}",
         version.version,
         version.created_at.get(..19).unwrap_or(&version.created_at),
         version.learned,
         version.rows,
-        &version.state_digest.get(..12).unwrap_or_default(),
+        output::size(version.files.values().map(|file| file.bytes).sum()),
+        number(metric("log_loss")),
+        number(metric("calibration")),
+        version.state_digest.get(..12).unwrap_or_default(),
         names.join(" "),
     )
 }

@@ -1,0 +1,72 @@
+//! README: its block of commands runs as pasted, and its lines are short enough to read.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::support::skip;
+
+/// What stands before the block that is run.
+const MARK: &str = "<!-- A test runs this block";
+
+const LINE_MAX: usize = 120;
+
+fn readme() -> String {
+    fs::read_to_string(root().join("README.md")).expect("it is there")
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The commands of the block behind the mark.
+fn block(readme: &str) -> &str {
+    let (_, behind) = readme.split_once(MARK).expect("the mark is there");
+    let (_, block) = behind.split_once("```sh\n").expect("a block follows the mark");
+    block.split_once("```").expect("the block ends").0
+}
+
+#[test]
+fn the_readmes_commands_run_as_pasted_from_a_build_to_a_listed_version() {
+    let test = "the_readmes_commands_run_as_pasted_from_a_build_to_a_listed_version";
+    for tool in ["java", "mvn", "bash"] {
+        if Command::new(tool).arg("-version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
+            skip(test, &format!("no {tool}: the local Kafka cannot be started"));
+            return;
+        }
+    }
+    // A checkout in which the build is done: `cargo` does nothing, and the binary under test is where it would be.
+    let place = tempfile::tempdir().expect("a directory of our own");
+    for directory in ["target/release", "tools"] {
+        fs::create_dir_all(place.path().join(directory)).expect("the disk takes it");
+    }
+    symlink(root().join("deploy"), place.path().join("deploy")).expect("the disk takes it");
+    symlink(env!("CARGO_BIN_EXE_deepfm"), place.path().join("target/release/deepfm")).expect("the disk takes it");
+    symlink("/bin/true", place.path().join("tools/cargo")).expect("the disk takes it");
+    let readme = readme();
+    let script = format!(
+        "set -euo pipefail\ntrap 'deploy/kafka/kafka stop --dir broker >&2' EXIT\nPATH=\"$PWD/tools:$PATH\"\n{}",
+        block(&readme)
+    );
+    let output = Command::new("bash")
+        .args(["-c", &script])
+        .current_dir(place.path())
+        .env_remove("DEEPFM_CONFIG")
+        .stdin(Stdio::null())
+        .output()
+        .expect("bash is there");
+    let (said, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}\n{log}");
+    let listed = said.lines().last().expect("the last command lists versions");
+    let words: Vec<&str> = listed.split_whitespace().collect();
+    assert_eq!((words.first(), words.last()), (Some(&"1"), Some(&"live")), "{said}\n{log}");
+}
+
+#[test]
+fn no_line_of_the_readme_is_longer_than_one_can_read() {
+    let readme = readme();
+    let is_long = |line: &&str| line.chars().count() > LINE_MAX;
+    let long: Vec<&str> = readme.lines().filter(is_long).collect();
+    assert!(long.is_empty(), "more than {LINE_MAX} characters:\n{}", long.join("\n"));
+}
