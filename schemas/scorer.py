@@ -18,7 +18,9 @@ def text(value):  # What a value is called: 21, 21.0 and "21" are one.
 
 
 def entries(field, value):  # (feature id, weight) of each value of a field.
-    if isinstance(field["kind"], dict) and value is not None:
+    if isinstance(field["kind"], dict) and str(value).lower() in ("na", "n/a", "nan", "null", "-"):
+        value = None
+    if isinstance(field["kind"], dict) and value not in (None, ""):
         edges, x = field["kind"]["numeric"]["edges"], float(value)
         log_bucket = int(math.copysign(math.floor(4 * math.log(1 + abs(x))), x))
         value = log_bucket if edges is None else bisect.bisect_right(edges, x)

@@ -7,6 +7,7 @@ pub mod encoder;
 pub mod field;
 pub mod hash;
 pub mod id;
+pub mod value;
 
 use serde::{Deserialize, Serialize};
 

@@ -12,6 +12,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqA
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::field::{FieldKind, FieldSet};
+use super::value::{NumberText, number_text};
 use super::{Entry, Features, id};
 
 /// Turns features into ids, for one set of fields.
@@ -199,7 +200,7 @@ impl ValueSeed<'_> {
         let expected = match self.kind() {
             FieldKind::Categorical => "one string, number or boolean (the field is categorical)",
             FieldKind::Multi => "a list of values or an object of weights (the field is multi-valued)",
-            FieldKind::Numeric { .. } => "a number (the field is numeric)",
+            FieldKind::Numeric { .. } => "a number, or its digits in a string (the field is numeric)",
         };
         let path = self.encoder.path(self.field);
         self.encoding.refuse(Misfit::Mistyped { path, expected, found: found.into() })
@@ -257,7 +258,11 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
 
     fn visit_str<E: de::Error>(mut self, value: &str) -> Result<(), E> {
         match self.kind() {
-            FieldKind::Numeric { .. } => Err(self.misfit("a string")),
+            FieldKind::Numeric { .. } => match number_text(value) {
+                NumberText::Missing => Ok(()),
+                NumberText::Number(number) => self.number(number, None),
+                NumberText::Other => Err(self.misfit("a string that is no number")),
+            },
             FieldKind::Categorical | FieldKind::Multi if value.is_empty() => Ok(()),
             FieldKind::Categorical | FieldKind::Multi => self.add(value.as_bytes(), 1.0),
         }

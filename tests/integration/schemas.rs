@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 
 use deepfm_stream::event::options::EventOptions;
 use deepfm_stream::event::{Decoder, EventKind, RawRecord, Reason};
+use deepfm_stream::feature::encoder::{Encoder, Misfit};
 use deepfm_stream::feature::field::{Field, FieldKind, FieldSet};
 use deepfm_stream::feature::hash;
+use deepfm_stream::feature::id::feature_id;
+use deepfm_stream::feature::value::{Meaning, Row, TABLE};
 use deepfm_stream::snapshot::artefact::read_manifest;
 use jsonschema::Validator;
 use serde_json::Value;
@@ -128,6 +131,44 @@ fn schema_and_decoder_agree_on_generated_documents() {
             refused >= EACH_VERDICT_MIN && accepted >= EACH_VERDICT_MIN,
             "{name}: {accepted} accepted, {refused} refused"
         );
+    }
+}
+
+/// The table of values, the schema and the decoder say the same of every scalar, for fields of each kind.
+#[test]
+fn schema_and_decoder_go_by_the_table_of_values() {
+    let whole = schema("impression");
+    let quantity = serde_json::json!({"$defs": whole["$defs"], "$ref": "#/$defs/quantity"});
+    let quantity = jsonschema::draft202012::options().build(&quantity).expect("it is a schema");
+    let numeric = FieldKind::Numeric { edges: None };
+    let encode = |kind: &FieldKind, json: &str| {
+        let field = Field { name: "x".to_owned(), kind: kind.clone() };
+        let encoder = Encoder::new(FieldSet::new(vec![field]).expect("one field is a set"), 8);
+        encoder.encode_json(&format!("{{\"x\": {json}}}"))
+    };
+    for Row { json, category, number } in TABLE {
+        for (kind, text) in [
+            (FieldKind::Categorical, (*json).to_owned()),
+            (FieldKind::Multi, (*json).to_owned()),
+            (FieldKind::Multi, format!("[{json}]")),
+        ] {
+            let ids: Vec<u64> = match category {
+                Meaning::Category(name) => vec![feature_id("x", name.as_bytes())],
+                Meaning::NoValue | Meaning::Number(_) | Meaning::Refused => Vec::new(),
+            };
+            let found = encode(&kind, &text).unwrap_or_else(|misfit| panic!("{kind:?} {text}: {misfit}"));
+            assert_eq!(found.entries().iter().map(|entry| entry.id).collect::<Vec<_>>(), ids, "{kind:?} {text}");
+        }
+        let value: Value = serde_json::from_str(json).expect("a row is JSON");
+        assert_eq!(quantity.is_valid(&value), *number != Meaning::Refused, "{json}");
+        match (number, encode(&numeric, json)) {
+            (Meaning::Number(number), Ok(found)) => {
+                assert_eq!(found, encode(&numeric, &number.to_string()).expect("a number fits"), "{json}");
+            }
+            (Meaning::NoValue, Ok(found)) => assert_eq!(found.entries(), [], "{json}"),
+            (Meaning::Refused, Err(Misfit::Mistyped { .. })) => {}
+            (expected, found) => panic!("{json}: the table says {expected:?}, the encoder {found:?}"),
+        }
     }
 }
 
