@@ -15,11 +15,14 @@ use crate::config::Config;
 use crate::event::{Decoder, Event, EventKind, MappingError, RawRecord};
 use crate::feature::field::FieldError;
 use crate::model::{Executor, Inline};
+use crate::progress::Progress;
 use crate::publish::artefacts::ArtefactIoError;
 use crate::snapshot::artefact::ArtefactError;
+use crate::source::files::LineOrder;
 use crate::source::kafka::KafkaLog;
+use crate::source::watched::Watched;
 use crate::source::{Ingest, Source, SourceError, SourceEvent, files};
-use crate::stream::{Arrival, Control, Positions, StreamError};
+use crate::stream::{Arrival, Control, Partition, Positions, StreamError};
 use crate::train::{Scored, Step, TrainParams, Trainer};
 use crate::worker::attendance::{Attendance, Horizon};
 use crate::worker::drive::{Drive, DriveError, Pilot, Witness};
@@ -90,19 +93,30 @@ pub fn decoder(config: &Config) -> Result<Decoder, BacktestError> {
     Ok(Decoder::new(config.field_set()?, config.event_options())?)
 }
 
-/// Replays a directory of event files.
+/// A directory of event files, and how it is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Files<'a> {
+    /// The directory.
+    pub directory: &'a Path,
+    /// When a label is known.
+    pub labels: Labels,
+    /// In which order the lines are read.
+    pub order: LineOrder,
+}
+
+/// Replays a directory of event files. `progress` counts bytes.
 ///
 /// # Errors
 /// When the configuration cannot be used or the files cannot be read. Bad records are counted, not fatal.
-pub fn replay_files(config: &Config, directory: &Path, labels: Labels) -> Result<Report, BacktestError> {
+pub fn replay_files(config: &Config, from: Files<'_>, progress: &Progress) -> Result<Report, BacktestError> {
     let start = Instant::now();
     let decoder = decoder(config)?;
-    let clicked = match labels {
+    let clicked = match from.labels {
         Labels::Windowed => None,
-        Labels::Immediate => Some(clicked_impressions(directory, decoder.clone())?),
+        Labels::Immediate => Some(clicked_impressions(from.directory, decoder.clone(), progress)?),
     };
     let ingest = Ingest::new(decoder, 0, |_, _| ());
-    let (source, starts) = files::FileSource::open(directory, ingest)?;
+    let (source, starts) = files::FileSource::open(from.directory, ingest, from.order, progress)?;
     let ends = starts.keys().map(|partition| (*partition, i64::MAX)).collect();
     match clicked {
         None => replay(config.train_params(), source, &starts, &ends, start),
@@ -110,16 +124,21 @@ pub fn replay_files(config: &Config, directory: &Path, labels: Labels) -> Result
     }
 }
 
-/// Replays the configured topics, from the start position to the end offsets captured now.
+/// Replays the configured topics, from the start position to the end offsets captured now. `progress` counts records.
 ///
 /// # Errors
 /// When the configuration cannot be used or the topics cannot be read.
-pub fn replay_topics(config: &Config) -> Result<Report, BacktestError> {
+pub fn replay_topics(config: &Config, progress: &Progress) -> Result<Report, BacktestError> {
     let since = Instant::now();
     let ingest = Ingest::new(decoder(config)?, 0, |_, _| ());
     let log = KafkaLog::connect(&config.kafka)?;
     let (starts, ends) = (log.starts(&config.kafka.start)?, log.ends());
-    let source = log.read(&starts, ingest)?;
+    let records = |(partition, end): (&Partition, &i64)| {
+        let start = starts.get(partition).copied().unwrap_or_default();
+        u64::try_from(end.saturating_sub(start)).unwrap_or_default()
+    };
+    progress.expect(ends.iter().map(records).sum());
+    let source = Watched::new(log.read(&starts, ingest)?, progress.clone());
     replay(config.train_params(), source, &starts, &ends, since)
 }
 
@@ -201,9 +220,13 @@ pub fn started<E: Executor>(params: TrainParams, starts: &Positions, executor: &
 }
 
 /// The ids of all clicked impressions of a directory.
-fn clicked_impressions(directory: &Path, mut decoder: Decoder) -> Result<HashSet<Box<str>>, BacktestError> {
+fn clicked_impressions(
+    directory: &Path,
+    mut decoder: Decoder,
+    progress: &Progress,
+) -> Result<HashSet<Box<str>>, BacktestError> {
     let mut clicked = HashSet::new();
-    let Some((path, reader)) = files::open(directory, EventKind::Click)? else {
+    let Some((path, reader)) = files::open(directory, EventKind::Click, progress)? else {
         return Ok(clicked);
     };
     for line in reader.split(b'\n') {

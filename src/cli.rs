@@ -10,6 +10,7 @@ mod events;
 mod failure;
 mod log;
 mod output;
+mod progress;
 mod run;
 mod topics;
 mod versions;

@@ -40,6 +40,7 @@ use crate::model::params::ModelParams;
 use crate::train::{BatchParams, TrainParams};
 use training::Training;
 
+pub use defaults::embedding_alpha;
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use overlay::{PREFIX, environment};
 
@@ -115,10 +116,11 @@ impl Config {
     fn read(root: &Section<'_>) -> Self {
         let training = training::Training::read(&root.section("training"));
         let (versions, exports) = (root.section("versions"), root.section("exports"));
+        let model = model::Model::read(&root.section("model"));
         let config = Self {
             fields: fields::read(root),
-            model: model::Model::read(&root.section("model")),
-            optimizer: model::Optimizer::read(&root.section("optimizer")),
+            optimizer: model::Optimizer::read(&root.section("optimizer"), model.parts),
+            model,
             join: join::Join::read(&root.section("join"), training.negative_sampling_rate),
             training,
             events: events::Events::read(&root.section("events")),

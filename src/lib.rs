@@ -16,7 +16,8 @@ pub mod metric;
 pub mod train;
 pub mod snapshot;
 
-// The shell: configuration, Kafka, files, sled, HTTP, and the programs made of them.
+// The shell: progress, configuration, Kafka, files, sled, HTTP, and the programs made of them.
+pub mod progress;
 pub mod config;
 pub mod simulate;
 pub mod source;

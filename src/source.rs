@@ -9,9 +9,11 @@ pub mod kafka;
 pub mod letters;
 pub mod read;
 pub mod send;
+pub mod sorting;
 mod topic_id;
 pub mod topics;
 pub mod vital;
+pub mod watched;
 
 use std::fmt;
 use std::time::Duration;

@@ -13,6 +13,7 @@ mod integration {
     mod live;
     mod outages;
     mod poison;
+    mod progress;
     mod readme;
     mod restore;
     mod schemas;

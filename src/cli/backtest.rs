@@ -1,15 +1,20 @@
 //! `deepfm backtest`: replay events and report how well they were predicted.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ValueEnum;
-use deepfm_stream::backtest::{self, BacktestError, Labels, Quality, Report};
+use deepfm_stream::backtest::{self, BacktestError, Files, Labels, Quality, Report};
 use deepfm_stream::config::Config;
+use deepfm_stream::progress::{Disorder, Progress};
+use deepfm_stream::source::files::LineOrder;
 use deepfm_stream::worker::drive::DriveError;
+use indicatif::{HumanCount, HumanDuration};
 
 use super::failure::{Exit, Failure};
+use super::progress::Unit;
 use super::run::source_exit;
-use super::{config, output};
+use super::{config, output, progress};
 
 /// Replay events through the trainer that `run` uses, and report how well each impression was predicted before it was
 /// learned from. Reads a directory, or the configured topics from kafka.start to the end offsets captured at start; the
@@ -25,6 +30,11 @@ pub(crate) struct Args {
     /// When a label is known.
     #[arg(long, value_enum, default_value_t, requires = "events")]
     labels: LabelsArg,
+    /// Sort the lines of each file by event time first, for files that are in no order. It takes up to 256 MiB of memory;
+    /// what does not fit goes to the temporary directory (TMPDIR), up to 64 GiB of lines a file. Topics cannot be sorted:
+    /// there, events that are late need `join.lateness_seconds`.
+    #[arg(long, requires = "events")]
+    sort: bool,
     /// Directory of artefacts of a live worker: replay the topics with their journals, and compare the digest of the
     /// state at each version with the published one.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["events", "labels"])]
@@ -52,12 +62,35 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         LabelsArg::Windowed => Labels::Windowed,
         LabelsArg::Immediate => Labels::Immediate,
     };
+    let order = if args.sort { LineOrder::ByTime } else { LineOrder::AsTheyStand };
+    let seen = Progress::default();
     let report = match &args.events {
-        Some(directory) => backtest::replay_files(&config, directory, labels),
-        None => backtest::replay_topics(&config),
+        Some(directory) => {
+            let files = Files { directory, labels, order };
+            progress::show(Unit::Bytes, &seen, || backtest::replay_files(&config, files, &seen))
+        }
+        None => progress::show(Unit::Records, &seen, || backtest::replay_topics(&config, &seen)),
     };
     let report = report.map_err(failure)?;
+    for disorder in seen.disorder() {
+        warn_of(disorder, config.join.lateness_seconds);
+    }
     if args.json { output::json(&report) } else { show(&report) }
+}
+
+/// A file that is in no order loses impressions as too late: that is not to happen in silence.
+fn warn_of(Disorder { kind, lines, furthest_ms }: Disorder, lateness_seconds: u64) {
+    let furthest = Duration::from_millis(furthest_ms);
+    let enough = if furthest <= Duration::from_secs(lateness_seconds) {
+        "which join.lateness_seconds allows for"
+    } else {
+        "more than join.lateness_seconds: what is too late is dropped, and labels are early. --sort sorts the files first"
+    };
+    let lines = HumanCount(lines);
+    eprintln!(
+        "warning: {lines} lines of the {kind}s go back in time, the furthest by {}, {enough}",
+        HumanDuration(furthest)
+    );
 }
 
 fn replay_journal(config: &Config, artefacts: &std::path::Path, json: bool) -> Result<(), Failure> {

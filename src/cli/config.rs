@@ -8,14 +8,16 @@ use clap::Subcommand;
 use deepfm_stream::config::{self, Config, check, init};
 
 use super::failure::{Exit, Failure, OrExit};
-use super::output;
+use super::progress::Unit;
+use super::{output, progress};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Write a commented configuration, from sample events if there are any.
     Init {
-        /// Directory with impressions.jsonl and clicks.jsonl (or .jsonl.zst): the fields, their kinds and the
-        /// attribution window are read off the first 200,000 lines of each.
+        /// Directory with impressions.jsonl and clicks.jsonl (or .jsonl.zst): the fields, their kinds, the attribution
+        /// window, the unit and order of times and the learning rate are read off the first 200,000 lines of each. The
+        /// number of rows follows from this machine's memory.
         #[arg(long, value_name = "DIR")]
         events: Option<PathBuf>,
         /// Where to write; `-` is stdout. An existing file is left alone unless --force is given.
@@ -64,7 +66,9 @@ pub(crate) fn load(path: &Path) -> Result<Config, Failure> {
 fn init(events: Option<&Path>, out: &Path, force: bool) -> Result<(), Failure> {
     let toml = match events {
         Some(dir) => {
-            let draft = init::from_events(dir, init::SAMPLE_LINES).or_exit(Exit::BadInput)?;
+            let sample = init::Sample { memory_bytes: init::memory_bytes(), ..init::Sample::default() };
+            let draft = progress::show(Unit::Bytes, &sample.progress, || init::from_events(dir, &sample));
+            let draft = draft.or_exit(Exit::BadInput)?;
             eprintln!("{draft}");
             draft.toml
         }

@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 
 use clap::Subcommand;
 use deepfm_stream::event::EventKind;
+use deepfm_stream::progress::Progress;
 use deepfm_stream::simulate::{SimulationParams, Simulator};
 use deepfm_stream::source::send::{EventSender, Timestamps, send_directory};
 
 use super::failure::{Exit, Failure, OrExit};
+use super::progress::Unit;
 use super::run::source_exit;
-use super::{config, output};
+use super::{config, output, progress};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -67,7 +69,9 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
         Command::Send { config, events, rate, event_timestamps } => {
             let config = config::load(config)?;
             let timestamps = if *event_timestamps { Timestamps::Event } else { Timestamps::Sent };
-            let sent = send_directory(&config.kafka, events, *rate, timestamps);
+            let seen = Progress::default();
+            let send = || send_directory(&config.kafka, events, *rate, timestamps, &seen);
+            let sent = progress::show(Unit::Bytes, &seen, send);
             let [impressions, clicks] = sent.map_err(|error| Failure::new(source_exit(&error), error))?;
             output::lines([format!("sent {impressions} impressions and {clicks} clicks")])
         }

@@ -45,17 +45,33 @@ impl Default for Optimizer {
     fn default() -> Self {
         Self {
             bias: FtrlParams { alpha: 0.1, beta: 1.0, l1: 0.0, l2: 0.0, l21: 0.0 },
-            linear: FtrlParams { alpha: 0.05, beta: 1.0, l1: 0.0, l2: 1.0, l21: 0.0 },
-            embedding: FtrlParams { alpha: 0.1, beta: 1.0, l1: 0.0, l2: 1.0, l21: 0.0 },
+            linear: FtrlParams { alpha: linear_alpha(Parts::Deepfm), beta: 1.0, l1: 0.0, l2: 1.0, l21: 0.0 },
+            embedding: FtrlParams { alpha: 0.07, beta: 1.0, l1: 0.0, l2: 5.0, l21: 0.0 },
             mlp: SgdParams { learning_rate: 0.05, momentum: 0.0, l2: 0.0, clip_norm: 10.0 },
         }
     }
 }
 
+/// The default alpha of the linear weights of `parts`: without pairs beside them they have everything to learn.
+pub(super) fn linear_alpha(parts: Parts) -> f32 {
+    match parts {
+        Parts::Linear => 0.1,
+        Parts::Fm | Parts::Deepfm => 0.05,
+    }
+}
+
+/// The alpha of embeddings that `config init` sets for impressions of so many feature entries, those of lists counted
+/// each for itself. One example moves its own logit by about alpha times their number, so the best alpha falls with it;
+/// beyond the two bounds nothing was measured.
+pub fn embedding_alpha(entries: f64) -> f32 {
+    let alpha = if entries > 0.0 { (1.5 / entries).clamp(0.03, 0.25) } else { 0.07 };
+    ((alpha * 1000.0).round() / 1000.0) as f32
+}
+
 impl Default for Training {
     fn default() -> Self {
         Self {
-            batch_min: 8,
+            batch_min: 4,
             batch_max: 256,
             batch_growth_examples: 12_500,
             batch_span_ms: 500,
@@ -139,5 +155,16 @@ impl Default for Admin {
 impl Default for Metrics {
     fn default() -> Self {
         Self { window_impressions: 10_000 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embeddings_rate_falls_with_the_entries_of_an_impression() {
+        assert_eq!([1.0, 6.0, 10.0, 20.0, 33.0, 400.0].map(embedding_alpha), [0.25, 0.25, 0.15, 0.075, 0.045, 0.03]);
+        assert_eq!(embedding_alpha(0.0), Optimizer::default().embedding.alpha);
     }
 }

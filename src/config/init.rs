@@ -4,11 +4,14 @@
 //! Only the beginning of each file is read ([`SAMPLE_LINES`]), in memory that does not grow with it. Lines that cannot
 //! be used are counted and said, never fatal; without a single usable impression there is nothing to write.
 
+mod decision;
 mod delays;
+mod machine;
 mod number;
 mod profile;
 mod render;
 mod sample;
+mod times;
 
 use std::fmt;
 use std::io;
@@ -17,10 +20,32 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::event::EventKind;
+use crate::progress::Progress;
+
+pub use decision::Decision;
+pub use machine::memory_bytes;
 pub use sample::Tally;
 
 /// How many lines of each file are looked at.
 pub const SAMPLE_LINES: u64 = 200_000;
+
+/// What a draft is made from, beside the events.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// How many lines of each file are looked at.
+    pub lines: u64,
+    /// The memory of the machine that will run the worker; unless known, nothing follows from it.
+    pub memory_bytes: Option<u64>,
+    /// Counts the bytes of the files that were read; fewer than expected where they go on beyond the sample.
+    pub progress: Progress,
+}
+
+impl Default for Sample {
+    fn default() -> Self {
+        Self { lines: SAMPLE_LINES, memory_bytes: None, progress: Progress::default() }
+    }
+}
 
 /// The commented default configuration, with example fields.
 pub const TEMPLATE: &str = include_str!("../../deploy/deepfm.toml");
@@ -81,6 +106,10 @@ pub struct Draft {
     pub attribution_window_seconds: Option<u64>,
     /// The share of the clicks seen that this window keeps.
     pub clicks_kept: Option<f64>,
+    /// What was read, in lines for people.
+    pub facts: Vec<String>,
+    /// The keys that follow from the sample and the machine.
+    pub decisions: Vec<Decision>,
 }
 
 /// A field that was found.
@@ -98,56 +127,58 @@ pub struct FoundField {
     pub share_present: f64,
     /// Why it was left out of the configuration, if it was.
     pub left_out: Option<String>,
+    /// What was seen of it, why it has its kind, and which of its values are not learned from.
+    pub comment: Vec<String>,
 }
 
 impl fmt::Display for Draft {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "impressions: {}", self.impressions)?;
-        match &self.clicks {
-            Some(clicks) => writeln!(f, "clicks: {clicks}")?,
-            None => writeln!(f, "clicks: no file")?,
+        for fact in &self.facts {
+            writeln!(f, "{fact}")?;
         }
+        writeln!(f, "fields:")?;
         for field in &self.fields {
-            let bound = if field.cardinality_is_bound { "at least " } else { "" };
-            let values = number::grouped(field.cardinality);
-            let share = number::percent(field.share_present);
             let kind = field.kind.unwrap_or("unusable");
-            let plural = if field.cardinality == 1 { "value" } else { "values" };
-            write!(f, "field {:?}: {kind}, {bound}{values} {plural}, in {share}", field.name)?;
             match &field.left_out {
-                Some(reason) => writeln!(f, "; left out: {reason}")?,
-                None => writeln!(f)?,
+                Some(reason) => writeln!(f, "  {:?}: left out: {reason}", field.name)?,
+                None => writeln!(f, "  {:?}: {kind}", field.name)?,
+            }
+            for line in &field.comment {
+                writeln!(f, "    {line}")?;
             }
         }
-        match (self.attribution_window_seconds, self.clicks_kept) {
-            (Some(seconds), Some(kept)) => {
-                let share = number::percent(kept);
-                write!(f, "attribution window: {seconds} s, which keeps {share} of the clicks")
+        writeln!(f, "keys:")?;
+        for Decision { key, value, is_set, reasons } in &self.decisions {
+            writeln!(f, "  {key} = {value}{}", if *is_set { "" } else { " (the default, left unset)" })?;
+            for line in reasons {
+                writeln!(f, "    {line}")?;
             }
-            _ => write!(f, "attribution window: the default, for want of clicks"),
         }
+        write!(f, "all other keys have their defaults")
     }
 }
 
-/// Looks at the first `lines` lines of a directory's `impressions.jsonl` and `clicks.jsonl` (or `.jsonl.zst`), and
-/// writes a configuration for them that [`super::load`] accepts.
+/// Looks at the first lines of a directory's `impressions.jsonl` and `clicks.jsonl` (or `.jsonl.zst`), and writes a
+/// configuration for them that [`super::load`] accepts.
 ///
 /// # Errors
 /// A file cannot be read, or no line is an impression with a field to learn from.
-pub fn from_events(dir: &Path, lines: u64) -> Result<Draft, InitError> {
+pub fn from_events(dir: &Path, sample: &Sample) -> Result<Draft, InitError> {
     let Some(path) = sample::find(dir, "impressions") else {
         return Err(InitError::NoFile(dir.to_owned()));
     };
-    let impressions = sample::read_impressions(&path, lines)?;
+    let mut impressions = sample::read_impressions(&path, sample)?;
     let file = file_name(&path);
     if impressions.tally.usable == 0 {
         return Err(InitError::NoImpressions { file, tally: impressions.tally });
     }
-    let mut shown = impressions.shown;
     let click_path = sample::find(dir, "clicks");
-    let clicks = click_path.as_deref().map(|path| sample::read_clicks(path, lines, &mut shown)).transpose()?;
+    let clicks =
+        click_path.as_deref().map(|path| sample::read_clicks(path, sample, &mut impressions.shown)).transpose()?;
+    let click_file = click_path.as_deref().map(file_name);
     let usable = impressions.tally.usable;
-    let found: Vec<profile::Found> = impressions.profiles.into_iter().map(|profile| profile.decide(usable)).collect();
+    let profiles = std::mem::take(&mut impressions.profiles);
+    let found: Vec<profile::Found> = profiles.into_iter().map(|profile| profile.decide(usable)).collect();
     if found.iter().all(|found| found.left_out.is_some()) {
         let reason = |found: &profile::Found| Some(format!("{:?}: {}", found.name, found.left_out.as_ref()?));
         return Err(InitError::NoFields {
@@ -156,25 +187,25 @@ pub fn from_events(dir: &Path, lines: u64) -> Result<Draft, InitError> {
             left_out: found.iter().filter_map(reason).collect(),
         });
     }
-    let delays = clicks.as_ref().map(|clicks| &clicks.delays);
-    let window = delays.and_then(delays::Window::choose);
-    let view = render::View {
-        file: &file,
-        click_file: click_path.as_deref().map(file_name),
-        impressions: &impressions.tally,
-        clicks: clicks.as_ref(),
-        found: &found,
-        window: window.as_ref(),
-        times: delays::Times::new(&shown),
-    };
+    let window = clicks.as_ref().and_then(|clicks| delays::Window::choose(&clicks.delays));
+    let entries: u64 = found.iter().filter(|found| found.left_out.is_none()).map(|found| found.entries).sum();
+    let files = [file.as_str(), click_file.as_deref().unwrap_or_default()];
+    let mut decisions = decision::table(sample.memory_bytes);
+    decisions.push(decision::embedding_rate(entries as f64 / usable as f64));
+    decisions.extend(decision::join(files, &impressions, clicks.as_ref(), window.as_ref()));
+    decisions.extend(decision::time_unit(EventKind::Impression, &impressions.unit));
+    decisions.extend(clicks.as_ref().and_then(|clicks| decision::time_unit(EventKind::Click, &clicks.unit)));
+    let facts = render::facts(files, &impressions, clicks.as_ref());
     Ok(Draft {
-        toml: view.render(),
-        click_rate: view.click_rate(),
+        toml: render::render(&facts, &found, &decisions),
+        click_rate: render::click_rate(&impressions, clicks.as_ref()),
         fields: found.iter().map(|found| found.describe(usable)).collect(),
         attribution_window_seconds: window.as_ref().map(|window| window.seconds),
         clicks_kept: window.as_ref().map(|window| window.kept),
         impressions: impressions.tally,
         clicks: clicks.map(|clicks| clicks.tally),
+        facts,
+        decisions,
     })
 }
 

@@ -5,6 +5,7 @@ use serde::{Serialize, Serializer};
 use crate::model::params::{Activation, AdmissionParams, MlpParams, ModelParams, Parts};
 use crate::optim::params::{FtrlParams, SgdParams};
 
+use super::defaults::linear_alpha;
 use super::document::Value;
 use super::section::{Bounds, Section};
 
@@ -183,13 +184,14 @@ fn read_dropout(section: &Section<'_>, layers: usize) -> Vec<f32> {
 }
 
 impl Optimizer {
-    pub(super) fn read(section: &Section<'_>) -> Self {
+    pub(super) fn read(section: &Section<'_>, parts: Parts) -> Self {
         let default = Self::default();
         let embedding = section.section("embedding");
-        let penalty = "a penalty pulls weights towards 0";
+        let penalty = "a penalty holds weights at 0";
+        let linear = FtrlParams { alpha: linear_alpha(parts), ..default.linear };
         Self {
             bias: read_ftrl(&section.section("bias"), default.bias),
-            linear: read_ftrl(&section.section("linear"), default.linear),
+            linear: read_ftrl(&section.section("linear"), linear),
             embedding: FtrlParams {
                 l21: embedding.number("l21", default.embedding.l21, Bounds::NOT_NEGATIVE, penalty),
                 ..read_ftrl(&embedding, default.embedding)
@@ -202,7 +204,6 @@ impl Optimizer {
 /// FTRL-Proximal without its group penalty, which only embeddings have.
 fn read_ftrl(section: &Section<'_>, default: FtrlParams) -> FtrlParams {
     let rate = "FTRL divides by alpha, its learning rate";
-    let penalty = "a penalty pulls weights towards 0";
     FtrlParams {
         alpha: section.number("alpha", default.alpha, Bounds::POSITIVE, rate),
         beta: section.number(
@@ -211,8 +212,8 @@ fn read_ftrl(section: &Section<'_>, default: FtrlParams) -> FtrlParams {
             Bounds::POSITIVE,
             "at beta 0 a new row would lose its initial weight",
         ),
-        l1: section.number("l1", default.l1, Bounds::NOT_NEGATIVE, penalty),
-        l2: section.number("l2", default.l2, Bounds::NOT_NEGATIVE, penalty),
+        l1: section.number("l1", default.l1, Bounds::NOT_NEGATIVE, "a penalty holds weights at 0"),
+        l2: section.number("l2", default.l2, Bounds::NOT_NEGATIVE, "it makes steps smaller, as a larger beta does"),
         l21: 0.0,
     }
 }

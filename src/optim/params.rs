@@ -11,7 +11,8 @@ pub struct FtrlParams {
     pub beta: f32,
     /// L1 penalty: weights with `|z| <= l1` are exactly zero.
     pub l1: f32,
-    /// L2 penalty.
+    /// L2 penalty. Without the other two it is exactly a beta larger by `alpha · l2`, with the first weight of a new row
+    /// smaller by `beta / (beta + alpha · l2)`: it makes early steps smaller, and pulls no weight towards 0.
     pub l2: f32,
     /// Group penalty over a whole embedding; 0 is off.
     pub l21: f32,

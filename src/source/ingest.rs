@@ -47,6 +47,11 @@ impl Ingest {
         Self::new(self.decoder.clone(), self.dead_letter_bytes_max, |_, _| ())
     }
 
+    /// The decoder.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
     /// Decodes a record.
     pub fn arrival(&mut self, kind: EventKind, message: &Message<'_>) -> Arrival {
         let body = match self.decoder.decode(kind, &message.record) {

@@ -14,6 +14,7 @@ use super::client::Deliveries;
 use super::{SourceError, client, files, kafka};
 use crate::config::kafka::Kafka;
 use crate::event::EventKind;
+use crate::progress::Progress;
 
 /// What the timestamp of a sent record says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -155,12 +156,13 @@ pub fn send_directory(
     directory: &Path,
     rate: Option<f64>,
     timestamps: Timestamps,
+    progress: &Progress,
 ) -> Result<[u64; 2], SourceError> {
     let mut sender = EventSender::new(kafka, timestamps)?;
-    let Some((path, impressions)) = files::open(directory, EventKind::Impression)? else {
+    let Some((path, impressions)) = files::open(directory, EventKind::Impression, progress)? else {
         return Err(SourceError::NoEvents(directory.to_owned()));
     };
-    let clicks = files::open(directory, EventKind::Click)?;
+    let clicks = files::open(directory, EventKind::Click, progress)?;
     let mut streams = vec![Lines::new(EventKind::Impression, path, impressions)];
     streams.extend(clicks.map(|(path, reader)| Lines::new(EventKind::Click, path, reader)));
     for stream in &mut streams {

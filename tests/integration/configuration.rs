@@ -93,6 +93,14 @@ fn what_is_not_toml_is_reported_with_line_and_column() {
 }
 
 #[test]
+fn linear_models_learn_faster_unless_told_otherwise() {
+    assert_eq!(valid("").optimizer.linear.alpha, 0.05);
+    assert_eq!(valid("[model]\nparts = \"fm\"").optimizer.linear.alpha, 0.05);
+    assert_eq!(valid("[model]\nparts = \"linear\"").optimizer.linear.alpha, 0.1);
+    assert_eq!(valid("[model]\nparts = \"linear\"\n[optimizer.linear]\nalpha = 0.02").optimizer.linear.alpha, 0.02);
+}
+
+#[test]
 fn a_file_that_is_missing_is_one_error() {
     let errors = load(Path::new("no/such.toml"), []).expect_err("there is none").to_string();
     assert!(errors.starts_with("1 error in configuration no/such.toml\nno/such.toml: cannot be read: "), "{errors}");
@@ -134,7 +142,7 @@ fn numbers_out_of_range_are_refused_with_the_range() {
         ),
         ("optimizer.embedding.alpha = -0.1", "FTRL divides by alpha, its learning rate; give a number above 0"),
         ("optimizer.embedding.alpha = 1e-60", "FTRL divides by alpha, its learning rate; give a number above 0"),
-        ("optimizer.linear.l2 = nan", "a penalty pulls weights towards 0; give a number at least 0"),
+        ("optimizer.linear.l2 = nan", "it makes steps smaller, as a larger beta does; give a number at least 0"),
         ("optimizer.mlp.momentum = 1", "momentum keeps a share of the last step; give a number at least 0 and below 1"),
         (
             "training.negative_sampling_rate = 0",

@@ -7,6 +7,7 @@ use deepfm_stream::config::kafka::{Kafka, Start};
 use deepfm_stream::event::options::EventOptions;
 use deepfm_stream::event::{Decoder, EventKind};
 use deepfm_stream::feature::field::{Field, FieldKind, FieldSet};
+use deepfm_stream::progress::Progress;
 use deepfm_stream::source::kafka::{KafkaLog, KafkaSource};
 use deepfm_stream::source::send::{Timestamps, send_directory};
 use deepfm_stream::source::topics::{self, Action};
@@ -202,7 +203,8 @@ fn event_files_are_sent_keyed_by_impression_in_the_order_of_their_times() {
     let directory = tempfile::tempdir().expect("a directory of our own");
     let lines: Vec<String> = (0..50).map(impression).collect();
     std::fs::write(directory.path().join("impressions.jsonl"), lines.join("\n")).expect("the disk takes it");
-    let sent = send_directory(&kafka, directory.path(), None, Timestamps::Event).expect("the broker takes them");
+    let sent = send_directory(&kafka, directory.path(), None, Timestamps::Event, &Progress::default())
+        .expect("the broker takes them");
     assert_eq!(sent, [50, 0]);
     let records = broker.read_all(&kafka.impressions_topic);
     for (n, record) in records.iter().enumerate() {
@@ -228,7 +230,8 @@ fn an_embedded_broker_is_read_like_a_real_one() {
     let directory = tempfile::tempdir().expect("a directory of our own");
     let lines: Vec<String> = (0..200).map(impression).collect();
     std::fs::write(directory.path().join("impressions.jsonl"), lines.join("\n")).expect("the disk takes it");
-    send_directory(&kafka, directory.path(), None, Timestamps::Sent).expect("the embedded broker takes them");
+    send_directory(&kafka, directory.path(), None, Timestamps::Sent, &Progress::default())
+        .expect("the embedded broker takes them");
     let log = KafkaLog::connect(&kafka).expect("the topics exist");
     let starts = log.starts(&Start::Earliest).expect("no question is asked");
     let mut source = log.read(&starts, ingest()).expect("the partitions exist");
@@ -275,7 +278,8 @@ fn brokers_that_were_lost_and_are_back_say_how_far_each_partition_goes_and_are_r
     let send = || {
         let lines: Vec<String> = (0..200).map(impression).collect();
         std::fs::write(directory.path().join("impressions.jsonl"), lines.join("\n")).expect("the disk takes it");
-        send_directory(&kafka, directory.path(), None, Timestamps::Sent).expect("the embedded broker takes them");
+        send_directory(&kafka, directory.path(), None, Timestamps::Sent, &Progress::default())
+            .expect("the embedded broker takes them");
     };
     send();
     let mut source = read_from_start(KafkaLog::connect(&kafka).expect("the topics exist"));

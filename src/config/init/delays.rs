@@ -13,6 +13,10 @@ const FRIENDLY: [u64; 20] = [
     432_000, 604_800,
 ];
 
+/// A click may be stamped so long before its impression by another clock, in milliseconds. What is further ahead is
+/// not a matter of clocks.
+const AHEAD_MAX_MS: i64 = 60_000;
+
 /// Below this many clicks the tail of their delays is anyone's guess.
 const FEW: usize = 100;
 
@@ -24,17 +28,34 @@ pub(super) struct Delays {
     pub(super) unmatched: u64,
     /// Clicks on an impression that had one.
     pub(super) repeated: u64,
-    /// Clicks with a time before their impression's.
+    /// Clicks so long before their impression that no clock explains it.
     pub(super) before: u64,
+    /// By how much the others of the clicks before their impression are, in milliseconds. They count as at once.
+    ahead: Vec<i64>,
 }
 
 impl Delays {
-    pub(super) fn add(&mut self, ms: i64) {
-        self.sorted.push(ms);
+    /// Adds a click so long after its impression. Gives whether it counts as one.
+    pub(super) fn add(&mut self, ms: i64) -> bool {
+        if ms < -AHEAD_MAX_MS {
+            self.before += 1;
+            return false;
+        }
+        if ms < 0 {
+            self.ahead.push(-ms);
+        }
+        self.sorted.push(ms.max(0));
+        true
     }
 
     pub(super) fn sort(&mut self) {
         self.sorted.sort_unstable();
+        self.ahead.sort_unstable();
+    }
+
+    /// How many clicks come before their impression, and by how much the furthest does, in milliseconds.
+    pub(super) fn ahead(&self) -> Option<(u64, i64)> {
+        Some((self.ahead.len() as u64, *self.ahead.last()?))
     }
 
     /// Number of delays.
@@ -118,7 +139,7 @@ impl Window {
 }
 
 /// The first friendly length that is not shorter, or the longest.
-fn friendly(ms: i64) -> u64 {
+pub(super) fn friendly(ms: i64) -> u64 {
     let found = FRIENDLY.iter().find(|&&seconds| seconds as i64 * 1000 >= ms);
     *found.unwrap_or(&FRIENDLY[FRIENDLY.len() - 1])
 }
@@ -158,7 +179,9 @@ mod tests {
 
     fn delays(seconds: impl IntoIterator<Item = i64>) -> Delays {
         let mut delays = Delays::default();
-        seconds.into_iter().for_each(|seconds| delays.add(seconds * 1000));
+        for seconds in seconds {
+            assert!(delays.add(seconds * 1000));
+        }
         delays.sort();
         delays
     }

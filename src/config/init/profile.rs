@@ -3,17 +3,21 @@
 //! The learner prefers categories: an id has weights of its own, a bucket shares them. So integers with few distinct
 //! values (ages, hours, positions) are categorical; many-valued ones are ids or quantities, told apart by name and
 //! shape. Quantities are bucketed, by edges from the sample where logarithmic buckets would lump them together.
+//!
+//! What a text means is [`crate::feature::value`]'s to say: digits in strings are numbers where a number is expected,
+//! and "N/A" is none. A few texts that are neither do not make categories of a quantity.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{Number, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::FoundField;
-use super::number::{grouped, percent, rounded};
+use super::number::{grouped, percent, quoted, rounded};
 use crate::config::fields::{NAME_BYTES_MAX, kind_name};
 use crate::feature::field::FieldKind;
 use crate::feature::hash::hash;
+use crate::feature::value::{NumberText, number_text};
 
 /// Distinct values are counted up to here.
 const DISTINCT_MAX: usize = 100_000;
@@ -26,6 +30,9 @@ const FEW_INTEGERS: u64 = 256;
 
 /// Other numbers with at most so many distinct values are categories.
 const FEW_FLOATS: u64 = 32;
+
+/// A quantity may have one other text among so many numbers: the impressions with one are refused.
+const STRAY_IN: u64 = 100;
 
 /// Where almost each of at least so many values is new, there is nothing to learn from it.
 const UNIQUE_MIN: u64 = 1000;
@@ -44,10 +51,18 @@ const QUANTITY_WORDS: &[&str] = &[
 pub(super) struct Profile {
     name: String,
     present: u64,
+    /// Texts that are neither digits nor a sign that there is no number.
     texts: u64,
+    /// The first of them.
+    first_text: Option<String>,
+    /// Texts that stand for no number, by their spelling: a few dozen at most.
+    missing: BTreeMap<String, u64>,
     bools: u64,
     integers: u64,
     floats: u64,
+    /// Whole numbers, and others, as digits in strings.
+    whole_numerals: u64,
+    other_numerals: u64,
     lists: u64,
     weighted: u64,
     unfit: u64,
@@ -69,6 +84,8 @@ pub(super) struct Found {
     /// What was seen, and why it has its kind, in lines of a comment.
     pub(super) comment: Vec<String>,
     present: u64,
+    /// Values in all, those of a list or object each for itself.
+    pub(super) entries: u64,
     cardinality: u64,
     cardinality_is_bound: bool,
 }
@@ -83,6 +100,7 @@ impl Found {
             cardinality_is_bound: self.cardinality_is_bound,
             share_present: self.present as f64 / impressions as f64,
             left_out: self.left_out.clone(),
+            comment: self.comment.clone(),
         }
     }
 }
@@ -93,9 +111,13 @@ impl Profile {
             name,
             present: 0,
             texts: 0,
+            first_text: None,
+            missing: BTreeMap::new(),
             bools: 0,
             integers: 0,
             floats: 0,
+            whole_numerals: 0,
+            other_numerals: 0,
             lists: 0,
             weighted: 0,
             unfit: 0,
@@ -118,25 +140,43 @@ impl Profile {
                     self.unfit += 1;
                 } else {
                     self.lists += 1;
-                    for item in items {
+                    for item in items.iter().filter(|item| !item.is_null() && item.as_str() != Some("")) {
                         self.add_scalar(item);
                     }
                 }
             }
             Value::Object(weights) => {
-                if weights.values().all(Value::is_number) {
+                let is_weight = |weight: &Value| weight.is_number() || weight.is_null();
+                if weights.values().all(is_weight) {
                     self.weighted += 1;
-                    for key in weights.keys() {
+                    for (key, _) in weights.iter().filter(|(_, weight)| !weight.is_null()) {
                         self.add_distinct(key.as_bytes());
                     }
                 } else {
                     self.unfit += 1;
                 }
             }
-            Value::String(_) => {
-                self.texts += 1;
-                self.add_scalar(value);
-            }
+            Value::String(text) => match number_text(text) {
+                NumberText::Missing => {
+                    *self.missing.entry(text.clone()).or_default() += 1;
+                    return;
+                }
+                NumberText::Number(number) => {
+                    let count = if number.fract() == 0.0 && !text.contains(['.', 'e', 'E']) {
+                        &mut self.whole_numerals
+                    } else {
+                        &mut self.other_numerals
+                    };
+                    *count += 1;
+                    self.add_scalar(value);
+                    self.add_number(number);
+                }
+                NumberText::Other => {
+                    self.texts += 1;
+                    self.first_text.get_or_insert_with(|| text.chars().take(40).collect());
+                    self.add_scalar(value);
+                }
+            },
             Value::Bool(_) => {
                 self.bools += 1;
                 self.add_scalar(value);
@@ -174,7 +214,7 @@ impl Profile {
 
     /// Reservoir sampling (Vitter 1985, Algorithm R), with a hash for its dice.
     fn add_number(&mut self, x: f64) {
-        let before = self.integers + self.floats - 1;
+        let before = self.numbers_seen() - 1;
         if self.numbers.len() < NUMBERS_MAX {
             self.numbers.push(x);
             return;
@@ -185,24 +225,62 @@ impl Profile {
         }
     }
 
+    fn numbers_seen(&self) -> u64 {
+        self.integers + self.floats + self.whole_numerals + self.other_numerals
+    }
+
     /// Decides the kind.
     pub(super) fn decide(mut self, impressions: u64) -> Found {
         let (kind, why) = self.kind();
+        if !matches!(kind, Some(FieldKind::Numeric { .. }) | None) {
+            self.name_missing();
+        }
         let left_out = self.left_out(kind.as_ref());
         let mut comment = vec![self.describe(impressions)];
         comment.extend(why);
-        if self.unfit > 0 && kind.is_some() {
-            comment.push(format!("{} values of other forms will be refused.", grouped(self.unfit)));
-        }
+        comment.extend(self.losses(kind.as_ref()));
         Found {
             kind,
             left_out,
             comment,
             present: self.present,
+            entries: self.entries,
             cardinality: self.distinct.len() as u64,
             cardinality_is_bound: self.is_bound(),
             name: self.name,
         }
+    }
+
+    /// To a category, the texts that stand for no number are names like any other.
+    fn name_missing(&mut self) {
+        for (text, count) in std::mem::take(&mut self.missing) {
+            self.add_distinct(text.as_bytes());
+            self.entries += count - 1;
+            self.counted += count - 1;
+            self.texts += count;
+            self.present += count;
+        }
+    }
+
+    /// What of the values is not learned from, in lines of a comment.
+    fn losses(&self, kind: Option<&FieldKind>) -> Vec<String> {
+        let mut lines = Vec::new();
+        if !self.missing.is_empty() && kind.is_some() {
+            let several = self.missing.iter().map(|(text, count)| format!("{} {}", grouped(*count), quoted(text)));
+            lines.push(format!("No value: {}.", several.collect::<Vec<_>>().join(", ")));
+        }
+        let strays = self.texts + self.bools;
+        if let (Some(FieldKind::Numeric { .. }), true) = (kind, strays > 0) {
+            let example = self.first_text.as_ref().map_or_else(|| "a boolean".to_owned(), |text| quoted(text));
+            lines.push(format!(
+                "{} values are no numbers, such as {example}: impressions with them will be refused.",
+                grouped(strays)
+            ));
+        }
+        if self.unfit > 0 && kind.is_some() {
+            lines.push(format!("{} values of other forms will be refused.", grouped(self.unfit)));
+        }
+        lines
     }
 
     fn is_bound(&self) -> bool {
@@ -212,7 +290,7 @@ impl Profile {
     /// The kind, and what to say for it where it is not plain. What has another form than most is counted as unfit.
     fn kind(&mut self) -> (Option<FieldKind>, Option<String>) {
         let several = self.lists + self.weighted;
-        let single = self.texts + self.bools + self.integers + self.floats;
+        let single = self.texts + self.bools + self.numbers_seen();
         if several + single == 0 {
             return (None, None);
         }
@@ -221,12 +299,20 @@ impl Profile {
             return (Some(FieldKind::Multi), None);
         }
         self.unfit += several;
-        if self.texts + self.bools > 0 {
+        let strays = self.texts + self.bools;
+        if strays * STRAY_IN > self.numbers_seen() {
             return (Some(FieldKind::Categorical), None);
         }
+        let (kind, why) = self.number_kind();
+        // A stray text among numbers that are categories is one more category, and needs no word.
+        if strays > 0 && kind == Some(FieldKind::Categorical) { (kind, None) } else { (kind, why) }
+    }
+
+    /// The kind of a field that holds numbers, as such or as digits in strings.
+    fn number_kind(&mut self) -> (Option<FieldKind>, Option<String>) {
         let distinct = self.distinct.len() as u64;
         let categorical = |why: &str| (Some(FieldKind::Categorical), Some(why.to_owned()));
-        if self.floats > 0 {
+        if self.floats + self.other_numerals > 0 {
             return match distinct {
                 ..=FEW_FLOATS => categorical("Few enough distinct numbers for each to have weights of its own."),
                 _ => self.numeric("A quantity."),
@@ -234,6 +320,9 @@ impl Profile {
         }
         if distinct <= FEW_INTEGERS {
             return categorical("Few enough distinct integers for each to have weights of its own.");
+        }
+        if self.integers == 0 && !self.is_named_for_a_quantity() {
+            return categorical("Digits in strings, taken for ids. If they are quantities: \"numeric\".");
         }
         match self.integer_guess() {
             Guess::Id(why) => {
@@ -263,7 +352,7 @@ impl Profile {
         if words.iter().any(|word| ID_WORDS.contains(&word.as_str())) {
             return Guess::Id("by their name");
         }
-        if words.iter().any(|word| QUANTITY_WORDS.contains(&word.as_str())) {
+        if self.is_named_for_a_quantity() {
             return Guess::Quantity("by their name");
         }
         self.numbers.sort_by(f64::total_cmp);
@@ -280,9 +369,16 @@ impl Profile {
         Guess::Id("they are spread evenly")
     }
 
+    fn is_named_for_a_quantity(&self) -> bool {
+        let words = words(&self.name);
+        let is_any_of = |list: &[&str]| words.iter().any(|word| list.contains(&word.as_str()));
+        is_any_of(QUANTITY_WORDS) && !is_any_of(ID_WORDS)
+    }
+
     fn left_out(&self, kind: Option<&FieldKind>) -> Option<String> {
         if self.present == 0 {
-            return Some("no value seen: all are null or empty".to_owned());
+            let stand_ins: Vec<String> = self.missing.keys().map(|text| format!(", or {}", quoted(text))).collect();
+            return Some(format!("no value seen: all are null or empty{}", stand_ins.concat()));
         }
         if self.name.is_empty() || self.name.len() > NAME_BYTES_MAX {
             return Some(format!("its name has {} bytes, 1 to {NAME_BYTES_MAX} are allowed", self.name.len()));
@@ -307,6 +403,7 @@ impl Profile {
             (self.bools, "boolean"),
             (self.integers, "integer"),
             (self.floats, "number"),
+            (self.whole_numerals + self.other_numerals, "digits in a string"),
             (self.lists, "list"),
             (self.weighted, "object of weights"),
         ];

@@ -4,137 +4,78 @@
 use jiff::Timestamp;
 
 use super::TEMPLATE;
-use super::delays::{Times, Window};
+use super::decision::Decision;
+use super::delays::Times;
 use super::number::{grouped, percent, quoted};
 use super::profile::Found;
-use super::sample::{Clicks, Tally};
-use crate::config::fields::kind_name;
-use crate::config::join::Join;
+use super::sample::{Clicks, Impressions};
+use crate::config::fields::{FIELDS_MAX, kind_name};
 use crate::feature::field::FieldKind;
 
-/// Everything that the text is made from.
-pub(super) struct View<'a> {
-    pub(super) file: &'a str,
-    pub(super) click_file: Option<String>,
-    pub(super) impressions: &'a Tally,
-    pub(super) clicks: Option<&'a Clicks>,
-    pub(super) found: &'a [Found],
-    pub(super) window: Option<&'a Window>,
-    pub(super) times: Times,
+/// The share of the sampled impressions that were clicked.
+pub(super) fn click_rate(impressions: &Impressions, clicks: Option<&Clicks>) -> f64 {
+    clicks.map_or(0, |clicks| clicks.delays.len()) as f64 / impressions.tally.usable as f64
 }
 
-/// A key of `[join]` that follows from the data.
-struct Setting {
-    key: &'static str,
-    value: Value,
-    comment: Vec<String>,
-}
-
-/// What becomes of it.
-enum Value {
-    /// It is set.
-    Set(u64),
-    /// It is shown, commented out: the value that follows from another that is set.
-    Shown(u64),
-}
-
-impl View<'_> {
-    /// The share of the sampled impressions that were clicked.
-    pub(super) fn click_rate(&self) -> f64 {
-        self.clicks.map_or(0, |clicks| clicks.delays.len()) as f64 / self.impressions.usable as f64
+/// What was read of the two files, and what of it is odd.
+pub(super) fn facts(files: [&str; 2], impressions: &Impressions, clicks: Option<&Clicks>) -> Vec<String> {
+    let mut lines = vec![format!("{}: {}", files[0], impressions.tally)];
+    if !impressions.fields_beyond.is_empty() {
+        lines.push(format!(
+            "  {} fields beyond the first {FIELDS_MAX} were not looked at: a model can have no more",
+            grouped(impressions.fields_beyond.len() as u64)
+        ));
     }
+    match clicks {
+        Some(clicks) => {
+            let delays = &clicks.delays;
+            lines.push(format!("{}: {}", files[1], clicks.tally));
+            let odd = [
+                (delays.unmatched, "name no impression of the sample"),
+                (delays.repeated, "name one that was clicked before"),
+                (delays.before, "come more than a minute before their impression, and are no clicks on it"),
+            ];
+            let odd = odd.iter().filter(|(count, _)| *count > 0);
+            lines.extend(odd.map(|(count, what)| format!("  {} {what}", grouped(*count))));
+            lines.extend(delays.ahead().map(|(count, ms)| {
+                let (count, ms) = (grouped(count), grouped(ms as u64));
+                format!("  {count} are stamped before their impression, by up to {ms} ms: another clock; they are clicks on it")
+            }));
+        }
+        None => lines.push("no file of clicks".to_owned()),
+    }
+    let date = |ms| Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |time| time.to_string());
+    if let Some((first, last)) = Times::new(&impressions.shown).span() {
+        lines.push(format!("from {} to {}", date(first), date(last)));
+    }
+    lines.push(format!("{} of the impressions were clicked", percent(click_rate(impressions, clicks))));
+    lines
+}
 
-    /// The whole text.
-    pub(super) fn render(&self) -> String {
-        let mut text = String::new();
-        for line in self.header() {
-            comment(&mut text, &line);
-        }
-        for found in self.found {
-            text.push('\n');
-            field(&mut text, found);
-        }
+/// The whole text.
+pub(super) fn render(facts: &[String], fields: &[Found], decisions: &[Decision]) -> String {
+    let mut text = String::new();
+    comment(&mut text, "Made by `deepfm config init` from sample events:");
+    for fact in facts {
+        comment(&mut text, &format!("  {fact}"));
+    }
+    for line in [
+        "",
+        "Lines that begin with `#name =` show defaults: remove the # to set one. `deepfm config check` looks for",
+        "errors, `deepfm config show` prints what is in effect. Try it on the same events with `deepfm backtest`.",
+        "",
+        "The fields, in the order in which the MLP sees them. `kind` is \"categorical\" (one value), \"multi\" (a list,",
+        "or an object of weights) or \"numeric\" (a quantity, in logarithmic buckets or between `edges`).",
+    ] {
+        comment(&mut text, line);
+    }
+    for found in fields {
         text.push('\n');
-        text.push_str(&defaults(&self.settings()));
-        text
+        field(&mut text, found);
     }
-
-    fn header(&self) -> Vec<String> {
-        let mut lines = vec![
-            "Made by `deepfm config init` from sample events:".to_owned(),
-            format!("  {}: {}", self.file, self.impressions),
-        ];
-        match (&self.click_file, self.clicks) {
-            (Some(file), Some(clicks)) => {
-                let delays = &clicks.delays;
-                lines.push(format!("  {file}: {}", clicks.tally));
-                let odd = [
-                    (delays.unmatched, "name no impression of the sample"),
-                    (delays.repeated, "name one that was clicked before"),
-                    (delays.before, "come before their impression"),
-                ];
-                let odd = odd.iter().filter(|(count, _)| *count > 0);
-                lines.extend(odd.map(|(count, what)| format!("    {} {what}", grouped(*count))));
-            }
-            _ => lines.push("  no file of clicks".to_owned()),
-        }
-        let date = |ms| Timestamp::from_millisecond(ms).map_or_else(|_| ms.to_string(), |time| time.to_string());
-        if let Some((first, last)) = self.times.span() {
-            lines.push(format!("  from {} to {}", date(first), date(last)));
-        }
-        lines.push(format!("  {} of the impressions were clicked", percent(self.click_rate())));
-        lines.push(String::new());
-        lines.extend(
-            [
-                "Lines that begin with `#name =` show defaults: remove the # to set one. `deepfm config check` looks for",
-                "errors, `deepfm config show` prints what is in effect. Try it on the same events with `deepfm backtest`.",
-                "",
-                "The fields, in the order in which the MLP sees them. `kind` is \"categorical\" (one value), \"multi\" (a list,",
-                "or an object of weights) or \"numeric\" (a quantity, in logarithmic buckets or between `edges`).",
-            ]
-            .map(str::to_owned),
-        );
-        lines
-    }
-
-    /// The keys that follow from the data.
-    fn settings(&self) -> Vec<Setting> {
-        let default = Join::default();
-        let Some(window) = self.window else {
-            return vec![Setting {
-                key: "attribution_window_seconds",
-                value: Value::Set(default.attribution_window_seconds),
-                comment: vec!["No click of the sample names one of its impressions: this is the default.".to_owned()],
-            }];
-        };
-        let mut settings = vec![Setting {
-            key: "attribution_window_seconds",
-            value: Value::Set(window.seconds),
-            comment: window.comment(),
-        }];
-        settings.push(Setting {
-            key: "retention_seconds",
-            value: window.retention_seconds.map_or(Value::Shown(window.seconds), Value::Set),
-            comment: window.retention_comment(),
-        });
-        let held = window.seconds + window.retention_seconds.unwrap_or(window.seconds);
-        settings.extend(self.bound("open_impressions_max", window.seconds, default.open_impressions_max));
-        settings.extend(self.bound("remembered_max", held, default.remembered_max));
-        settings
-    }
-
-    /// A bound of the join, where the sample comes near the default.
-    fn bound(&self, key: &'static str, seconds: u64, default: usize) -> Option<Setting> {
-        let peak = self.times.peak(seconds);
-        (peak * 2 > default).then(|| Setting {
-            key,
-            value: Value::Set(peak as u64 * 4),
-            comment: vec![format!(
-                "The sample has {} within {seconds} s; this is four times that.",
-                grouped(peak as u64)
-            )],
-        })
-    }
+    text.push('\n');
+    text.push_str(&defaults(decisions));
+    text
 }
 
 fn comment(text: &mut String, line: &str) {
@@ -169,8 +110,8 @@ fn field(text: &mut String, found: &Found) {
     }
 }
 
-/// The template from its first section after the fields, every key commented out but for the settings.
-fn defaults(settings: &[Setting]) -> String {
+/// The template from its first section after the fields, every key commented out but for what was decided.
+fn defaults(decisions: &[Decision]) -> String {
     let start = TEMPLATE.find("\n[model]\n").expect("the template has a [model]") + 1;
     let mut section = "";
     let mut text = String::new();
@@ -180,16 +121,14 @@ fn defaults(settings: &[Setting]) -> String {
         }
         let key = line.trim_start_matches('#').split_once(" = ").map_or("", |(key, _)| key);
         let is_setting = !key.is_empty() && !key.contains(' ');
-        match settings.iter().find(|setting| section == "join" && setting.key == key) {
-            Some(setting) => {
-                for line in &setting.comment {
+        let full = format!("{section}.{key}");
+        match decisions.iter().find(|decision| decision.key == full) {
+            Some(decision) => {
+                for line in &decision.reasons {
                     comment(&mut text, line);
                 }
-                let (mark, value) = match setting.value {
-                    Value::Set(value) => ("", value),
-                    Value::Shown(value) => ("#", value),
-                };
-                text.push_str(&[mark, key, " = ", &value.to_string()].concat());
+                let mark = if decision.is_set { "" } else { "#" };
+                text.push_str(&[mark, key, " = ", &decision.value].concat());
             }
             None if is_setting => text.push_str(&["#", line.trim_start_matches('#')].concat()),
             None => text.push_str(line),

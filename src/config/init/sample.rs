@@ -1,6 +1,6 @@
 //! The first lines of an event file, in bounded memory: what is on each, or why it cannot be used.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -11,11 +11,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::InitError;
 use super::delays::Delays;
 use super::number::grouped;
 use super::profile::Profile;
+use super::times::{Order, UNIT_LINES, Unit, milliseconds};
+use super::{InitError, Sample};
 use crate::config::fields::FIELDS_MAX;
+use crate::event::options::TimeUnit;
+use crate::progress::{Counted, Progress};
 
 /// The longest line that is parsed, in bytes: the default bound of a record.
 const LINE_BYTES_MAX: usize = 1 << 20;
@@ -58,13 +61,19 @@ pub(super) type ShownById = HashMap<u64, Shown>;
 /// What the impressions' lines have.
 pub(super) struct Impressions {
     pub(super) tally: Tally,
+    pub(super) unit: Unit,
+    pub(super) order: Order,
     pub(super) profiles: Vec<Profile>,
+    /// How many fields were found beyond those that a model can have.
+    pub(super) fields_beyond: BTreeSet<String>,
     pub(super) shown: ShownById,
 }
 
 /// What the clicks' lines have.
 pub(super) struct Clicks {
     pub(super) tally: Tally,
+    pub(super) unit: Unit,
+    pub(super) order: Order,
     pub(super) delays: Delays,
 }
 
@@ -75,13 +84,15 @@ pub(super) fn find(dir: &Path, stem: &str) -> Option<PathBuf> {
 }
 
 /// Reads impressions and profiles their features.
-pub(super) fn read_impressions(path: &Path, lines: u64) -> Result<Impressions, InitError> {
+pub(super) fn read_impressions(path: &Path, sample: &Sample) -> Result<Impressions, InitError> {
     let mut profiles: Vec<Profile> = Vec::new();
     let mut index: BTreeMap<String, usize> = BTreeMap::new();
     let mut shown = ShownById::new();
-    let tally = for_each_line(path, lines, |line| {
+    let (unit, mut order, mut fields_beyond) = (read_unit(path)?, Order::default(), BTreeSet::new());
+    let (chosen, _) = unit.choose();
+    let tally = for_each_line(path, sample.lines, &sample.progress, |line| {
         let line: Line = parse(line)?;
-        let (id, time) = line.key()?;
+        let (id, time) = line.key(chosen)?;
         let Features(features) = line.features.ok_or("missing_key")?;
         for (name, value) in features {
             if let Some(&at) = index.get(&name) {
@@ -91,32 +102,45 @@ pub(super) fn read_impressions(path: &Path, lines: u64) -> Result<Impressions, I
                 profile.add(&value);
                 index.insert(name, profiles.len());
                 profiles.push(profile);
+            } else if fields_beyond.len() < FIELDS_MAX {
+                fields_beyond.insert(name);
             }
         }
+        order.add(time);
         shown.entry(id).or_insert(Shown { time, clicked: false });
         Ok(())
     })?;
-    Ok(Impressions { tally, profiles, shown })
+    order.settle();
+    Ok(Impressions { tally, unit, order, profiles, fields_beyond, shown })
 }
 
 /// Reads clicks and measures how long after its impression each came.
-pub(super) fn read_clicks(path: &Path, lines: u64, shown: &mut ShownById) -> Result<Clicks, InitError> {
-    let mut delays = Delays::default();
-    let tally = for_each_line(path, lines, |line| {
-        let (id, time) = parse::<Line>(line)?.key()?;
+pub(super) fn read_clicks(path: &Path, sample: &Sample, shown: &mut ShownById) -> Result<Clicks, InitError> {
+    let (unit, mut order, mut delays) = (read_unit(path)?, Order::default(), Delays::default());
+    let (chosen, _) = unit.choose();
+    let tally = for_each_line(path, sample.lines, &sample.progress, |line| {
+        let (id, time) = parse::<Line>(line)?.key(chosen)?;
+        order.add(time);
         match shown.get_mut(&id) {
             None => delays.unmatched += 1,
             Some(impression) if impression.clicked => delays.repeated += 1,
-            Some(impression) if time < impression.time => delays.before += 1,
-            Some(impression) => {
-                impression.clicked = true;
-                delays.add(time - impression.time);
-            }
+            Some(impression) => impression.clicked = delays.add(time - impression.time),
         }
         Ok(())
     })?;
     delays.sort();
-    Ok(Clicks { tally, delays })
+    order.settle();
+    Ok(Clicks { tally, unit, order, delays })
+}
+
+/// The unit of a file's times, by its first lines.
+fn read_unit(path: &Path) -> Result<Unit, InitError> {
+    let mut unit = Unit::default();
+    for_each_line(path, UNIT_LINES, &Progress::default(), |line| {
+        parse::<Line>(line)?.event_time.iter().for_each(|time| unit.vote(time));
+        Ok(())
+    })?;
+    Ok(unit)
 }
 
 /// The parts of an event that matter here.
@@ -131,20 +155,14 @@ struct Line {
 }
 
 impl Line {
-    /// The hash of the impression's id and the event time, or why there is none.
-    fn key(&self) -> Result<(u64, i64), &'static str> {
+    /// The hash of the impression's id and the event time in milliseconds, or why there is none.
+    fn key(&self, unit: TimeUnit) -> Result<(u64, i64), &'static str> {
         let id = match self.impression_id.as_ref().ok_or("missing_key")? {
             Value::String(id) if (1..=256).contains(&id.chars().count()) => xxh3_64(id.as_bytes()),
             Value::Number(id) if id.is_i64() => xxh3_64(id.to_string().as_bytes()),
             _ => return Err("mistyped"),
         };
-        let time = self.event_time.as_ref().ok_or("missing_key")?.as_i64().ok_or("mistyped")?;
-        match time {
-            ..0 => Err("time_out_of_range"),
-            0..100_000_000_000 => Err("seconds_not_milliseconds"),
-            100_000_000_000..100_000_000_000_000 => Ok((id, time)),
-            _ => Err("microseconds_not_milliseconds"),
-        }
+        Ok((id, milliseconds(self.event_time.as_ref().ok_or("missing_key")?, unit)?))
     }
 }
 
@@ -179,10 +197,11 @@ impl<'de> Deserialize<'de> for Features {
 fn for_each_line(
     path: &Path,
     lines_max: u64,
+    progress: &Progress,
     mut job: impl FnMut(&[u8]) -> Result<(), &'static str>,
 ) -> Result<Tally, InitError> {
     let failed = |source| InitError::Read { path: path.to_owned(), source };
-    let mut reader = open(path).map_err(failed)?;
+    let mut reader = open(path, progress).map_err(failed)?;
     let mut tally = Tally::default();
     let mut line = Vec::new();
     let mut number = 0;
@@ -204,8 +223,10 @@ fn for_each_line(
     Ok(tally)
 }
 
-fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
+fn open(path: &Path, progress: &Progress) -> io::Result<Box<dyn BufRead>> {
     let file = File::open(path)?;
+    progress.expect(file.metadata()?.len());
+    let file = Counted::new(file, progress.clone());
     if path.extension().is_some_and(|extension| extension == "zst") {
         return Ok(Box::new(BufReader::new(zstd::Decoder::new(file)?)));
     }

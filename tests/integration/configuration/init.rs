@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use deepfm_stream::config::Config;
-use deepfm_stream::config::init::{Draft, FoundField, InitError, SAMPLE_LINES, TEMPLATE, from_events};
+use deepfm_stream::config::init::{Draft, FoundField, InitError, Sample, TEMPLATE, from_events};
+use deepfm_stream::event::options::TimeUnit;
 use tempfile::TempDir;
 
 use crate::support::real_data;
@@ -42,7 +43,7 @@ fn impressions(count: i64) -> String {
 }
 
 fn draft(dir: &Path) -> Draft {
-    from_events(dir, SAMPLE_LINES).unwrap_or_else(|error| panic!("{error}"))
+    from_events(dir, &Sample::default()).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn loaded(draft: &Draft) -> Config {
@@ -78,13 +79,32 @@ fn everything_that_is_not_particular_to_the_data_stays_at_its_default() {
     let mut config = loaded(&draft);
     let set: Vec<&str> = draft.toml.lines().filter(|line| !line.starts_with(['#', '[']) && !line.is_empty()).collect();
     let keys: Vec<&str> = set.iter().filter_map(|line| line.split(" = ").next()).collect();
-    assert_eq!(keys, ["name", "kind", "name", "kind", "name", "kind", "attribution_window_seconds"]);
+    assert_eq!(
+        keys,
+        ["name", "kind", "name", "kind", "name", "kind", "expire_after_seconds", "alpha", "attribution_window_seconds",]
+    );
     assert_eq!((config.join.attribution_window_seconds, config.join.retention_seconds), (5, 5));
     assert!(draft.toml.contains("\n#retention_seconds = 5\n"), "{}", draft.toml);
     config.join = Config::default().join;
+    config.model.expire_after_seconds = Config::default().model.expire_after_seconds;
+    config.optimizer.embedding.alpha = Config::default().optimizer.embedding.alpha;
     config.fields.clear();
     assert_eq!(config, Config::default());
     assert!(draft.toml.contains("\n#embedding_dim = 10\n"), "defaults are shown:\n{}", draft.toml);
+}
+
+#[test]
+fn the_embeddings_rate_follows_the_entries_of_an_impression() {
+    // A user, an age, and a list of ten.
+    let features = |n: i64| {
+        let tags: Vec<String> = (0..10).map(|tag| format!("\"t{}\"", (n + tag) % 30)).collect();
+        format!("{{\"user\":\"u{}\",\"age\":{},\"tags\":[{}]}}", n % 50, 20 + n % 40, tags.join(","))
+    };
+    let dir = events(&[("impressions.jsonl", (0..200).map(|n| impression(n, &features(n))).collect())]);
+    let draft = draft(dir.path());
+    assert_eq!(loaded(&draft).optimizer.embedding.alpha, 0.125);
+    let reason = "# 1.5 / 12.0, the feature entries of an impression here, between 0.03 and 0.25.\nalpha = 0.125\n";
+    assert!(draft.toml.contains(reason), "{}", draft.toml);
 }
 
 #[test]
@@ -107,7 +127,7 @@ fn bad_lines_are_counted_by_reason_and_not_fatal() {
     lines.push_str("{\"event_time\":1700000000000,\"features\":{}}\n");
     lines.extend(["{\"x\":\"", &"y".repeat(2 << 20), "\"}\n"]);
     lines.push_str(&impression(3, "{\"user\":\"u1\"}"));
-    let clicks = format!("{}{}{}{}garbage\n", click(1, 10), click(1, 20), click(2, -5), click(77, 1));
+    let clicks = format!("{}{}{}{}garbage\n", click(1, 10), click(1, 20), click(2, -60_001), click(77, 1));
     let dir = events(&[("impressions.jsonl", lines), ("clicks.jsonl", clicks)]);
     let draft = draft(dir.path());
     assert_eq!(
@@ -116,9 +136,11 @@ fn bad_lines_are_counted_by_reason_and_not_fatal() {
          1 missing_key (first on line 10), 2 mistyped (first on line 8), 1 oversized (first on line 11), \
          1 seconds_not_milliseconds (first on line 6)"
     );
-    for line in
-        ["1 name no impression of the sample", "1 name one that was clicked before", "1 come before their impression"]
-    {
+    for line in [
+        "1 name no impression of the sample",
+        "1 name one that was clicked before",
+        "1 come more than a minute before their impression, and are no clicks on it",
+    ] {
         assert!(draft.toml.contains(&format!("#     {line}\n")), "{line}\n{}", draft.toml);
     }
     loaded(&draft);
@@ -129,7 +151,8 @@ fn compressed_files_are_read_and_the_sample_is_bounded() {
     let dir = tempfile::tempdir().expect("a directory");
     let packed = zstd::encode_all(impressions(500).as_bytes(), 1).expect("zstd");
     fs::write(dir.path().join("impressions.jsonl.zst"), packed).expect("a file");
-    let draft = from_events(dir.path(), 100).unwrap_or_else(|error| panic!("{error}"));
+    let draft =
+        from_events(dir.path(), &Sample { lines: 100, ..Sample::default() }).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(draft.impressions.to_string(), "the first 100 lines, 100 usable");
     assert!(draft.toml.contains("#   impressions.jsonl.zst: the first 100 lines, 100 usable\n"));
     loaded(&draft);
@@ -138,17 +161,17 @@ fn compressed_files_are_read_and_the_sample_is_bounded() {
 #[test]
 fn without_a_usable_impression_there_is_no_draft() {
     let none = tempfile::tempdir().expect("a directory");
-    assert!(matches!(from_events(none.path(), 10), Err(InitError::NoFile(_))));
-    let seconds = "{\"impression_id\":\"a\",\"event_time\":1700000000,\"features\":{\"user\":\"u\"}}\n".repeat(3);
-    let dir = events(&[("impressions.jsonl", seconds)]);
-    let error = from_events(dir.path(), 10).expect_err("seconds").to_string();
+    assert!(matches!(from_events(none.path(), &Sample::default()), Err(InitError::NoFile(_))));
+    let minutes = "{\"impression_id\":\"a\",\"event_time\":28333333,\"features\":{\"user\":\"u\"}}\n".repeat(3);
+    let dir = events(&[("impressions.jsonl", minutes)]);
+    let error = from_events(dir.path(), &Sample::default()).expect_err("minutes").to_string();
     assert_eq!(
         error,
         "no usable impression in impressions.jsonl: 3 lines, 0 usable, 3 seconds_not_milliseconds (first on line 1); \
          topics that look different need [events.mapping]"
     );
     let dir = events(&[("impressions.jsonl", impression(1, "{\"a\":{\"b\":[]},\"c\":null}"))]);
-    let error = from_events(dir.path(), 10).expect_err("no fields").to_string();
+    let error = from_events(dir.path(), &Sample::default()).expect_err("no fields").to_string();
     assert!(error.starts_with("no usable field in the 1 usable impressions of impressions.jsonl; \"a\": "), "{error}");
 }
 
@@ -178,9 +201,109 @@ fn traffic_above_the_bounds_of_the_join_raises_them() {
     let burst = (0..1_200_000).map(line).collect::<Vec<_>>().join("\n");
     let clicks = format!("{{\"impression_id\":7,\"event_time\":{}}}\n", START + 1000);
     let dir = events(&[("impressions.jsonl", burst), ("clicks.jsonl", clicks)]);
-    let draft = from_events(dir.path(), 2_000_000).unwrap_or_else(|error| panic!("{error}"));
+    let draft = from_events(dir.path(), &Sample { lines: 2_000_000, ..Sample::default() })
+        .unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(loaded(&draft).join.open_impressions_max, 4_800_000);
     assert_eq!(loaded(&draft).join.remembered_max, Config::default().join.remembered_max);
+}
+
+/// The reasons of a decision, and what the file sets.
+fn decision(draft: &Draft, key: &str) -> (String, bool, String) {
+    let found = draft.decisions.iter().find(|decision| decision.key == key);
+    let found = found.unwrap_or_else(|| panic!("nothing was decided about {key}: {:?}", draft.decisions));
+    (found.value.clone(), found.is_set, found.reasons.join(" "))
+}
+
+#[test]
+fn every_decision_stands_in_the_file_with_its_reasons_and_on_the_terminal() {
+    let times = (0..3000).map(|n| if n % 100 == 0 { n - 40 } else { n });
+    let lines = times.map(|n| impression(n.max(0), "{\"user\":\"u1\",\"id\":null}")).collect();
+    let dir = events(&[("impressions.jsonl", lines), ("clicks.jsonl", click(1, -20) + &click(7, 3000))]);
+    let sample = Sample { memory_bytes: Some(8 << 30), ..Sample::default() };
+    let draft = from_events(dir.path(), &sample).unwrap_or_else(|error| panic!("{error}"));
+    let terminal = draft.to_string();
+    assert!(draft.decisions.len() >= 6, "{:?}", draft.decisions);
+    for decision in &draft.decisions {
+        let (_, key) = decision.key.rsplit_once('.').expect("a section comes first");
+        let mark = if decision.is_set { "" } else { "#" };
+        let reasons: Vec<String> = decision.reasons.iter().map(|line| format!("# {line}\n")).collect();
+        let reasons = reasons.concat();
+        let entry = format!("{reasons}{mark}{key} = {}\n", decision.value);
+        assert!(draft.toml.contains(&entry), "{entry}\n{}", draft.toml);
+        assert!(terminal.contains(&format!("  {} = {}", decision.key, decision.value)), "{terminal}");
+        assert!(decision.reasons.iter().all(|reason| terminal.contains(reason.as_str())), "{terminal}");
+    }
+    for said in ["\"id\": left out: no value seen", "3,000 lines, 3,000 usable", "\"user\": categorical"] {
+        assert!(terminal.contains(said), "{said}\n{terminal}");
+    }
+    loaded(&draft);
+}
+
+#[test]
+fn the_table_fits_the_machine_and_forgets_in_the_end() {
+    let dir = events(&[("impressions.jsonl", impressions(10))]);
+    let sample = Sample { memory_bytes: Some(8 << 30), ..Sample::default() };
+    let draft = from_events(dir.path(), &sample).unwrap_or_else(|error| panic!("{error}"));
+    let model = loaded(&draft).model;
+    assert_eq!((model.rows_max, model.expire_after_seconds), (18_000_000, 180 * 86_400));
+    assert!(decision(&draft, "model.rows_max").2.starts_with("A quarter of this machine's 8.0 GiB of memory"));
+}
+
+#[test]
+fn the_unit_of_the_times_is_found_and_set_for_each_file() {
+    let impression = |n: i64| {
+        let time = START / 1000 + n;
+        format!("{{\"impression_id\":\"i{n}\",\"event_time\":{time},\"features\":{{\"user\":\"u{}\"}}}}\n", n % 9)
+    };
+    let impressions = (0..300).map(impression).collect();
+    let click = |n: i64| {
+        let time = (START + n * 1000 + 2500) * 1000;
+        format!("{{\"impression_id\":\"i{n}\",\"event_time\":\"{time}\"}}\n")
+    };
+    let dir = events(&[("impressions.jsonl", impressions), ("clicks.jsonl", (0..150).map(click).collect())]);
+    let draft = draft(dir.path());
+    let mapping = loaded(&draft).events.mapping;
+    assert_eq!((mapping.impression.time_unit, mapping.click.time_unit), (TimeUnit::S, TimeUnit::Us));
+    assert_eq!((draft.impressions.usable, draft.click_rate), (300, 0.5));
+    assert_eq!(loaded(&draft).join.attribution_window_seconds, 5);
+    let reason = decision(&draft, "events.mapping.click.time_unit").2;
+    assert_eq!(reason, "The times of the sample are microseconds, such as \"1700000002500000\".");
+}
+
+#[test]
+fn lines_that_go_back_set_the_lateness_and_a_file_that_was_never_sorted_does_not() {
+    let late = |back: i64| -> String {
+        let time = |n: i64| if n % 50 == 49 { n - back } else { n };
+        (1_000_000..1_002_000).map(|n| impression(time(n), "{\"user\":\"u1\"}")).collect()
+    };
+    let of = |text: String| {
+        let dir = events(&[("impressions.jsonl", text), ("clicks.jsonl", click(1_000_000, 1000))]);
+        draft(dir.path())
+    };
+    let found = of(late(20));
+    assert_eq!(loaded(&found).join.lateness_seconds, 30);
+    let (_, _, reason) = decision(&found, "join.lateness_seconds");
+    assert!(
+        reason.starts_with("40 lines of impressions.jsonl (2 %) go back in time, the furthest by 19 s."),
+        "{reason}"
+    );
+    let found = of(late(200_000));
+    assert_eq!(loaded(&found).join.lateness_seconds, 0);
+    assert!(decision(&found, "join.lateness_seconds").2.contains("`deepfm backtest --sort`"));
+    assert!(found.to_string().contains("that was not sorted"), "{found}");
+    let found = of(late(0));
+    assert!(!found.decisions.iter().any(|decision| decision.key == "join.lateness_seconds"));
+}
+
+#[test]
+fn clicks_a_little_before_their_impression_are_clicks() {
+    let clicks: String = (0..487).map(|n| click(n, -7)).collect();
+    let dir = events(&[("impressions.jsonl", impressions(1000)), ("clicks.jsonl", clicks)]);
+    let draft = draft(dir.path());
+    assert_eq!((draft.click_rate, draft.attribution_window_seconds), (0.487, Some(5)));
+    assert!(!draft.toml.contains("No click of the sample"), "{}", draft.toml);
+    let fact = "487 are stamped before their impression, by up to 7 ms: another clock; they are clicks on it";
+    assert!(draft.toml.contains(fact) && draft.to_string().contains(fact), "{draft}");
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn equal_numbers_are_one_value_however_they_are_written() {
 fn counting_stops_at_its_bound_and_says_so() {
     let found = decide("user", (0..150_000).map(|i| json!(i.to_string())).chain((0..10).map(|i| json!(i.to_string()))));
     assert!(found.cardinality_is_bound);
-    assert_eq!(found.comment[0], "string, at least 100,000 values, in 100 % of the impressions");
+    assert_eq!(found.comment[0], "digits in a string, at least 100,000 values, in 100 % of the impressions");
 }
 
 #[test]
@@ -100,4 +100,70 @@ fn names_fall_into_words() {
     assert_eq!(words("userId"), ["user", "id"]);
     assert_eq!(words("n_likes-24h"), ["n", "likes", "24h"]);
     assert_eq!(words("SKU"), ["sku"]);
+}
+
+fn prices() -> impl Iterator<Item = Value> {
+    (0..1812).map(|i| json!(f64::from(i) * 1.25 + 0.5)).chain((0..188).map(|i| json!(i)))
+}
+
+#[test]
+fn one_stand_in_for_a_missing_number_does_not_make_categories_of_prices() {
+    for stand_in in ["N/A", "NA", "NaN", "null", "-", "n/a"] {
+        let found = decide("price", prices().chain([json!(stand_in)]));
+        assert_eq!(found.kind, Some(FieldKind::Numeric { edges: None }), "{stand_in}");
+        assert!(found.comment.contains(&format!("No value: 1 \"{stand_in}\".")), "{:?}", found.comment);
+    }
+}
+
+#[test]
+fn a_few_texts_among_numbers_are_named_and_many_make_categories() {
+    let found = decide("price", prices().chain((0..18).map(|_| json!("on request"))));
+    assert_eq!(found.kind, Some(FieldKind::Numeric { edges: None }));
+    let line = "18 values are no numbers, such as \"on request\": impressions with them will be refused.";
+    assert!(found.comment.contains(&line.to_owned()), "{:?}", found.comment);
+    assert_eq!(kind("price", prices().chain((0..40).map(|_| json!("on request")))), "categorical");
+}
+
+#[test]
+fn digits_in_strings_are_quantities_where_they_have_fractions_or_a_name_for_one() {
+    assert_eq!(kind("x", (0..2000).map(|i| json!(format!("{}.5", i)))), "numeric");
+    assert_eq!(kind("price", (0..2000).map(|i| json!((i % 600).to_string()))), "numeric");
+    assert_eq!(kind("user", (0..2000).map(|i| json!((i % 600).to_string()))), "categorical");
+    assert_eq!(
+        kind("x", (0..2000).map(|i| if i % 2 == 0 { json!(f64::from(i) + 0.5) } else { json!("7.25") })),
+        "numeric"
+    );
+    let found = decide("x", (0..2000).map(|i| json!(format!("{}.5", i))));
+    assert!(found.comment[0].starts_with("digits in a string, 2,000 values"), "{:?}", found.comment);
+}
+
+#[test]
+fn stand_ins_are_names_to_a_category() {
+    let found = decide("country", ["NA", "DE", "NA", "US"].map(|text| json!(text)));
+    assert_eq!((found.kind, found.cardinality, found.present, found.entries), (Some(FieldKind::Categorical), 3, 4, 4));
+    let gone = decide("x", [json!("N/A"), json!(null)]);
+    assert_eq!(gone.left_out.as_deref(), Some("no value seen: all are null or empty, or \"N/A\""));
+}
+
+#[test]
+fn what_is_no_value_in_a_list_is_not_counted() {
+    let found = decide("tags", [json!(["a", null, ""]), json!({"a": 1, "b": null})]);
+    assert_eq!((found.entries, found.cardinality), (2, 1));
+}
+
+#[test]
+fn init_goes_by_the_table_of_values() {
+    use crate::feature::value::{Meaning, Row, TABLE};
+    for Row { json, number, .. } in TABLE {
+        let value: Value = serde_json::from_str(json).expect("a row is JSON");
+        let found = decide("price", prices().chain([value]));
+        let expected = match number {
+            Meaning::NoValue => (2000, false),
+            Meaning::Number(_) => (2001, false),
+            Meaning::Refused | Meaning::Category(_) => (2001, true),
+        };
+        let refused = found.comment.iter().any(|line| line.contains("refused"));
+        assert_eq!((found.present, refused), expected, "{json}: {:?}", found.comment);
+        assert!(matches!(found.kind, Some(FieldKind::Numeric { .. })), "{json}");
+    }
 }
