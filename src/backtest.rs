@@ -1,4 +1,5 @@
-//! The same trainer over a bounded log, and a report of how well each impression was predicted before it was learned.
+//! The same trainer over a bounded log, and a report of how well each impression was predicted when it was shown. The report
+//! covers what has matured: an impression whose window the log does not cover is counted, and neither scored nor learned.
 
 mod journal;
 mod report;
@@ -14,7 +15,7 @@ pub use report::{Quality, Report, Scores};
 use crate::config::Config;
 use crate::event::{Decoder, Event, EventKind, MappingError, RawRecord};
 use crate::feature::field::FieldError;
-use crate::model::{Executor, Inline};
+use crate::model::Inline;
 use crate::progress::Progress;
 use crate::publish::artefacts::ArtefactIoError;
 use crate::snapshot::artefact::ArtefactError;
@@ -153,18 +154,18 @@ pub fn replay(
     ends: &Positions,
     since: Instant,
 ) -> Result<Report, BacktestError> {
-    let trainer = started(params, starts, &Inline)?;
+    let trainer = started(params, starts)?;
     let pilot = Pilot::Attendance(Attendance::new(Horizon::Captured, ends));
-    let mut drive = Drive::new(trainer, source, pilot, &Inline)?;
+    let mut drive = Drive::new(trainer, source, pilot)?;
     let mut collector = Collector::default();
     while !drive.turn(u64::MAX, &Inline, &mut collector)?.is_done {}
-    let mut trainer = drive.trainer;
+    let trainer = &mut drive.trainer;
     let digest = trainer.state_digest();
     let (records, rows, counters) = (trainer.released(), trainer.model().row_count(), trainer.counters().clone());
     let (join, ledger) = (Some(*trainer.join_counters()), Some(trainer.ledger().clone()));
+    let unmatured = trainer.shown_scores().len();
     let seconds = since.elapsed().as_secs_f64();
-    trainer.flush(&Inline, &mut |scored| collector.scored(scored));
-    Ok(Report::new(&collector.0, report::Ending { digest, records, rows, seconds, counters, ledger, join }))
+    Ok(Report::new(&collector.0, report::Ending { digest, records, rows, unmatured, seconds, counters, ledger, join }))
 }
 
 /// Learns the impressions of a source in merged order, each at once with its final label.
@@ -177,7 +178,7 @@ fn learn_labelled(
 ) -> Result<Report, BacktestError> {
     let impressions: Positions =
         starts.iter().filter(|(partition, _)| partition.kind == EventKind::Impression).map(|(p, o)| (*p, *o)).collect();
-    let mut trainer = started(params, &impressions, &Inline)?;
+    let mut trainer = started(params, &impressions)?;
     let mut scores = Scores::default();
     let mut open = impressions.len();
     while open > 0 {
@@ -203,18 +204,19 @@ fn learn_labelled(
     let digest = trainer.state_digest();
     let (records, rows, counters) = (trainer.released(), trainer.model().row_count(), trainer.counters().clone());
     let seconds = since.elapsed().as_secs_f64();
-    Ok(Report::new(&scores, report::Ending { digest, records, rows, seconds, counters, ledger: None, join: None }))
+    let ending = report::Ending { digest, records, rows, unmatured: 0, seconds, counters, ledger: None, join: None };
+    Ok(Report::new(&scores, ending))
 }
 
 /// A new trainer whose partitions start at these offsets.
 ///
 /// # Errors
 /// Never for distinct partitions.
-pub fn started<E: Executor>(params: TrainParams, starts: &Positions, executor: &E) -> Result<Trainer, StreamError> {
+pub fn started(params: TrainParams, starts: &Positions) -> Result<Trainer, StreamError> {
     let mut trainer = Trainer::new(params);
     for (partition, next_offset) in starts {
         let start = Control::Start { partition: *partition, next_offset: *next_offset };
-        trainer.control(&start, executor, &mut |_| ())?;
+        trainer.control(&start)?;
     }
     Ok(trainer)
 }

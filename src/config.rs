@@ -180,6 +180,7 @@ impl Config {
             },
             negative_sampling_rate: f64::from(negative_sampling_rate),
             window_impressions: self.metrics.window_impressions,
+            metrics_sampling_rate: f64::from(self.metrics.sampling_rate),
         }
     }
 

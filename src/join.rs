@@ -31,16 +31,14 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::event::EventKind;
-use crate::stream::Partition;
 
 pub use changes::{ChangeRecord, first_record};
 pub use checkpoint::{JoinEntry, JoinScalars, RestoreError};
 pub use counters::JoinCounters;
 pub use memory::EventIdHash;
-pub use record::{ClickIn, Emission, EmissionKind, ImpressionIn};
+pub use record::{ClickIn, Emission, EmissionKind, ImpressionIn, Weigh};
 pub use state::{Attributed, ImpressionState};
 pub use waiting::WaitingClick;
-pub use watermark::PartitionTime;
 
 use held::HeldImpressions;
 use memory::{Memory, Remembered};
@@ -74,16 +72,12 @@ pub enum Taken {
     Conflicting,
 }
 
-impl<P> Join<P> {
-    /// An empty join that waits for all of the given partitions.
-    pub fn new(params: JoinParams, partitions: impl IntoIterator<Item = Partition>) -> Self {
-        let mut watermark = Watermark::new(params.lateness_ms);
-        for partition in partitions {
-            watermark.add(partition);
-        }
+impl<P: Weigh> Join<P> {
+    /// An empty join.
+    pub fn new(params: JoinParams) -> Self {
         Self {
+            watermark: Watermark::new(params.lateness_ms),
             params,
-            watermark,
             held: HeldImpressions::new(),
             waiting: WaitingClicks::default(),
             impression_events: Memory::new(EventKind::Impression),
@@ -97,11 +91,6 @@ impl<P> Join<P> {
     pub fn reconfigure(&mut self, params: &JoinParams) {
         let JoinParams { lateness_ms, labels, .. } = self.params;
         self.params = JoinParams { lateness_ms, labels, ..params.clone() };
-    }
-
-    /// Waits for one more partition. The watermark stays where it is until the partition's first record.
-    pub fn add_partition(&mut self, partition: Partition) {
-        self.watermark.add(partition);
     }
 
     /// The watermark, in milliseconds; `None` is minus infinity.
@@ -122,6 +111,11 @@ impl<P> Join<P> {
     /// The number of impressions held, open or resolved.
     pub fn retained(&self) -> usize {
         self.held.len()
+    }
+
+    /// Bytes of the payloads held: of open impressions, and of resolved ones that a late click may still correct.
+    pub fn held_bytes(&self) -> usize {
+        self.held.bytes()
     }
 
     /// The number of clicks that wait for their impression.
@@ -216,7 +210,8 @@ impl<P> Join<P> {
     }
 
     fn in_window(&self, impression_time: i64, click_time: i64) -> bool {
-        (impression_time..=self.matures_after(impression_time)).contains(&click_time)
+        let first = impression_time.saturating_sub(self.params.click_before_ms);
+        (first..=self.matures_after(impression_time)).contains(&click_time)
     }
 
     fn matures_after(&self, time: i64) -> i64 {
@@ -232,35 +227,32 @@ impl<P> Join<P> {
     }
 }
 
-impl<P: Clone + Serialize> Join<P> {
+impl<P: Clone + Serialize + Weigh> Join<P> {
     /// Takes an impression in, and appends what follows from it to `out`; says whether it was taken.
     ///
     /// # Panics
-    /// If its partition was not added, or the payload has no form in postcard.
+    /// If the payload has no form in postcard.
     pub fn impression(&mut self, impression: ImpressionIn<P>, out: &mut Vec<Emission<P>>) -> Taken {
         self.counters.received_impressions += 1;
-        let ImpressionIn { partition, time, .. } = impression;
+        let time = impression.time;
         let mut taken = self.admit(EventKind::Impression, time, impression.event_id.as_deref());
         if taken == Taken::In {
             taken = self.take_impression(impression, out);
         }
-        self.watermark.observe(partition, time);
+        self.watermark.observe(time);
         self.expire(out);
         taken
     }
 
     /// Takes a click in, and appends what follows from it to `out`; says whether it was taken.
-    ///
-    /// # Panics
-    /// If its partition was not added.
     pub fn click(&mut self, click: ClickIn, out: &mut Vec<Emission<P>>) -> Taken {
         self.counters.received_clicks += 1;
-        let ClickIn { partition, time, .. } = click;
+        let time = click.time;
         let taken = self.admit(EventKind::Click, time, click.event_id.as_deref());
         if taken == Taken::In {
             self.take_click(click, out);
         }
-        self.watermark.observe(partition, time);
+        self.watermark.observe(time);
         self.expire(out);
         taken
     }
@@ -282,16 +274,9 @@ impl<P: Clone + Serialize> Join<P> {
         self.hold_bounds();
     }
 
-    /// Leaves a partition out of the watermark until its next record.
-    ///
-    /// # Panics
-    /// If the partition was not added.
-    pub fn idle(&mut self, partition: Partition, out: &mut Vec<Emission<P>>) {
-        self.watermark.idle(partition);
-        self.expire(out);
-    }
-
-    /// Moves the watermark past everything. All records after it are too late.
+    /// Moves the watermark past everything, as if the log had gone on for ever without a record: all that is held matures
+    /// and is forgotten, and all records after it are too late. No run does this, since it would label what the log does
+    /// not: it is for judging a join by itself.
     pub fn flush(&mut self, out: &mut Vec<Emission<P>>) {
         self.watermark.flush();
         self.expire(out);
@@ -326,8 +311,8 @@ impl<P: Clone + Serialize> Join<P> {
                 }
             }
         };
-        if state.is_open() {
-            self.make_room(out);
+        if let Some(bytes) = state.payload().filter(|_| state.is_open()).map(Weigh::weight) {
+            self.make_room(bytes, out);
         }
         self.held.insert(time, &id, state);
         Taken::In
@@ -360,21 +345,38 @@ impl<P: Clone + Serialize> Join<P> {
         }
     }
 
-    /// Makes room for one more open impression.
-    fn make_room(&mut self, out: &mut Vec<Emission<P>>) {
-        while self.held.open_len() >= self.params.open_impressions_max
-            && let Some((time, id)) = self.held.oldest_open().cloned()
-        {
-            let closed = self.held.update(&id, |state| (ImpressionState::Unlabelled, state));
-            self.counters.closed_unlabelled += 1;
-            match closed {
-                Some(ImpressionState::Clicked(..)) => self.counters.unlabelled_click += 1,
-                Some(ImpressionState::Faked(kept)) => {
-                    let label = Label { kind: EmissionKind::Unlabelled, click: None, payload: kept.payload };
-                    self.emit((id, time), label, out);
-                }
-                _ => {}
+    /// Makes room for one more open impression, of a payload of so many bytes: what is only remembered goes before what is
+    /// open.
+    fn make_room(&mut self, bytes: usize, out: &mut Vec<Emission<P>>) {
+        while self.held.open_len() >= self.params.open_impressions_max {
+            self.close_oldest_open(out);
+        }
+        while self.held.len() > 0 && self.held.bytes().saturating_add(bytes) > self.params.held_bytes_max {
+            if self.held.oldest_resolved().is_some() {
+                self.held.forget_oldest_resolved();
+                self.counters.forgotten_impressions += 1;
+            } else {
+                self.close_oldest_open(out);
             }
+        }
+    }
+
+    fn close_oldest_open(&mut self, out: &mut Vec<Emission<P>>) {
+        let Some((time, id)) = self.held.oldest_open().cloned() else {
+            return;
+        };
+        let closed = self.held.update(&id, |state| (ImpressionState::Unlabelled, state));
+        self.counters.closed_unlabelled += 1;
+        let payload = match closed {
+            Some(ImpressionState::Clicked(kept, _)) => {
+                self.counters.unlabelled_click += 1;
+                Some(kept.payload)
+            }
+            Some(ImpressionState::Open(kept) | ImpressionState::Faked(kept)) => Some(kept.payload),
+            _ => None,
+        };
+        if let Some(payload) = payload {
+            self.emit((id, time), Label { kind: EmissionKind::Unlabelled, click: None, payload }, out);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Progressive metrics: every impression's score, taken before it was learned from, against its matured label.
+//! Progressive metrics: every impression's score, taken when it was shown, against its matured label.
 //!
 //! All sums are f64 over logits, so that saturated predictions keep their loss. The AUC is that of 1024 equal bins of the
 //! logit in [-15, 15): at a click rate of 1 % nearly all probabilities would share the first few uniform bins.

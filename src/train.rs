@@ -6,18 +6,19 @@
 //! of the merged order. Its state after n records is a function of those records and of the journal alone, which
 //! [`Trainer::state_digest`] shows.
 //!
-//! Invariants: an example is scored with the weights from before its micro-batch, and its score enters the metrics
-//! before it is learned from; micro-batches are cut by counts and event times, never by arrival.
+//! Invariants: an impression is scored with the weights that the log has made when it arrives, and its score enters the
+//! metrics when its label has matured, whatever was learned of it meanwhile; micro-batches are cut by counts and event
+//! times, never by arrival.
 
 mod batch;
 mod convert;
 mod counters;
 mod cut;
 mod digest;
-mod first_scores;
 mod label;
 mod ledger;
 mod params;
+mod shown;
 
 use std::sync::Arc;
 
@@ -25,31 +26,41 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Event;
 use crate::feature::Features;
-use crate::join::{ClickIn, Emission, ImpressionIn, Join, JoinCounters, Taken};
+use crate::join::{ClickIn, Emission, ImpressionIn, Join, JoinCounters, Taken, Weigh};
 use crate::metric::Windows;
 use crate::model::{DeepFm, Executor, Scratch};
 use crate::stream::{Arrival, Control, JournalEntry, Partition, Positions, Refused, Released, Sequencer, StreamError};
 
-pub use batch::{Batch, Metered, Pending};
+pub use batch::{Batch, Pending};
 pub use counters::Counters;
 pub use cut::{Scope, StateCut};
 pub use digest::{Restore, Scalars, StateDigest};
-pub use first_scores::FirstScores;
 pub use ledger::{Fate, Ledger, Tally};
 pub use params::{BatchParams, TrainParams};
+pub use shown::{SHOWN_SCORE_BYTES, ShownScores, Unscored};
 
 /// What the join carries of an impression until its label is known.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Shown {
     /// Its number among the impressions of the merged order, from 0.
     pub number: u64,
+    /// The partition it was read from.
+    pub partition: Partition,
+    /// Its offset there.
+    pub offset: i64,
     /// Its example weight.
     pub weight: f32,
     /// Its encoded features.
     pub features: Features,
 }
 
-/// An impression's first score with its matured label, as it enters the metrics.
+impl Weigh for Arc<Shown> {
+    fn weight(&self) -> usize {
+        size_of::<Shown>() + size_of_val(self.features.entries()) + size_of_val(self.features.ends())
+    }
+}
+
+/// An impression's shown score with its matured label, as it enters the metrics.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scored {
     /// The impression's number in the merged order.
@@ -84,7 +95,7 @@ pub struct Trainer {
     batch: Batch,
     model: DeepFm,
     windows: Windows,
-    first_scores: FirstScores,
+    shown: ShownScores,
     counters: Counters,
     ledger: Ledger,
     emissions: Vec<Emission<Arc<Shown>>>,
@@ -98,11 +109,11 @@ impl Trainer {
     pub fn new(params: TrainParams) -> Self {
         Self {
             sequencer: Sequencer::default(),
-            join: Join::new(params.join.clone(), []),
+            join: Join::new(params.join.clone()),
             batch: Batch::default(),
             model: DeepFm::new(params.model.clone()),
             windows: Windows::new(params.window_impressions),
-            first_scores: FirstScores::default(),
+            shown: ShownScores::default(),
             counters: Counters::default(),
             ledger: Ledger::default(),
             emissions: Vec::new(),
@@ -125,12 +136,7 @@ impl Trainer {
     ///
     /// # Errors
     /// When it does not fit how the partition stands; nothing is changed then.
-    pub fn control<E: Executor>(
-        &mut self,
-        control: &Control,
-        executor: &E,
-        observe: &mut dyn FnMut(Scored),
-    ) -> Result<(), StreamError> {
+    pub fn control(&mut self, control: &Control) -> Result<(), StreamError> {
         let converted = match control {
             Control::Configured { parameters, .. } => Some(self.readable(parameters)?),
             _ => None,
@@ -138,15 +144,6 @@ impl Trainer {
         self.sequencer.control(control)?;
         if let Some(params) = converted.filter(|params| *params != self.params) {
             self.convert(params);
-        }
-        match control {
-            Control::Start { partition, .. } | Control::Added { partition, .. } => self.join.add_partition(*partition),
-            Control::Idle(partition) | Control::Ended(partition) => {
-                let mut emissions = std::mem::take(&mut self.emissions);
-                self.join.idle(*partition, &mut emissions);
-                self.learn_from(emissions, executor, observe);
-            }
-            Control::Returned(_) | Control::Gap { .. } | Control::Configured { .. } => {}
         }
         Ok(())
     }
@@ -156,13 +153,13 @@ impl Trainer {
         let Released { partition, offset, body: arrival } = self.sequencer.pop()?;
         let weight = arrival.weight();
         let Arrival { hash, body, .. } = arrival;
-        self.cut_batch_by_time(executor, observe);
+        self.cut_batch_by_time(executor);
         self.counters.records += 1;
         let (fate, refused) = match body {
             Ok(decoded) => {
                 self.counters.unknown_keys += u64::from(decoded.unknown_keys);
                 self.counters.unknown_fields += u64::from(decoded.unknown_fields);
-                (self.consume(partition, offset, decoded.event, executor, observe), None)
+                (self.consume(partition, offset, decoded.event, executor), None)
             }
             Err(refused) => {
                 *self.counters.refused.entry(refused.refusal.reason).or_default() += 1;
@@ -170,33 +167,33 @@ impl Trainer {
             }
         };
         self.ledger.enter(partition, fate, hash);
+        self.meter_matured(executor, observe);
         Some(Step { partition, offset, weight, refused })
     }
 
-    fn consume<E: Executor>(
-        &mut self,
-        partition: Partition,
-        offset: i64,
-        event: Event,
-        executor: &E,
-        observe: &mut dyn FnMut(Scored),
-    ) -> Fate {
+    fn consume<E: Executor>(&mut self, partition: Partition, offset: i64, event: Event, executor: &E) -> Fate {
         let mut emissions = std::mem::take(&mut self.emissions);
         let fate = match event {
             Event::Impression(impression) => {
                 let number = self.counters.impressions;
                 self.counters.impressions += 1;
                 self.counters.first_impression_time.get_or_insert(impression.event_time);
-                let shown = Shown { number, weight: impression.weight, features: impression.features };
+                let (weight, features) = (impression.weight, impression.features);
+                let shown = Arc::new(Shown { number, partition, offset, weight, features });
+                let (id, time) = (Arc::clone(&impression.impression_id), impression.event_time);
                 let arrived = ImpressionIn {
                     partition,
                     offset,
                     impression_id: impression.impression_id,
                     event_id: impression.event_id,
                     time: impression.event_time,
-                    payload: Arc::new(shown),
+                    payload: Arc::clone(&shown),
                 };
-                self.join.impression(arrived, &mut emissions)
+                let taken = self.join.impression(arrived, &mut emissions);
+                if taken == Taken::In {
+                    self.show(&id, time, shown, executor);
+                }
+                taken
             }
             Event::Click(click) => {
                 self.counters.clicks += 1;
@@ -210,22 +207,13 @@ impl Trainer {
                 self.join.click(arrived, &mut emissions)
             }
         };
-        self.learn_from(emissions, executor, observe);
+        self.learn_from(emissions, executor);
         match fate {
             Taken::In => Fate::Joined,
             Taken::TooLate => Fate::TooLate,
             Taken::Duplicate => Fate::Duplicate,
             Taken::Conflicting => Fate::Conflicting,
         }
-    }
-
-    /// Learns at once what is left: the half-filled batch, and every open impression as the flushed join labels it.
-    /// Only for a final report: the state afterwards is not a state of the log.
-    pub fn flush<E: Executor>(&mut self, executor: &E, observe: &mut dyn FnMut(Scored)) {
-        let mut emissions = std::mem::take(&mut self.emissions);
-        self.join.flush(&mut emissions);
-        self.learn_from(emissions, executor, observe);
-        self.learn_batch(executor, observe);
     }
 
     /// The live partitions that the next record waits for.
@@ -292,6 +280,11 @@ impl Trainer {
     /// The join.
     pub fn join(&self) -> &Join<Arc<Shown>> {
         &self.join
+    }
+
+    /// The shown scores that wait for their label: of impressions whose window the log does not cover yet.
+    pub fn shown_scores(&self) -> &ShownScores {
+        &self.shown
     }
 
     /// The parameters that the trainer was made with.

@@ -170,5 +170,5 @@ fn drive(
     log.check(positions)?;
     let decoder = Decoder::new(FieldSet::new(fields.to_vec())?, config.event_options())?;
     let source = log.read(positions, Ingest::new(decoder, 0, |_, _| ()))?;
-    Ok(Drive::new(trainer, source, Pilot::Script(Script::default()), &Inline)?)
+    Ok(Drive::new(trainer, source, Pilot::Script(Script::default()))?)
 }

@@ -1,4 +1,4 @@
-//! What a backtest says: how well each impression was predicted before it was learned from.
+//! What a backtest says: how well each impression was predicted when it was shown.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::train::{Counters, Fate, Ledger, Scored, StateDigest, Tally};
 /// The quality of predictions over a set of impressions. What is undefined (no clicks, say) is `null`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Quality {
-    /// Impressions that were scored and whose label is known.
+    /// Impressions that were scored when shown and whose label has matured.
     pub examples: u64,
     /// Clicks among them.
     pub clicks: u64,
@@ -34,7 +34,9 @@ pub struct Report {
     pub quality: Quality,
     /// Over the later half of the impressions in merged order, when the model had learned from the first.
     pub second_half: Quality,
-    /// Digest of the state at the end, before the join was flushed for this report.
+    /// Impressions whose window the log does not cover: their labels are not known, and they are in no other figure.
+    pub unmatured: usize,
+    /// Digest of the state at the end.
     pub state_digest: String,
     /// Records consumed.
     pub records: u64,
@@ -104,6 +106,7 @@ pub(super) struct Ending {
     pub(super) digest: StateDigest,
     pub(super) records: u64,
     pub(super) rows: usize,
+    pub(super) unmatured: usize,
     pub(super) seconds: f64,
     pub(super) counters: Counters,
     pub(super) ledger: Option<Ledger>,
@@ -116,6 +119,7 @@ impl Report {
         Self {
             quality: scores.quality_from(0),
             second_half: scores.quality_from(half),
+            unmatured: ending.unmatured,
             state_digest: ending.digest.to_string(),
             records: ending.records,
             learned: ending.counters.learned,

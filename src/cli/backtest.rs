@@ -136,6 +136,7 @@ fn show(report: &Report) -> Result<(), Failure> {
             "{} records, {} rows, {:.0} examples a second",
             report.records, report.rows, report.examples_per_second
         ),
+        format!("{} impressions whose window the log does not cover are in no figure", report.unmatured),
         format!("state_digest {}", report.state_digest),
     ])
 }

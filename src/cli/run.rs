@@ -126,6 +126,7 @@ fn show(summary: &Summary, json: bool) -> Result<(), Failure> {
         format!("log loss     {} (base {})", metric(metrics.log_loss), metric(metrics.base_log_loss)),
         format!("AUC          {}", metric(metrics.auc)),
         format!("calibration  {}", metric(metrics.calibration)),
+        format!("unmatured    {} impressions whose window has not passed", summary.unmatured),
         format!("versions     {}", output::ranges(&summary.versions)),
         format!("state_digest {}", summary.state_digest),
     ])

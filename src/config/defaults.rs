@@ -85,12 +85,14 @@ impl Default for Join {
     fn default() -> Self {
         Self {
             attribution_window_seconds: 1800,
+            click_before_ms: 1000,
             lateness_seconds: 0,
             retention_seconds: 1800,
             labels: Labels::Window,
-            emit: Emit::AtClick,
+            emit: Emit::AtMaturity,
             late_clicks: LatePolicy::Correct,
             open_impressions_max: 2_000_000,
+            held_bytes_max: 4_000_000_000,
             waiting_clicks_max: 200_000,
             remembered_max: 4_000_000,
         }
@@ -154,7 +156,7 @@ impl Default for Admin {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { window_impressions: 10_000 }
+        Self { window_impressions: 10_000, sampling_rate: 1.0 }
     }
 }
 

@@ -19,7 +19,7 @@ use super::Config;
 use super::training::Training;
 
 /// Raised when the canonical form changes its meaning.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
 
 /// The canonical form: compact JSON of the core's parameters in this order, floats as their shortest decimals.
 #[derive(Serialize)]
@@ -31,6 +31,7 @@ struct Canonical<'a> {
     join: JoinParams,
     events: EventOptions,
     window_impressions: u64,
+    metrics_sampling_rate: f32,
 }
 
 /// The canonical form.
@@ -43,6 +44,7 @@ pub(super) fn canonical(config: &Config) -> String {
         join: config.join_params(),
         events: config.event_options(),
         window_impressions: config.metrics.window_impressions,
+        metrics_sampling_rate: config.metrics.sampling_rate,
     };
     serde_json::to_string(&canonical).expect("parameters are plain data with string keys")
 }
@@ -63,7 +65,7 @@ pub(super) fn differences(one: &str, other: &str) -> Vec<String> {
 }
 
 /// Paths of what may change under a state that was learned; see [`crate::train::TrainParams::can_become`].
-const CONVERTIBLE: [&str; 16] = [
+const CONVERTIBLE: [&str; 18] = [
     "fields (added ",
     "model.fields ",
     "model.bias.",
@@ -75,9 +77,11 @@ const CONVERTIBLE: [&str; 16] = [
     "training.batch_",
     "training.n_max ",
     "join.window_ms ",
+    "join.click_before_ms ",
     "join.retention_ms ",
     "join.late_clicks ",
     "join.open_impressions_max ",
+    "join.held_bytes_max ",
     "join.waiting_clicks_max ",
     "join.remembered_max ",
 ];

@@ -14,6 +14,8 @@ const SECONDS_MAX: u64 = 366 * 86_400;
 pub struct Join {
     /// A click counts from the impression until this long after it.
     pub attribution_window_seconds: u64,
+    /// How long before the impression a click counts, too, in milliseconds.
+    pub click_before_ms: u64,
     /// How far the watermark stays behind the largest event time.
     pub lateness_seconds: u64,
     /// How long after its window an impression is remembered.
@@ -26,6 +28,8 @@ pub struct Join {
     pub late_clicks: LatePolicy,
     /// The most open impressions.
     pub open_impressions_max: usize,
+    /// The most bytes of the features of impressions that are held.
+    pub held_bytes_max: usize,
     /// The most clicks waiting for their impression.
     pub waiting_clicks_max: usize,
     /// The most resolved impressions, and event ids of each kind, that are remembered.
@@ -69,12 +73,20 @@ impl Join {
         let memory = "something has to be held to be joined";
         let join = Self {
             attribution_window_seconds: window,
+            click_before_ms: section.whole(
+                "click_before_ms",
+                default.click_before_ms,
+                0,
+                3_600_000,
+                "it bridges the clocks of two servers, at most an hour",
+            ),
             lateness_seconds: seconds("lateness_seconds", default.lateness_seconds, 0, "it is at most 366 days"),
             retention_seconds: seconds("retention_seconds", window, 0, "it is at most 366 days"),
             labels: section.choice("labels", default.labels, &labels),
             emit: section.choice("emit", default.emit, &emit),
             late_clicks: section.choice("late_clicks", default.late_clicks, &late_clicks),
             open_impressions_max: bound("open_impressions_max", default.open_impressions_max, memory),
+            held_bytes_max: bound("held_bytes_max", default.held_bytes_max, memory),
             waiting_clicks_max: bound("waiting_clicks_max", default.waiting_clicks_max, memory),
             remembered_max: bound("remembered_max", default.remembered_max, memory),
         };
@@ -91,7 +103,7 @@ impl Join {
                            every impression is learned as a negative first";
             section.refuse("labels", problem, "set one of them to its default");
         }
-        if self.emit == Emit::AtMaturity {
+        if self.emit == Emit::AtMaturity && section.text("emit").is_some() {
             let problem = "\"at_maturity\" cannot be combined with labels = \"fake_negative\", which learns at once";
             section.refuse("emit", problem, "leave emit out, or set labels = \"window\"");
         }
@@ -101,6 +113,7 @@ impl Join {
     pub(super) fn params(&self) -> JoinParams {
         let ms = |seconds: u64| i64::try_from(seconds * 1000).expect("durations are bounded by a year");
         JoinParams {
+            click_before_ms: i64::try_from(self.click_before_ms).expect("it is bounded by an hour"),
             window_ms: ms(self.attribution_window_seconds),
             lateness_ms: ms(self.lateness_seconds),
             retention_ms: ms(self.retention_seconds),
@@ -111,6 +124,7 @@ impl Join {
             },
             late_clicks: self.late_clicks,
             open_impressions_max: self.open_impressions_max,
+            held_bytes_max: self.held_bytes_max,
             waiting_clicks_max: self.waiting_clicks_max,
             remembered_max: self.remembered_max,
         }

@@ -48,12 +48,14 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
         "join",
         &[
             "attribution_window_seconds",
+            "click_before_ms",
             "lateness_seconds",
             "retention_seconds",
             "labels",
             "emit",
             "late_clicks",
             "open_impressions_max",
+            "held_bytes_max",
             "waiting_clicks_max",
             "remembered_max",
         ],
@@ -82,7 +84,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("versions", &["dir", "interval_seconds", "interval_examples", "probes"]),
     ("exports", &["dir", "interval_seconds", "keep"]),
     ("admin", &["listen"]),
-    ("metrics", &["window_impressions"]),
+    ("metrics", &["window_impressions", "sampling_rate"]),
 ];
 
 /// The one section whose keys are not ours: anything librdkafka knows.

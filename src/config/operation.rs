@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Serialize, Serializer};
 
-use super::section::Section;
+use super::section::{Bounds, Section};
 
 /// A day: nothing that is done regularly is done less often.
 const DAY_SECONDS: u64 = 86_400;
@@ -65,6 +65,8 @@ pub struct Admin {
 pub struct Metrics {
     /// Impressions in a window.
     pub window_impressions: u64,
+    /// The share of impressions that is scored when shown.
+    pub sampling_rate: f32,
 }
 
 impl State {
@@ -144,9 +146,13 @@ impl Admin {
 
 impl Metrics {
     pub(super) fn read(section: &Section<'_>) -> Self {
-        let default = Self::default().window_impressions;
+        let default = Self::default();
         let why = "below 100 impressions a metric is noise";
-        Self { window_impressions: section.whole("window_impressions", default, 100, 1_000_000_000, why) }
+        let window_impressions =
+            section.whole("window_impressions", default.window_impressions, 100, 1_000_000_000, why);
+        let why = "it is the share of impressions that is scored when shown";
+        let sampling_rate = section.number("sampling_rate", default.sampling_rate, Bounds::SHARE, why);
+        Self { window_impressions, sampling_rate }
     }
 }
 

@@ -16,17 +16,16 @@ use super::counters::JoinCounters;
 use super::held::Inserted;
 use super::memory::{EventIdHash, Remembered};
 use super::params::JoinParams;
+use super::record::Weigh;
 use super::state::ImpressionState;
 use super::waiting::WaitingClick;
-use super::watermark::{PartitionTime, Watermark};
+use super::watermark::Watermark;
 
 /// All of the join's state that is not an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinScalars {
     /// The watermark, in milliseconds; `None` is minus infinity.
     pub watermark: Option<i64>,
-    /// The partitions that it comes from, in their order.
-    pub partitions: Vec<PartitionTime>,
     /// What became of everything so far.
     pub counters: JoinCounters,
 }
@@ -86,13 +85,9 @@ pub enum RestoreError {
 }
 
 impl<P> Join<P> {
-    /// The watermark, what it comes from, and the counters.
+    /// The watermark and the counters.
     pub fn scalars(&self) -> JoinScalars {
-        JoinScalars {
-            watermark: self.watermark.value(),
-            partitions: self.watermark.times().collect(),
-            counters: self.counters,
-        }
+        JoinScalars { watermark: self.watermark.value(), counters: self.counters }
     }
 
     /// Everything held, in canonical order: open impressions, resolved ones, waiting clicks, event ids of impressions
@@ -142,7 +137,7 @@ impl<P> Join<P> {
     }
 }
 
-impl<P: Clone + Serialize> Join<P> {
+impl<P: Clone + Serialize + Weigh> Join<P> {
     /// Everything held, as a log of changes since nothing was held.
     pub fn all_as_changes(&self) -> Vec<u8> {
         let mut log = Vec::new();
@@ -165,8 +160,8 @@ impl<P: Clone + Serialize> Join<P> {
         scalars: &JoinScalars,
         entries: impl IntoIterator<Item = JoinEntry<P>>,
     ) -> Result<Self, RestoreError> {
-        let watermark = Watermark::restore(params.lateness_ms, scalars.watermark, &scalars.partitions);
-        let mut join = Self { watermark, counters: scalars.counters, ..Self::new(params, []) };
+        let watermark = Watermark::restore(params.lateness_ms, scalars.watermark);
+        let mut join = Self { watermark, counters: scalars.counters, ..Self::new(params) };
         for entry in entries {
             join.restore_entry(entry)?;
         }

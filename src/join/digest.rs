@@ -1,13 +1,9 @@
-//! The entries of the join become one number that does not depend on their order, and ids become hash table slots.
-//!
-//! The number is the sum modulo 2^128 of the XXH3-128 of each entry's bytes in postcard, kept from what changes. Both
-//! hashes are fixed: nothing here differs from one process to the next.
-
-use std::hash::{BuildHasherDefault, Hasher};
+//! The entries of the join become one number that does not depend on their order: the sum modulo 2^128 of the XXH3-128 of
+//! each entry's bytes in postcard, kept from what changes.
 
 use postcard::ser_flavors::Flavor;
 use serde::Serialize;
-use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128};
+use xxhash_rust::xxh3::xxh3_128;
 
 /// A sum of hashes, and the buffer that values are serialised in.
 #[derive(Clone, Debug, Default)]
@@ -59,28 +55,5 @@ impl Flavor for Append<'_> {
 
     fn finalize(self) -> postcard::Result<()> {
         Ok(())
-    }
-}
-
-/// Hashes ids for hash tables. An id that is a hash already is used as it is.
-pub(super) type IdHash = BuildHasherDefault<IdHasher>;
-
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        self.0 = xxh3_64_with_seed(bytes, self.0);
-    }
-
-    /// The mark that ends a string: one id is hashed at a time, so it says nothing.
-    fn write_u8(&mut self, _: u8) {}
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = self.0.wrapping_add(hash);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }

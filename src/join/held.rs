@@ -1,10 +1,11 @@
 //! The impressions that the join knows of, open and resolved.
 //!
-//! Found by id through a hash table that is never iterated, and in order of (event time, impression id) through two
+//! Found by id through a hash table that is never iterated and whose keys nobody can aim at one slot (ids come from
+//! browsers), and in order of (event time, impression id) through two
 //! sets. Invariants: every key of the table is in exactly one of the sets, with its event time; in `open` while its
 //! state is open, else in `resolved`. Both share the table's allocation of the id.
 
-use std::collections::hash_map::Entry;
+use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -12,14 +13,17 @@ use serde::Serialize;
 
 use super::JoinEntry;
 use super::changes::{ChangeLog, Key as ChangeKey};
-use super::digest::{IdHash, Sum};
+use super::digest::Sum;
+use super::record::Weigh;
 use super::state::{ImpressionState, Kept, KeptState};
 
 #[derive(Clone, Debug)]
 pub(super) struct HeldImpressions<P> {
-    table: HashMap<Arc<str>, Held<P>, IdHash>,
+    table: HashMap<Arc<str>, Held<P>, RandomState>,
     open: BTreeSet<Key>,
     resolved: BTreeSet<Key>,
+    /// Of all payloads.
+    bytes: usize,
     sum: Sum,
     changes: ChangeLog,
 }
@@ -39,6 +43,7 @@ impl<P> HeldImpressions<P> {
             table: HashMap::default(),
             open: BTreeSet::new(),
             resolved: BTreeSet::new(),
+            bytes: 0,
             sum: Sum::default(),
             changes: ChangeLog::default(),
         }
@@ -54,6 +59,10 @@ impl<P> HeldImpressions<P> {
 
     pub(super) fn resolved_len(&self) -> usize {
         self.resolved.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(super) fn sum(&self) -> u128 {
@@ -93,16 +102,6 @@ impl<P> HeldImpressions<P> {
         })
     }
 
-    pub(super) fn forget_oldest_resolved(&mut self) {
-        let Some((time, id)) = self.resolved.pop_first() else {
-            return;
-        };
-        if let Some(held) = self.table.remove(&id) {
-            self.sum.remove(&bytes_of(&id, time, &held.state.as_ref().map(|kept| kept.hash)));
-            self.changes.forgets(ChangeKey::Impression(&id));
-        }
-    }
-
     fn resolve(&mut self, time: i64, id: &str) {
         let (key, _) = self.table.get_key_value(id).expect("only held impressions are resolved");
         let key = (time, Arc::clone(key));
@@ -111,14 +110,34 @@ impl<P> HeldImpressions<P> {
     }
 }
 
-impl<P: Serialize> HeldImpressions<P> {
+impl<P: Weigh> HeldImpressions<P> {
+    pub(super) fn forget_oldest_resolved(&mut self) {
+        let Some((time, id)) = self.resolved.pop_first() else {
+            return;
+        };
+        if let Some(held) = self.table.remove(&id) {
+            self.bytes -= weight(&held.state);
+            self.sum.remove(&bytes_of(&id, time, &held.state.as_ref().map(|kept| kept.hash)));
+            self.changes.forgets(ChangeKey::Impression(&id));
+        }
+    }
+}
+
+/// Bytes of the payload that a state holds.
+fn weight<P: Weigh>(state: &KeptState<P>) -> usize {
+    state.payload().map_or(0, |kept| kept.payload.weight())
+}
+
+impl<P: Serialize + Weigh> HeldImpressions<P> {
     /// Lets `change` make another state of the one that an impression is in; `None` if it is not held.
     pub(super) fn update<R>(&mut self, id: &str, change: impl FnOnce(KeptState<P>) -> (KeptState<P>, R)) -> Option<R> {
         let held = self.table.get_mut(id)?;
         let was_open = held.state.is_open();
+        self.bytes -= weight(&held.state);
         self.sum.remove(&bytes_of(id, held.time, &held.state.as_ref().map(|kept| kept.hash)));
         let (state, result) = change(std::mem::replace(&mut held.state, ImpressionState::Unlabelled));
         held.state = state;
+        self.bytes += weight(&held.state);
         self.sum.add(&bytes_of(id, held.time, &held.state.as_ref().map(|kept| kept.hash)));
         if was_open && !held.state.is_open() {
             let time = held.time;
@@ -141,6 +160,7 @@ impl<P: Serialize> HeldImpressions<P> {
         sum.add(&bytes_of(id, time, &state.as_ref().map(|kept| kept.hash)));
         let order = if state.is_open() { &mut self.open } else { &mut self.resolved };
         order.insert((time, Arc::clone(id)));
+        self.bytes += weight(&state);
         slot.insert(Held { time, state });
         self.log_held(id);
         Inserted::New

@@ -4,6 +4,7 @@
 //! if their hashes were equal, which chance does not bring about, and who wants it can repeat an id as well. Ids are
 //! remembered by kind of event. Invariant: `ids` and the ids of `order` are the same.
 
+use std::collections::hash_map::RandomState;
 use std::collections::{BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,7 @@ use crate::event::EventKind;
 
 use super::JoinEntry;
 use super::changes::{ChangeLog, Key};
-use super::digest::{IdHash, Sum};
+use super::digest::Sum;
 
 /// The XXH3-128 of an event id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -33,7 +34,7 @@ impl EventIdHash {
 #[derive(Clone, Debug)]
 pub(super) struct Memory {
     kind: EventKind,
-    ids: HashSet<EventIdHash, IdHash>,
+    ids: HashSet<EventIdHash, RandomState>,
     /// Event times and ids, the oldest first.
     order: BTreeSet<(i64, EventIdHash)>,
     sum: Sum,

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 pub struct JoinParams {
     /// The attribution window: a click counts from the impression until this long after it, both ends included.
     pub window_ms: i64,
+    /// How long before the impression a click counts, too: two servers' clocks differ.
+    pub click_before_ms: i64,
     /// How far the watermark stays behind the largest event time.
     pub lateness_ms: i64,
     /// How long after its window an impression, a waiting click or an event id is remembered.
@@ -17,6 +19,9 @@ pub struct JoinParams {
     pub late_clicks: LatePolicy,
     /// The most open impressions, at least 1; at the bound the oldest is closed unlabelled.
     pub open_impressions_max: usize,
+    /// The most bytes of payloads held, of open impressions and of those that a late click may still correct. At the bound the
+    /// oldest resolved one is forgotten; without one, the oldest open one is closed unlabelled.
+    pub held_bytes_max: usize,
     /// The most clicks waiting for their impression; at the bound the oldest is forgotten.
     pub waiting_clicks_max: usize,
     /// The most resolved impressions, and the most event ids of each kind, that are remembered.

@@ -36,6 +36,12 @@ pub struct ClickIn {
     pub time: i64,
 }
 
+/// What a payload takes of memory, as a function of its content alone.
+pub trait Weigh {
+    /// Its bytes.
+    fn weight(&self) -> usize;
+}
+
 /// What the join has to say about an impression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmissionKind {
@@ -51,7 +57,7 @@ pub enum EmissionKind {
     FakePositive,
     /// Its window has passed without a click after its fake negative: label 0 is final, nothing to learn.
     Matured,
-    /// It was closed at the bound after its fake negative: its label will not be known, nothing to learn.
+    /// It was closed at a bound: its label will not be known, nothing to learn.
     Unlabelled,
 }
 

@@ -76,6 +76,15 @@ impl<P> ImpressionState<P> {
         }
     }
 
+    /// The payload, while it is held.
+    pub(super) fn payload(&self) -> Option<&P> {
+        match self {
+            Self::Open(payload) | Self::Clicked(payload, _) | Self::Faked(payload) => Some(payload),
+            Self::Negative(payload) => payload.as_ref(),
+            Self::Positive | Self::Corrected | Self::Unlabelled => None,
+        }
+    }
+
     /// The same state over its payload by reference.
     pub(super) fn as_ref(&self) -> ImpressionState<&P> {
         match self {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use checkpoint::recomputed;
 
 use super::params::{JoinParams, LabelPolicy, LatePolicy};
-use super::{ClickIn, Emission, EmissionKind, ImpressionIn, ImpressionState, Join, JoinEntry};
+use super::{ClickIn, Emission, EmissionKind, ImpressionIn, ImpressionState, Join, JoinEntry, Weigh};
 use crate::event::EventKind;
 use crate::stream::Partition;
 
@@ -18,14 +18,23 @@ const CLICKS: Partition = Partition { kind: EventKind::Click, number: 0 };
 
 const PARAMS: JoinParams = JoinParams {
     window_ms: 100,
+    click_before_ms: 0,
     lateness_ms: 0,
     retention_ms: 1000,
     labels: LabelPolicy::AtClick,
     late_clicks: LatePolicy::Correct,
     open_impressions_max: 100,
+    held_bytes_max: usize::MAX,
     waiting_clicks_max: 100,
     remembered_max: 100,
 };
+
+/// Each payload weighs ten bytes.
+impl Weigh for i64 {
+    fn weight(&self) -> usize {
+        10
+    }
+}
 
 /// A join, what it emitted and the next offset; impressions carry their own time as payload.
 struct Run {
@@ -35,11 +44,8 @@ struct Run {
 }
 
 impl Run {
-    /// A join whose click partition does not hold the watermark.
     fn new(params: JoinParams) -> Self {
-        let mut join = Join::new(params, [IMPRESSIONS, CLICKS]);
-        join.idle(CLICKS, &mut Vec::new());
-        Self { join, out: Vec::new(), offset: 0 }
+        Self { join: Join::new(params), out: Vec::new(), offset: 0 }
     }
 
     fn impression(&mut self, id: &str, time: i64) {
@@ -63,7 +69,6 @@ impl Run {
         self.click_event(id, time, None);
     }
 
-    /// A click, after which the click partition is idle again.
     fn click_event(&mut self, id: &str, time: i64, event_id: Option<&str>) {
         let click = ClickIn {
             partition: CLICKS,
@@ -74,7 +79,6 @@ impl Run {
         };
         self.offset += 1;
         self.join.click(click, &mut self.out);
-        self.join.idle(CLICKS, &mut self.out);
     }
 
     /// What was emitted since the last call.
@@ -247,22 +251,28 @@ fn an_event_id_may_name_an_impression_and_a_click() {
 }
 
 #[test]
-fn a_partition_added_later_holds_the_watermark_until_it_sends() {
-    let mut run = Run::new(PARAMS);
+fn the_watermark_is_the_largest_time_less_the_lateness_whatever_partition_it_came_from() {
+    let mut run = Run::new(JoinParams { lateness_ms: 50, ..PARAMS });
     run.impression("a", 1000);
-    let added = Partition { kind: EventKind::Impression, number: 1 };
-    run.join.add_partition(added);
-    run.join.add_partition(IMPRESSIONS);
-    run.impression("b", 2000);
-    assert_eq!(run.join.watermark(), Some(1000));
-    run.join.idle(added, &mut run.out);
-    assert_eq!(run.join.watermark(), Some(2000));
+    assert_eq!(run.join.watermark(), Some(950));
+    run.click("a", 1020);
+    assert_eq!(run.join.watermark(), Some(970), "clicks move it as well");
+    run.impression("b", 900);
+    assert_eq!(run.join.watermark(), Some(970), "it never goes back");
 }
 
 #[test]
-#[should_panic(expected = "partitions that were added")]
-fn a_record_of_an_unknown_partition_is_a_bug() {
-    let mut join = Join::<i64>::new(PARAMS, [IMPRESSIONS]);
-    let impression_id = Arc::from("a");
-    join.click(ClickIn { partition: CLICKS, offset: 0, impression_id, event_id: None, time: 0 }, &mut Vec::new());
+fn a_click_stamped_a_little_before_its_impression_counts() {
+    for labels in [LabelPolicy::AtClick, LabelPolicy::AtMaturity, LabelPolicy::FakeNegative] {
+        let mut run = Run::new(JoinParams { click_before_ms: 20, labels, ..PARAMS });
+        run.click("a", 980);
+        run.click("b", 979);
+        run.impression("a", 1000);
+        run.impression("b", 1000);
+        run.click("z", 1200);
+        let positives: Vec<_> = run.said().into_iter().filter(|(_, _, click)| click.is_some()).collect();
+        assert_eq!(positives.len(), 1, "{labels:?}");
+        assert_eq!((positives[0].1.as_str(), positives[0].2), ("a", Some(980)));
+        assert_eq!(run.join.counters().click_outside_window, 1, "b's is further before");
+    }
 }

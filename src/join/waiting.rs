@@ -2,6 +2,7 @@
 //!
 //! Invariant: `by_impression` and `order` hold the same clicks, and no set in `by_impression` is empty.
 
+use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::stream::Partition;
 
 use super::JoinEntry;
 use super::changes::{ChangeLog, Key};
-use super::digest::{IdHash, Sum};
+use super::digest::Sum;
 use super::held::Inserted;
 
 /// A click that waits, in the order in which clicks are attributed and forgotten: by event time, then event id, then
@@ -30,7 +31,7 @@ pub struct WaitingClick {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct WaitingClicks {
-    by_impression: HashMap<Arc<str>, BTreeSet<WaitingClick>, IdHash>,
+    by_impression: HashMap<Arc<str>, BTreeSet<WaitingClick>, RandomState>,
     order: BTreeMap<WaitingClick, Arc<str>>,
     sum: Sum,
     changes: ChangeLog,

@@ -5,8 +5,8 @@
 //! the oldest, and what was seen before is passed over. That is how they are restored, and how they are merged into a new
 //! base without looking into more than ids and keys.
 //!
-//! Rows go into blocks of whole rows, each beginning with the length of a row; a row whose count is 0 is a tombstone.
-//! Everything else is one stream of bytes per section, cut into blocks.
+//! Rows, candidates and shown scores go into blocks of whole rows, each beginning with the length of a row; a row whose
+//! fourth word is 0 is a tombstone. Everything else is one stream of bytes per section, cut into blocks.
 
 mod merge;
 
@@ -20,7 +20,7 @@ use crate::feature::FeatureId;
 use crate::join::{self, JoinEntry, RestoreError};
 use crate::model::candidates::CANDIDATE_BYTES;
 use crate::stream::JournalEntry;
-use crate::train::{Ledger, Restore, Scope, Shown, StateCut, StateDigest, TrainParams, Trainer};
+use crate::train::{Ledger, Restore, SHOWN_SCORE_BYTES, Scope, Shown, StateCut, StateDigest, TrainParams, Trainer};
 
 pub use merge::{Merge, Place};
 
@@ -28,7 +28,7 @@ pub use merge::{Merge, Place};
 pub const BLOCK_BYTES_MAX: usize = 120_000;
 
 /// The version of this encoding; a checkpoint of another is refused.
-pub const FORMAT_VERSION: u32 = 5;
+pub const FORMAT_VERSION: u32 = 6;
 
 /// What a block belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -44,12 +44,14 @@ pub enum Section {
     Join = 3,
     /// Ids that are counted towards admission, in blocks like those of rows.
     Candidates = 4,
+    /// Shown scores whose labels have not matured, in blocks like those of rows.
+    ShownScores = 5,
 }
 
 impl Section {
     /// The section of a number.
     pub fn of(number: u8) -> Option<Self> {
-        [Self::Lineage, Self::Scalars, Self::Rows, Self::Join, Self::Candidates]
+        [Self::Lineage, Self::Scalars, Self::Rows, Self::Join, Self::Candidates, Self::ShownScores]
             .into_iter()
             .find(|s| *s as u8 == number)
     }
@@ -187,13 +189,18 @@ pub fn encode(cut: &StateCut, lineage: &Lineage) -> Layer {
         Scope::Everything => split(Section::Join, &cut.join, &mut blocks),
         Scope::Changes => split(Section::Join, &newest_of_each(&cut.join), &mut blocks),
     }
-    // Of a candidate that changed more than once the last form counts, and the first of an id is taken.
-    let (mut candidates, mut seen) = (RowPacker::new(Section::Candidates, CANDIDATE_BYTES), HashSet::new());
-    for candidate in cut.candidates.rchunks_exact(CANDIDATE_BYTES).filter(|candidate| seen.insert(row_id(candidate))) {
-        blocks.extend(candidates.push(candidate));
-    }
-    blocks.extend(candidates.finish());
+    pack_newest(Section::Candidates, CANDIDATE_BYTES, &cut.candidates, &mut blocks);
+    pack_newest(Section::ShownScores, SHOWN_SCORE_BYTES, &cut.shown_scores, &mut blocks);
     Layer { scope: cut.scope, blocks }
+}
+
+/// Packs the last form of each entry of a log: the first of an id, read from the end.
+fn pack_newest(section: Section, entry_bytes: usize, log: &[u8], blocks: &mut Vec<Block>) {
+    let (mut packer, mut seen) = (RowPacker::new(section, entry_bytes), HashSet::new());
+    for entry in log.rchunks_exact(entry_bytes).filter(|entry| seen.insert(row_id(entry))) {
+        blocks.extend(packer.push(entry));
+    }
+    blocks.extend(packer.finish());
 }
 
 /// A log with the newest record of each key only.
@@ -223,10 +230,11 @@ pub fn decode(params: TrainParams, layers: &[Layer]) -> Result<(Trainer, Lineage
     for layer in layers.iter().rev() {
         entries.take(layer)?;
     }
-    let (rows, candidates) =
-        (newest_rows(layers, Section::Rows, row_bytes)?, newest_rows(layers, Section::Candidates, CANDIDATE_BYTES)?);
+    let rows = newest_rows(layers, Section::Rows, row_bytes)?;
+    let candidates = newest_rows(layers, Section::Candidates, CANDIDATE_BYTES)?;
+    let shown_scores = newest_rows(layers, Section::ShownScores, SHOWN_SCORE_BYTES)?;
     let (journal, ledger) = (lineage.journal.clone(), lineage.ledger.clone());
-    let saved = Restore { scalars, journal, ledger, rows, candidates, entries: entries.held };
+    let saved = Restore { scalars, journal, ledger, rows, candidates, shown_scores, entries: entries.held };
     let mut trainer = Trainer::restore(params, saved)?;
     let found = trainer.state_digest();
     if found != lineage.state_digest {

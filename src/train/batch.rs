@@ -21,28 +21,14 @@ pub struct Batch {
 pub struct Pending {
     /// The impression.
     pub impression_id: Arc<str>,
+    /// When it was shown, in milliseconds.
+    pub impression_time: i64,
     /// What was shown.
     pub shown: Arc<Shown>,
     /// Its label.
     pub label: bool,
     /// How its own logit changes its weight.
     pub importance: Importance,
-    /// How its score enters the metrics.
-    pub metered: Metered,
     /// Its number among the examples, which fixes its dropout mask.
     pub number: u64,
-}
-
-/// How the score of an example enters the metrics, which count each impression once.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Metered {
-    /// At once, with this label and this factor on its weight.
-    Now {
-        /// One over the share of negatives that are kept, or 1.
-        factor: f64,
-    },
-    /// When its label has matured.
-    AtMaturity,
-    /// Not again: the impression was scored before.
-    Never,
 }

@@ -3,6 +3,7 @@
 
 use super::{TrainParams, Trainer};
 use crate::join::params::JoinParams;
+use crate::model::Inline;
 use crate::model::params::ModelParams;
 use crate::stream::StreamError;
 
@@ -57,6 +58,8 @@ impl Trainer {
 
     /// Goes on with other parameters. Weights stay as they are, up to rounding.
     pub(super) fn convert(&mut self, params: TrainParams) {
+        // What has arrived was shown with the weights as they were, to the last bit.
+        self.score_shown(&Inline);
         self.largest_change = self.model.reconfigure(&params.model);
         self.join.reconfigure(&params.join);
         self.params = params;

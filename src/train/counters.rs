@@ -23,6 +23,12 @@ pub struct Counters {
     pub unknown_fields: u64,
     /// Negatives that down-sampling left out.
     pub sampled_out: u64,
+    /// Impressions that `metrics_sampling_rate` left out of the metrics.
+    pub unscored: u64,
+    /// Impressions whose shown score was not finite: they are not in the metrics.
+    pub scores_refused: u64,
+    /// Shown scores forgotten at their bound, before their label had matured.
+    pub scores_forgotten: u64,
     /// Examples put into micro-batches; numbers them for dropout.
     pub examples: u64,
     /// Examples learned.

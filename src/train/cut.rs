@@ -29,8 +29,18 @@ pub struct StateCut {
     pub row_bytes: usize,
     /// Ids that are counted towards admission, 16 bytes each: see [`crate::model::candidates`].
     pub candidates: Vec<u8>,
+    /// Shown scores whose labels have not matured, [`SHOWN_SCORE_BYTES`](super::SHOWN_SCORE_BYTES) each.
+    pub shown_scores: Vec<u8>,
     /// What the join holds, or how that changed: see [`crate::join::first_record`].
     pub join: Vec<u8>,
+}
+
+/// The bytes of a cut beside its scalars.
+struct Copied {
+    rows: Vec<u8>,
+    candidates: Vec<u8>,
+    shown_scores: Vec<u8>,
+    join: Vec<u8>,
 }
 
 impl Trainer {
@@ -42,37 +52,46 @@ impl Trainer {
             Scope::Changes => self.changes(),
             Scope::Everything => None,
         };
-        let (scope, (rows, candidates, join)) = match changes {
+        let (scope, Copied { rows, candidates, shown_scores, join }) = match changes {
             Some(changes) => (Scope::Changes, changes),
             None => (Scope::Everything, self.everything()),
         };
         // After the rows were copied, which takes them into the digest.
         let (digest, scalars) = self.digest_and_scalars();
-        StateCut { scope, digest, scalars, rows, row_bytes, candidates, join }
+        StateCut { scope, digest, scalars, rows, row_bytes, candidates, shown_scores, join }
     }
 
-    fn changes(&mut self) -> Option<(Vec<u8>, Vec<u8>, Vec<u8>)> {
-        let rows = self.model.table_mut().copy_unsaved()?;
-        Some((rows, self.model.candidates_mut().copy_unsaved()?, self.join.cut_changes()?))
+    fn changes(&mut self) -> Option<Copied> {
+        Some(Copied {
+            rows: self.model.table_mut().copy_unsaved()?,
+            candidates: self.model.candidates_mut().copy_unsaved()?,
+            shown_scores: self.shown.copy_unsaved()?,
+            join: self.join.cut_changes()?,
+        })
     }
 
-    fn everything(&mut self) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
-        let rows = self.model.table_mut().copy_all();
-        let (candidates, join) = (self.model.candidates_mut().copy_all(), self.join.all_as_changes());
+    fn everything(&mut self) -> Copied {
+        let join = self.join.all_as_changes();
         self.join.cut_changes();
-        (rows, candidates, join)
+        Copied {
+            rows: self.model.table_mut().copy_all(),
+            candidates: self.model.candidates_mut().copy_all(),
+            shown_scores: self.shown.copy_all(),
+            join,
+        }
     }
 
     /// Bytes that a cut of the changes would take of the log, beside the scalars.
     pub fn unsaved_bytes(&self) -> usize {
         let rows = self.model.table().unsaved_len() * self.model.row_bytes();
-        rows + self.model.candidates().unsaved_bytes() + self.join.changes_bytes()
+        rows + self.model.candidates().unsaved_bytes() + self.shown.unsaved_bytes() + self.join.changes_bytes()
     }
 
     /// Begins to note changes: a checkpoint has everything as it is now.
     pub(super) fn note_saved(&mut self) {
         self.model.table_mut().note_saved();
         self.model.candidates_mut().note_saved();
+        self.shown.note_saved();
         self.join.cut_changes();
     }
 

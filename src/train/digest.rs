@@ -6,13 +6,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{Batch, Counters, FirstScores, Ledger, Shown, TrainParams, Trainer};
+use super::{Batch, Counters, Ledger, Shown, ShownScores, TrainParams, Trainer, Unscored};
 use crate::join::{Join, JoinEntry, JoinScalars, RestoreError};
 use crate::metric::Windows;
 use crate::model::{DeepFm, DenseState, Scratch};
 use crate::stream::{JournalEntry, Progress, Sequencer};
 
-/// SHA-256 over everything that a checkpoint holds of the log's effect, in canonical form. Rows, candidates and join entries enter
+/// SHA-256 over everything that a checkpoint holds of the log's effect, in canonical form. Rows, candidates, shown scores and join entries enter
 /// as the sum modulo 2^128 of the XXH3-128 of each, so that it costs what changed. The version counter and the journal
 /// are not part of it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -43,15 +43,15 @@ pub struct Scalars {
     pub counters: Counters,
     /// Progressive metrics.
     pub windows: Windows,
-    /// First scores that wait for labels.
-    pub first_scores: FirstScores,
+    /// Impressions that have no shown score yet.
+    pub unscored: Vec<Unscored>,
     /// Bias, MLP and their optimizer state.
     pub dense: DenseState,
 }
 
 /// The parts of a checkpoint, from which a trainer goes on.
 #[derive(Debug)]
-pub struct Restore<R, C, J> {
+pub struct Restore<R, C, S, J> {
     /// Everything but rows and join entries.
     pub scalars: Scalars,
     /// The journal since the last version.
@@ -62,6 +62,8 @@ pub struct Restore<R, C, J> {
     pub rows: R,
     /// Ids that are counted towards admission, each as its bytes.
     pub candidates: C,
+    /// Shown scores whose labels have not matured, each as its bytes.
+    pub shown_scores: S,
     /// The entries of the join.
     pub entries: J,
 }
@@ -75,7 +77,7 @@ impl Trainer {
             batch: self.batch.clone(),
             counters: self.counters.clone(),
             windows: self.windows.clone(),
-            first_scores: self.first_scores.clone(),
+            unscored: self.shown.unscored().to_vec(),
             dense: self.model.dense(),
         }
     }
@@ -92,6 +94,7 @@ impl Trainer {
         hasher.update(&scalars);
         hasher.update(self.model.rows_digest().to_le_bytes());
         hasher.update(self.model.candidates().digest().to_le_bytes());
+        hasher.update(self.shown.digest().to_le_bytes());
         hasher.update(self.join.entries_sum().to_le_bytes());
         (StateDigest(hasher.finalize().into()), scalars)
     }
@@ -102,23 +105,24 @@ impl Trainer {
     /// When the join's entries contradict each other.
     ///
     /// # Panics
-    /// When a row or candidate has not its length, or two of them have one id.
+    /// When a row, candidate or shown score has not its length, or two of them have one id.
     pub fn restore<'r>(
         params: TrainParams,
         saved: Restore<
             impl IntoIterator<Item = &'r [u8]>,
             impl IntoIterator<Item = &'r [u8]>,
+            impl IntoIterator<Item = &'r [u8]>,
             impl IntoIterator<Item = JoinEntry<Arc<Shown>>>,
         >,
     ) -> Result<Self, RestoreError> {
-        let Scalars { progress, join, batch, counters, windows, first_scores, dense } = saved.scalars;
+        let Scalars { progress, join, batch, counters, windows, unscored, dense } = saved.scalars;
         let mut trainer = Self {
             sequencer: Sequencer::resume(progress, saved.journal),
             join: Join::restore(params.join.clone(), &join, saved.entries)?,
             batch,
             model: DeepFm::restore(params.model.clone(), dense, saved.rows, saved.candidates),
             windows,
-            first_scores,
+            shown: ShownScores::restore(unscored, saved.shown_scores),
             counters,
             ledger: saved.ledger,
             emissions: Vec::new(),

@@ -18,6 +18,8 @@ pub struct TrainParams {
     pub negative_sampling_rate: f64,
     /// Impressions in a metrics window.
     pub window_impressions: u64,
+    /// Share of impressions that are scored when shown, in (0, 1]; which ones is a hash of the impression id.
+    pub metrics_sampling_rate: f64,
 }
 
 impl TrainParams {

@@ -15,11 +15,13 @@ fn params() -> TrainParams {
     TrainParams {
         join: JoinParams {
             window_ms: 100,
+            click_before_ms: 0,
             lateness_ms: 0,
             retention_ms: 1000,
             labels: LabelPolicy::AtClick,
             late_clicks: LatePolicy::Drop,
             open_impressions_max: 100,
+            held_bytes_max: usize::MAX,
             waiting_clicks_max: 100,
             remembered_max: 100,
         },
@@ -37,6 +39,7 @@ fn params() -> TrainParams {
         batch: BatchParams { min: 1, max: 1, growth_examples: 1, span_ms: 1_000_000 },
         negative_sampling_rate: 1.0,
         window_impressions: 1000,
+        metrics_sampling_rate: 1.0,
     }
 }
 
@@ -52,7 +55,7 @@ impl Feed {
         let mut trainer = Trainer::new(params);
         for partition in [IMPRESSIONS, CLICKS] {
             let start = Control::Start { partition, next_offset: 0 };
-            trainer.control(&start, &Inline, &mut |_| ()).expect("it is new");
+            trainer.control(&start).expect("it is new");
         }
         Self { trainer, next: [(IMPRESSIONS, 0), (CLICKS, 0)].into(), scored: Vec::new() }
     }
@@ -64,9 +67,9 @@ impl Feed {
         self.trainer.push(partition, Arrival { offset, hash: 0, body }).expect("in order");
         let other = if partition == IMPRESSIONS { CLICKS } else { IMPRESSIONS };
         let scored = &mut self.scored;
-        self.trainer.control(&Control::Idle(other), &Inline, &mut |s| scored.push(s)).expect("it is live");
+        self.trainer.control(&Control::Idle(other)).expect("it is live");
         self.trainer.step(&Inline, &mut |s| scored.push(s)).expect("nothing is waited for");
-        self.trainer.control(&Control::Returned(other), &Inline, &mut |s| scored.push(s)).expect("it was idle");
+        self.trainer.control(&Control::Returned(other)).expect("it was idle");
     }
 
     fn impression(&mut self, id: &str, after_ms: i64, value: f32) {
@@ -84,6 +87,11 @@ impl Feed {
         );
     }
 
+    /// Lets every window before this time pass.
+    fn passes(&mut self, after_ms: i64) {
+        self.click("of nothing", after_ms);
+    }
+
     fn click(&mut self, id: &str, after_ms: i64) {
         let event_time = START + after_ms;
         self.event(CLICKS, Event::Click(Click { impression_id: id.into(), event_id: None, event_time }));
@@ -91,15 +99,103 @@ impl Feed {
 }
 
 #[test]
-fn every_example_is_scored_before_it_is_learned_from() {
+fn an_impression_is_scored_with_the_weights_that_it_arrived_to() {
     let mut feed = Feed::new(params());
     feed.impression("a", 0, 1.0);
+    feed.impression("b", 5, 1.0);
     feed.click("a", 10);
-    assert_eq!(feed.scored.len(), 1);
-    assert_eq!(feed.scored[0].logit, 0.0, "an untrained linear model predicts one half");
-    feed.impression("b", 20, 1.0);
+    assert_eq!(feed.trainer.counters().learned, 1);
+    feed.impression("c", 20, 1.0);
     feed.click("b", 30);
-    assert!(feed.scored[1].logit > 0.1, "the second score knows of the first click: {:?}", feed.scored);
+    feed.click("c", 40);
+    assert_eq!(feed.scored, [], "no label has matured");
+    feed.passes(121);
+    let logits: Vec<(u64, f64)> = feed.scored.iter().map(|scored| (scored.number, scored.logit)).collect();
+    assert_eq!(logits[..2], [(0, 0.0), (1, 0.0)], "b arrived before a was learned");
+    assert!(logits[2].1 > 0.1, "c arrived after: {logits:?}");
+}
+
+#[test]
+fn metrics_do_not_depend_on_when_labels_are_learned() {
+    let figures = |labels| {
+        let join = JoinParams { labels, ..params().join };
+        // Nothing is learned, so that scores are alike, and only labels and their order could differ.
+        let batch = BatchParams { min: 1000, max: 1000, growth_examples: 1, span_ms: i64::MAX };
+        let mut feed = Feed::new(TrainParams { join, batch, ..params() });
+        for n in 0..50 {
+            feed.impression(&n.to_string(), 20 * n, 1.0);
+            if n % 3 == 0 {
+                feed.click(&n.to_string(), 20 * n + 7);
+            }
+        }
+        (feed.scored, feed.trainer.shown_scores().len())
+    };
+    let at_maturity = figures(LabelPolicy::AtMaturity);
+    assert_eq!(at_maturity, figures(LabelPolicy::AtClick));
+    assert_eq!(at_maturity, figures(LabelPolicy::FakeNegative));
+    assert_eq!((at_maturity.0.len(), at_maturity.1), (44, 6), "the last window is not covered");
+    assert_eq!(at_maturity.0.iter().filter(|scored| scored.label).count(), 15);
+}
+
+#[test]
+fn an_impression_without_a_label_is_in_no_metric() {
+    let join = JoinParams { open_impressions_max: 2, ..params().join };
+    let mut feed = Feed::new(TrainParams { join, ..params() });
+    for n in 0..3 {
+        feed.impression(&n.to_string(), n, 1.0);
+    }
+    feed.passes(500);
+    let numbers: Vec<u64> = feed.scored.iter().map(|scored| scored.number).collect();
+    assert_eq!(numbers, [1, 2], "the first was closed at the bound");
+    assert!(feed.trainer.shown_scores().is_empty());
+}
+
+#[test]
+fn a_sample_of_impressions_is_scored_and_all_are_learned() {
+    let mut feed = Feed::new(TrainParams { metrics_sampling_rate: 0.5, ..params() });
+    for n in 0..200 {
+        feed.impression(&format!("i{n}"), 2 * n, 1.0);
+    }
+    feed.passes(500);
+    let counters = feed.trainer.counters();
+    assert!((70..130).contains(&feed.scored.len()), "{}", feed.scored.len());
+    assert_eq!((counters.unscored + feed.scored.len() as u64, counters.learned), (200, 200));
+}
+
+#[test]
+fn shown_scores_of_clicked_impressions_are_bounded_too() {
+    let join = JoinParams { open_impressions_max: 5, ..params().join };
+    let mut feed = Feed::new(TrainParams { join, ..params() });
+    for n in 0..20 {
+        feed.impression(&n.to_string(), n, 1.0);
+        feed.click(&n.to_string(), n);
+    }
+    assert_eq!(feed.trainer.join().open(), 0, "all were positive at once");
+    assert_eq!((feed.trainer.shown_scores().len(), feed.trainer.counters().scores_forgotten), (5, 15));
+}
+
+#[test]
+fn immediate_labels_give_every_impression_its_score_from_before_it_was_learned() {
+    let batch = BatchParams { min: 3, max: 3, growth_examples: 1, span_ms: i64::MAX };
+    let mut trainer = Trainer::new(TrainParams { batch, ..params() });
+    trainer.control(&Control::Start { partition: IMPRESSIONS, next_offset: 0 }).expect("it is new");
+    let mut scored = Vec::new();
+    for offset in 0..8 {
+        let features = Features::new(&[vec![Entry { id: 42, x: 1.0 }]]);
+        let impression_id = offset.to_string().into();
+        let event_time = START + offset;
+        let impression = Impression { impression_id, event_id: None, event_time, weight: 1.0, features };
+        let body = Ok(Decoded { event: Event::Impression(impression), unknown_keys: 0, unknown_fields: 0 });
+        trainer.push(IMPRESSIONS, Arrival { offset, hash: 0, body }).expect("in order");
+        trainer.step_labelled(&|_| true, &Inline, &mut |s| scored.push(s)).expect("nothing is waited for");
+    }
+    trainer.learn_rest(&Inline, &mut |s| scored.push(s));
+    let numbers: Vec<u64> = scored.iter().map(|scored| scored.number).collect();
+    assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7]);
+    let logits: Vec<f64> = scored.iter().map(|scored| scored.logit).collect();
+    assert_eq!(logits[..3], [0.0; 3], "one batch, one model");
+    assert!(logits[3] > 0.1 && logits[3] == logits[5] && logits[6] > logits[5], "{logits:?}");
+    assert_eq!(trainer.counters().learned, 8);
 }
 
 #[test]
@@ -130,7 +226,8 @@ fn down_sampled_negatives_are_counted_and_their_logits_corrected() {
     let counters = feed.trainer.counters().clone();
     assert!((70..130).contains(&counters.sampled_out), "{counters:?}");
     assert_eq!(counters.sampled_out + counters.learned, 199, "the last impression is open");
-    assert!(feed.scored.iter().all(|scored| scored.weight == 2.0 && !scored.label), "kept negatives stand for two");
+    assert_eq!(feed.scored.len(), 199, "negatives that are not learned are scored as well");
+    assert!(feed.scored.iter().all(|scored| scored.weight == 1.0 && !scored.label), "{:?}", feed.scored);
     let offset = 0.5_f64.ln();
     assert!((feed.scored[0].logit - offset).abs() < 1e-12, "the first logit is the correction alone");
 }
@@ -148,7 +245,7 @@ fn a_late_click_corrects_what_was_learned_but_is_not_counted_twice_in_the_metric
 }
 
 #[test]
-fn a_fake_negative_is_scored_when_shown_and_metered_when_its_label_matures() {
+fn a_fake_negative_is_metered_with_its_matured_label() {
     let join = JoinParams { labels: LabelPolicy::FakeNegative, ..params().join };
     let mut feed = Feed::new(TrainParams { join, ..params() });
     feed.impression("clicked", 0, 1.0);
@@ -158,7 +255,7 @@ fn a_fake_negative_is_scored_when_shown_and_metered_when_its_label_matures() {
     feed.impression("later", 500, 1.0);
     let labels: Vec<(u64, bool)> = feed.scored.iter().map(|scored| (scored.number, scored.label)).collect();
     assert_eq!(labels, [(0, true), (1, false)]);
-    assert_eq!(feed.scored[0].logit, 0.0, "the first score counts, not the one after its own fake negative");
+    assert_eq!(feed.scored[0].logit, 0.0, "the score is from before its own fake negative");
 }
 
 #[test]
@@ -172,12 +269,14 @@ fn a_batch_with_a_non_finite_gradient_is_refused_and_the_join_goes_on() {
     let counters = feed.trainer.counters().clone();
     assert_eq!((counters.batches_refused, counters.examples_refused, counters.learned), (1, 1, 1));
     assert_eq!(feed.trainer.model.rows_digest(), rows);
-    assert_eq!(feed.scored.len(), 1, "a refused batch is not metered");
     feed.impression("b", 40, 1.0);
     feed.click("b", 50);
     assert_eq!(feed.trainer.counters().learned, 2);
     feed.click("huge", 60);
     assert_eq!(feed.trainer.counters().learned, 2, "a second click on a refused impression teaches nothing");
+    feed.passes(200);
+    let numbers: Vec<u64> = feed.scored.iter().map(|scored| scored.number).collect();
+    assert_eq!(numbers, [0, 2], "a refused impression is not metered");
 }
 
 #[test]
@@ -200,6 +299,7 @@ fn scores_of_one_id(admission: AdmissionParams) -> Vec<f64> {
         feed.click(&n.to_string(), 10 * n + 1);
     }
     assert_eq!(feed.trainer.model().row_count() + feed.trainer.model().candidates().len(), 1);
+    feed.passes(10_000);
     feed.scored.iter().map(|scored| scored.logit).collect()
 }
 
@@ -251,6 +351,25 @@ fn rows_that_are_not_learned_for_long_expire_by_event_time() {
 }
 
 #[test]
+fn immediate_labels_let_rows_expire_by_the_logs_time_too() {
+    let admission = AdmissionParams { expire_after_seconds: 10, ..AdmissionParams::default() };
+    let model = ModelParams { admission, ..params().model };
+    let mut trainer = Trainer::new(TrainParams { model, ..params() });
+    trainer.control(&Control::Start { partition: IMPRESSIONS, next_offset: 0 }).expect("it is new");
+    for offset in 0..8 {
+        let (id, event_time) = if offset == 0 { (42, START) } else { (7, START + 20_000 + offset) };
+        let features = Features::new(&[vec![Entry { id, x: 1.0 }]]);
+        let impression_id = offset.to_string().into();
+        let impression = Impression { impression_id, event_id: None, event_time, weight: 1.0, features };
+        let body = Ok(Decoded { event: Event::Impression(impression), unknown_keys: 0, unknown_fields: 0 });
+        trainer.push(IMPRESSIONS, Arrival { offset, hash: 0, body }).expect("in order");
+        trainer.step_labelled(&|_| false, &Inline, &mut |_| ()).expect("nothing is waited for");
+    }
+    assert_eq!(trainer.counters().rows_expired, 1);
+    assert!(trainer.model().table().find(42).is_none() && trainer.model().table().find(7).is_some());
+}
+
+#[test]
 fn other_optimizer_parameters_leave_every_weight_where_it_is() {
     let mut feed = Feed::new(params());
     for n in 0..20 {
@@ -262,16 +381,14 @@ fn other_optimizer_parameters_leave_every_weight_where_it_is() {
     let ftrl = FtrlParams { alpha: 0.05, beta: 0.5, l1: 0.0, l2: 1.0, l21: 0.0 };
     let other = TrainParams { model: ModelParams { linear: ftrl, embedding: ftrl, ..params().model }, ..params() };
     let parameters = other.to_text();
-    feed.trainer
-        .control(&Control::Configured { parameters, fields: Vec::new() }, &Inline, &mut |_| ())
-        .expect("only optimizers change");
+    feed.trainer.control(&Control::Configured { parameters, fields: Vec::new() }).expect("only optimizers change");
     let after = feed.trainer.model().row_weights(row, &mut [0.0; 2]);
     assert!((after - before).abs() < 1e-6 && before.abs() > 0.1, "{before} {after}");
     assert!(feed.trainer.largest_change() < 1e-6);
     assert_eq!(*feed.trainer.params(), other);
     let shape = TrainParams { model: ModelParams { embedding_dim: 3, ..other.model.clone() }, ..other };
     let parameters = shape.to_text();
-    let refused = feed.trainer.control(&Control::Configured { parameters, fields: Vec::new() }, &Inline, &mut |_| ());
+    let refused = feed.trainer.control(&Control::Configured { parameters, fields: Vec::new() });
     assert!(matches!(refused, Err(StreamError::Parameters { .. })), "{refused:?}");
 }
 
@@ -294,7 +411,7 @@ fn an_added_field_moves_no_score_and_is_learned_from_then_on() {
     assert!(!wider.can_become(&old), "a field is not taken away");
     let parameters = wider.to_text();
     let control = Control::Configured { parameters, fields: Vec::new() };
-    feed.trainer.control(&control, &Inline, &mut |_| ()).expect("a field may be added");
+    feed.trainer.control(&control).expect("a field may be added");
     let both = Features::new(&[entry(42), entry(7)]);
     assert!((score(&feed, &both) - before).abs() < 1e-6, "the new field has no weight yet");
     let dense = feed.trainer.model().dense();

@@ -81,7 +81,7 @@ impl<S: Source> Drive<S> {
     ///
     /// # Errors
     /// When a partition that has to return cannot.
-    pub fn new<E: Executor>(trainer: Trainer, source: S, pilot: Pilot, executor: &E) -> Result<Self, DriveError> {
+    pub fn new(trainer: Trainer, source: S, pilot: Pilot) -> Result<Self, DriveError> {
         let mut drive = Self {
             trainer,
             source,
@@ -92,7 +92,7 @@ impl<S: Source> Drive<S> {
         };
         if let Pilot::Attendance(attendance) = &drive.pilot {
             for control in attendance.returning(drive.trainer.sequencer()) {
-                drive.trainer.control(&control, executor, &mut |_| ())?;
+                drive.trainer.control(&control)?;
             }
         }
         Ok(drive)
@@ -114,7 +114,7 @@ impl<S: Source> Drive<S> {
         while self.trainer.released() < until {
             self.turn(until, executor, witness)?;
         }
-        self.follow_script(executor, witness)
+        self.follow_script()
     }
 
     /// Takes what has arrived and consumes what is due, at most until `until` records of the merged order.
@@ -128,15 +128,15 @@ impl<S: Source> Drive<S> {
         witness: &mut dyn Witness,
     ) -> Result<Turn, DriveError> {
         let mut consumed = 0;
-        self.take_arrivals(Duration::ZERO, executor, witness)?;
+        self.take_arrivals(Duration::ZERO)?;
         loop {
             consumed += self.consume(STEPS_PER_TURN - consumed, until, executor, witness)?;
             if consumed == STEPS_PER_TURN || self.trainer.released() >= until || witness.is_full() {
                 break;
             }
-            if !self.decide(executor, witness)? {
+            if !self.decide()? {
                 if consumed == 0 && !self.is_done() {
-                    self.take_arrivals(WAIT, executor, witness)?;
+                    self.take_arrivals(WAIT)?;
                 }
                 break;
             }
@@ -151,28 +151,17 @@ impl<S: Source> Drive<S> {
         }
     }
 
-    fn take_arrivals<E: Executor>(
-        &mut self,
-        wait: Duration,
-        executor: &E,
-        witness: &mut dyn Witness,
-    ) -> Result<(), DriveError> {
+    fn take_arrivals(&mut self, wait: Duration) -> Result<(), DriveError> {
         let mut wait = wait;
         while let Some(event) = self.source.next(wait)? {
             wait = Duration::ZERO;
-            self.take(event, executor, witness)?;
+            self.take(event)?;
         }
         Ok(())
     }
 
-    fn take<E: Executor>(
-        &mut self,
-        event: SourceEvent,
-        executor: &E,
-        witness: &mut dyn Witness,
-    ) -> Result<(), DriveError> {
+    fn take(&mut self, event: SourceEvent) -> Result<(), DriveError> {
         let trainer = &mut self.trainer;
-        let mut observe = |scored| witness.scored(scored);
         match event {
             SourceEvent::Records { partition, arrivals } => {
                 self.at_end.remove(&partition);
@@ -186,7 +175,7 @@ impl<S: Source> Drive<S> {
                             continue;
                         }
                         Pilot::Attendance(_) if trainer.sequencer().is_away(partition) => {
-                            trainer.control(&Control::Returned(partition), executor, &mut observe)?;
+                            trainer.control(&Control::Returned(partition))?;
                         }
                         Pilot::Script(_) if trainer.sequencer().standing(partition).is_none() => {
                             self.early.entry(partition).or_default().push(arrival);
@@ -211,13 +200,13 @@ impl<S: Source> Drive<S> {
                 if let Pilot::Attendance(attendance) = &mut self.pilot
                     && let Some(returned) = attendance.reconnected(partition, end, trainer.sequencer(), Instant::now())
                 {
-                    trainer.control(&returned, executor, &mut observe)?;
+                    trainer.control(&returned)?;
                 }
             }
             SourceEvent::PartitionAdded { partition, next_offset } => {
                 if let Pilot::Attendance(attendance) = &mut self.pilot {
                     attendance.added(partition, next_offset);
-                    trainer.control(&Control::Added { partition, next_offset }, executor, &mut observe)?;
+                    trainer.control(&Control::Added { partition, next_offset })?;
                 }
             }
         }
@@ -233,7 +222,7 @@ impl<S: Source> Drive<S> {
     ) -> Result<usize, DriveError> {
         let mut consumed = 0;
         while consumed < steps && self.trainer.released() < until && !witness.is_full() {
-            self.follow_script(executor, witness)?;
+            self.follow_script()?;
             let Some(step) = self.trainer.step(executor, &mut |scored| witness.scored(scored)) else {
                 break;
             };
@@ -245,7 +234,7 @@ impl<S: Source> Drive<S> {
     }
 
     /// Applies the decisions that a script has here.
-    fn follow_script<E: Executor>(&mut self, executor: &E, witness: &mut dyn Witness) -> Result<(), DriveError> {
+    fn follow_script(&mut self) -> Result<(), DriveError> {
         let Pilot::Script(script) = &mut self.pilot else {
             return Ok(());
         };
@@ -260,7 +249,7 @@ impl<S: Source> Drive<S> {
                 }
                 _ => None,
             };
-            self.trainer.control(&control, executor, &mut |scored| witness.scored(scored))?;
+            self.trainer.control(&control)?;
             if let Some(partition) = joined {
                 for arrival in self.early.remove(&partition).unwrap_or_default() {
                     self.trainer.push(partition, arrival)?;
@@ -271,7 +260,7 @@ impl<S: Source> Drive<S> {
     }
 
     /// Makes one decision about a partition that is waited for, if one is due.
-    fn decide<E: Executor>(&mut self, executor: &E, witness: &mut dyn Witness) -> Result<bool, DriveError> {
+    fn decide(&mut self) -> Result<bool, DriveError> {
         let Pilot::Attendance(attendance) = &mut self.pilot else {
             let missing = self.trainer.awaited().find(|partition| self.at_end.contains(partition));
             return missing.map_or(Ok(false), |partition| Err(DriveError::LogEnds(partition)));
@@ -288,7 +277,7 @@ impl<S: Source> Drive<S> {
                 Control::Idle(partition)
             }
         };
-        self.trainer.control(&control, executor, &mut |scored| witness.scored(scored))?;
+        self.trainer.control(&control)?;
         Ok(true)
     }
 }

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use super::error::WorkerError;
 use super::run::Options;
 use crate::config::Config;
-use crate::model::Inline;
 use crate::publish::announcement::{Abandoned, Announcement};
 use crate::publish::artefacts;
 use crate::publish::settle::{Settlement, settlement};
@@ -109,9 +108,9 @@ pub fn choose(config: &Config, store: &mut dyn Store, options: &mut Options) -> 
 pub fn begin(config: &Config, chosen: &Chosen, log: &KafkaLog, on_gap: OnGap) -> Result<Beginning, WorkerError> {
     let Some(saved) = &chosen.saved else {
         let mut trainer = Trainer::new(config.train_params());
-        trainer.control(&configured(config), &Inline, &mut |_| ())?;
+        trainer.control(&configured(config))?;
         for (partition, next_offset) in log.starts(&config.kafka.start)? {
-            trainer.control(&Control::Start { partition, next_offset }, &Inline, &mut |_| ())?;
+            trainer.control(&Control::Start { partition, next_offset })?;
         }
         return Ok(Beginning { trainer, lineage: None, has_decided: true });
     };
@@ -134,7 +133,7 @@ pub fn begin(config: &Config, chosen: &Chosen, log: &KafkaLog, on_gap: OnGap) ->
     for (partition, extent) in log.extents() {
         if !trainer.positions().contains_key(partition) {
             let control = Control::Added { partition: *partition, next_offset: extent.low };
-            trainer.control(&control, &Inline, &mut |_| ())?;
+            trainer.control(&control)?;
         }
     }
     tracing::info!("going on from checkpoint {} after {} records", saved.commit, trainer.released());
@@ -178,7 +177,7 @@ fn settle_gaps(trainer: &mut Trainer, log: &KafkaLog, on_gap: OnGap) -> Result<b
     }
     for gap in &gaps {
         let Gap { partition, from, to } = *gap;
-        trainer.control(&Control::Gap { partition, from, to }, &Inline, &mut |_| ())?;
+        trainer.control(&Control::Gap { partition, from, to })?;
         tracing::warn!("passing over what is gone: {gap}; {} since the log began", trainer.sequencer().gap_records());
     }
     Ok(!gaps.is_empty())
@@ -215,7 +214,7 @@ fn restore(config: &Config, place: &Path, layers: &[Layer]) -> Result<(Trainer, 
     };
     if !converted.is_empty() {
         tracing::warn!("going on with another configuration: {}", converted.join("; "));
-        trainer.control(&configured(config), &Inline, &mut |_| ())?;
+        trainer.control(&configured(config))?;
         tracing::info!("no weight has changed by more than {:e}", trainer.largest_change());
     }
     Ok((trainer, lineage))

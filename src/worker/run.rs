@@ -74,6 +74,8 @@ pub struct Summary {
     pub versions: Vec<u64>,
     /// What became of every record since the log began, by partition.
     pub ledger: BTreeMap<String, BTreeMap<Fate, Tally>>,
+    /// Impressions whose window has not passed: their labels are not known, and they are not in the metrics.
+    pub unmatured: usize,
     /// Progressive metrics since the log began.
     pub metrics: Report,
 }
@@ -182,7 +184,7 @@ pub fn run(
     let pilot = Pilot::Attendance(Attendance::new(horizon, &ends));
     let now = Instant::now();
     let worker = Worker {
-        drive: Drive::new(trainer, source, pilot, &Inline)?,
+        drive: Drive::new(trainer, source, pilot)?,
         letters,
         staged: Vec::new(),
         versions: Vec::new(),
@@ -428,6 +430,7 @@ impl Worker<'_> {
             checkpoint: self.checkpoint,
             versions: self.versions,
             ledger: trainer.ledger().by_name(),
+            unmatured: trainer.shown_scores().len(),
             metrics: trainer.windows().lifetime().report(),
         })
     }

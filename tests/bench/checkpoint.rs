@@ -30,11 +30,13 @@ fn params() -> TrainParams {
     TrainParams {
         join: JoinParams {
             window_ms: 10,
+            click_before_ms: 1000,
             lateness_ms: 0,
             retention_ms: 10,
-            labels: LabelPolicy::AtClick,
+            labels: LabelPolicy::AtMaturity,
             late_clicks: LatePolicy::Correct,
             open_impressions_max: 2_000_000,
+            held_bytes_max: usize::MAX,
             waiting_clicks_max: 1000,
             remembered_max: 4_000_000,
         },
@@ -42,6 +44,7 @@ fn params() -> TrainParams {
         batch: BatchParams { min: 256, max: 256, growth_examples: 1, span_ms: 500 },
         negative_sampling_rate: 1.0,
         window_impressions: 10_000,
+        metrics_sampling_rate: 1.0,
     }
 }
 
@@ -49,7 +52,7 @@ fn params() -> TrainParams {
 fn filled(rows: u64, params: &TrainParams) -> Trainer {
     let mut empty = Trainer::new(params.clone());
     let start = Control::Start { partition: IMPRESSIONS, next_offset: 0 };
-    empty.control(&start, &Inline, &mut |_| ()).expect("it is new");
+    empty.control(&start).expect("it is new");
     let row_bytes = empty.model().row_bytes();
     let row = |number: u64| {
         let mut row = id(number).to_le_bytes().to_vec();
@@ -64,6 +67,7 @@ fn filled(rows: u64, params: &TrainParams) -> Trainer {
         ledger: Ledger::default(),
         rows: bytes.iter().map(Vec::as_slice),
         candidates: Vec::new(),
+        shown_scores: std::iter::empty(),
         entries: Vec::new(),
     };
     Trainer::restore(params.clone(), saved).expect("rows of distinct ids")

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use deepfm_stream::event::EventKind;
 use deepfm_stream::join::params::{JoinParams, LabelPolicy, LatePolicy};
-use deepfm_stream::join::{ClickIn, Emission, ImpressionIn, Join};
+use deepfm_stream::join::{ClickIn, Emission, ImpressionIn, Join, Weigh};
 use deepfm_stream::stream::Partition;
 use serde::Serialize;
 
@@ -62,6 +62,12 @@ fn inputs(at: i64) -> impl Iterator<Item = Input> {
     std::iter::once(impression).chain(click)
 }
 
+impl Weigh for Payload {
+    fn weight(&self) -> usize {
+        size_of::<Self>()
+    }
+}
+
 /// A join and its place in the log.
 struct Running {
     join: Join<Payload>,
@@ -71,7 +77,7 @@ struct Running {
 
 impl Running {
     fn new(params: JoinParams) -> Self {
-        Self { join: Join::new(params, [IMPRESSIONS, CLICKS]), at: 0, out: Vec::new() }
+        Self { join: Join::new(params), at: 0, out: Vec::new() }
     }
 
     /// Takes the traffic of so many impressions in, and says how long the join took.
@@ -104,11 +110,13 @@ fn steady_state(criterion: &mut Criterion) {
         for late_clicks in [LatePolicy::Drop, LatePolicy::Correct] {
             let mut running = Running::new(JoinParams {
                 window_ms: open / PER_MS,
+                click_before_ms: 1000,
                 lateness_ms: 0,
                 retention_ms: open / PER_MS,
-                labels: LabelPolicy::AtClick,
+                labels: LabelPolicy::AtMaturity,
                 late_clicks,
                 open_impressions_max: usize::MAX,
+                held_bytes_max: usize::MAX,
                 waiting_clicks_max: usize::MAX,
                 remembered_max: usize::MAX,
             });

@@ -63,11 +63,13 @@ pub(super) fn params(dice: &mut Dice) -> TrainParams {
     TrainParams {
         join: JoinParams {
             window_ms: 40 + dice.below(200) as i64,
+            click_before_ms: dice.below(20) as i64,
             lateness_ms: dice.below(30) as i64,
             retention_ms: dice.below(200) as i64,
             labels,
             late_clicks,
             open_impressions_max: if dice.one_in(3) { 8 } else { 1000 },
+            held_bytes_max: if dice.one_in(3) { 2000 } else { usize::MAX },
             waiting_clicks_max: if dice.one_in(3) { 4 } else { 1000 },
             remembered_max: if dice.one_in(3) { 16 } else { 1000 },
         },
@@ -96,6 +98,7 @@ pub(super) fn params(dice: &mut Dice) -> TrainParams {
         batch: BatchParams { min: 2, max: 70, growth_examples: 3, span_ms: 50 + dice.below(100) as i64 },
         negative_sampling_rate: if fake || dice.one_in(2) { 1.0 } else { 0.5 },
         window_impressions: 20,
+        metrics_sampling_rate: if dice.one_in(2) { 1.0 } else { 0.5 },
     }
 }
 
@@ -156,7 +159,7 @@ pub(super) fn started(params: &TrainParams, log: &Log) -> Trainer {
     let mut trainer = Trainer::new(params.clone());
     for partition in log.keys() {
         let start = Control::Start { partition: *partition, next_offset: 0 };
-        trainer.control(&start, &Inline, &mut |_| ()).expect("a new partition starts");
+        trainer.control(&start).expect("a new partition starts");
     }
     trainer
 }
@@ -171,7 +174,7 @@ pub(super) fn end_exhausted<E: Executor>(trainer: &mut Trainer, left: &Log, exec
         consume_all(trainer, executor);
         let exhausted = trainer.awaited().find(|partition| left[partition].is_empty());
         let Some(partition) = exhausted else { return };
-        trainer.control(&Control::Ended(partition), executor, &mut |_| ()).expect("it is live");
+        trainer.control(&Control::Ended(partition)).expect("it is live");
     }
 }
 
@@ -326,11 +329,11 @@ fn run_without_waiting(params: &TrainParams, log: &Log, dice: &mut Dice) -> Stat
         // What the sequencer's wait prevents: every partition that is waited for is passed over.
         let awaited: Vec<Partition> = trainer.awaited().collect();
         for silent in &awaited {
-            trainer.control(&Control::Idle(*silent), &Inline, &mut |_| ()).expect("it is live");
+            trainer.control(&Control::Idle(*silent)).expect("it is live");
         }
         trainer.step(&Inline, &mut |_| ());
         for silent in awaited {
-            trainer.control(&Control::Returned(silent), &Inline, &mut |_| ()).expect("it was idle");
+            trainer.control(&Control::Returned(silent)).expect("it was idle");
         }
     }
     end_exhausted(&mut trainer, &left, &Inline);
@@ -359,7 +362,7 @@ fn lose_some(trainer: &mut Trainer, log: &Log, left: &mut Log, dice: &mut Dice) 
     let (partition, from) = positions[dice.below(positions.len() as u64) as usize];
     let to = from + 1 + dice.below(5) as i64;
     let gap = Control::Gap { partition, from, to };
-    trainer.control(&gap, &Inline, &mut |_| ()).expect("it is there");
+    trainer.control(&gap).expect("it is there");
     left.get_mut(&partition).expect("all partitions are there").retain(|arrival| arrival.offset >= to);
 }
 
@@ -375,7 +378,7 @@ fn idling_run(params: &TrainParams, log: &Log, dice: &mut Dice) -> (StateDigest,
         if !lane.is_empty() {
             if let Some(place) = idle.iter().position(|other| *other == partition) {
                 idle.remove(place);
-                trainer.control(&Control::Returned(partition), &Inline, &mut |_| ()).expect("it was idle");
+                trainer.control(&Control::Returned(partition)).expect("it was idle");
             }
             trainer.push(partition, lane.remove(0)).expect("in order");
         }
@@ -392,11 +395,11 @@ fn idling_run(params: &TrainParams, log: &Log, dice: &mut Dice) -> (StateDigest,
             other.join.retention_ms += 20;
             other.batch.min += 1;
             let control = Control::Configured { parameters: other.to_text(), fields: Vec::new() };
-            trainer.control(&control, &Inline, &mut |_| ()).expect("a state can go on with it");
+            trainer.control(&control).expect("a state can go on with it");
         }
         let silent = trainer.awaited().next();
         if let Some(silent) = silent.filter(|_| dice.one_in(5)) {
-            trainer.control(&Control::Idle(silent), &Inline, &mut |_| ()).expect("it is live");
+            trainer.control(&Control::Idle(silent)).expect("it is live");
             idle.push(silent);
         }
     }
@@ -411,7 +414,7 @@ fn replayed_run(params: &TrainParams, log: &Log, until: u64, journal: Vec<Journa
     let mut pushed = false;
     loop {
         while let Some(control) = script.due(trainer.released()) {
-            trainer.control(&control, &Inline, &mut |_| ()).expect("the journal fits the log");
+            trainer.control(&control).expect("the journal fits the log");
         }
         if !pushed {
             for (partition, next_offset) in trainer.positions() {

@@ -38,7 +38,7 @@ pub(super) fn learned(config: &Config, version: u64, row: impl Fn(u64) -> String
     let encoder = Encoder::new(fields.clone(), 100);
     let mut trainer = Trainer::new(config.train_params());
     for partition in [IMPRESSIONS, CLICKS] {
-        trainer.control(&Control::Start { partition, next_offset: 0 }, &Inline, &mut |_| ()).expect("it is new");
+        trainer.control(&Control::Start { partition, next_offset: 0 }).expect("it is new");
     }
     for n in 0..300_i64 {
         let impression_id: std::sync::Arc<str> = format!("i{n}").into();

@@ -15,7 +15,8 @@ fn at_the_bound_the_oldest_open_impression_is_closed_unlabelled() {
     assert_eq!(run.join.counters().unlabelled_click, 1, "a is before b");
     run.impression("z", 1200);
     assert_eq!(run.join.counters().closed_unlabelled, 2, "older goes although this record ends its window");
-    assert_eq!(run.said(), [label(EmissionKind::Negative, "b", None)]);
+    let unlabelled = |id| label(EmissionKind::Unlabelled, id, None);
+    assert_eq!(run.said(), [unlabelled("a"), unlabelled("older"), label(EmissionKind::Negative, "b", None)]);
     assert_eq!(run.join.retained(), 4);
 }
 
@@ -67,4 +68,21 @@ fn at_the_bound_the_oldest_resolved_impressions_and_event_ids_are_forgotten() {
     assert_eq!(run.join.waiting(), 1, "a was forgotten");
     run.click("b", 1020);
     assert_eq!(run.join.counters().extra_click, 1, "b was not");
+}
+
+#[test]
+fn at_the_bound_of_bytes_the_remembered_go_before_the_open() {
+    let mut run = Run::new(JoinParams { held_bytes_max: 30, ..PARAMS });
+    run.impression("negative", 1000);
+    run.impression("b", 1101);
+    run.impression("c", 1102);
+    assert_eq!((run.join.held_bytes(), run.join.retained()), (30, 3), "the negative waits for its late click");
+    run.impression("d", 1103);
+    let counters = run.join.counters();
+    assert_eq!((counters.forgotten_impressions, counters.closed_unlabelled, run.join.held_bytes()), (1, 0, 30));
+    run.impression("e", 1104);
+    let counters = run.join.counters();
+    assert_eq!((counters.forgotten_impressions, counters.closed_unlabelled, run.join.held_bytes()), (1, 1, 30));
+    run.click("b", 1110);
+    assert_eq!(run.join.counters().unlabelled_click, 1, "b was the oldest open one");
 }

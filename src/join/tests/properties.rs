@@ -17,9 +17,6 @@ use crate::stream::Partition;
 enum Call {
     Impression(Record),
     Click(Record),
-    /// Nothing if the partition is not known yet.
-    Idle(Partition),
-    Add(Partition),
     /// Forsakes the impression of an earlier emission, counted from the last.
     Forsake(usize),
     Flush,
@@ -52,8 +49,6 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
     let call = prop_oneof![
         40 => record().prop_map(Call::Impression),
         40 => record().prop_map(Call::Click),
-        10 => partition(0..3).prop_map(Call::Idle),
-        1 => partition(2..3).prop_map(Call::Add),
         5 => (0..20_usize).prop_map(Call::Forsake),
     ];
     (vec(call, 0..150), any::<bool>()).prop_map(|(mut calls, flushed)| {
@@ -67,24 +62,28 @@ fn params() -> impl Strategy<Value = JoinParams> {
         prop_oneof![Just(LabelPolicy::AtClick), Just(LabelPolicy::AtMaturity), Just(LabelPolicy::FakeNegative)];
     let late_clicks = prop_oneof![Just(LatePolicy::Drop), Just(LatePolicy::Correct)];
     let bound = || prop_oneof![1..6_usize, Just(usize::MAX)];
-    let times = (0..200_i64, 0..50_i64, 0..300_i64);
-    (times, labels, late_clicks, bound(), bound(), bound()).prop_map(
-        |((window_ms, lateness_ms, retention_ms), labels, late_clicks, open, waiting, remembered)| JoinParams {
-            window_ms,
-            lateness_ms,
-            retention_ms,
-            labels,
-            late_clicks,
-            open_impressions_max: open,
-            waiting_clicks_max: waiting,
-            remembered_max: remembered,
+    let bytes = prop_oneof![1..60_usize, Just(usize::MAX)];
+    let times = (0..200_i64, 0..50_i64, 0..50_i64, 0..300_i64);
+    (times, labels, late_clicks, (bound(), bytes), bound(), bound()).prop_map(
+        |((window_ms, click_before_ms, lateness_ms, retention_ms), labels, late_clicks, open, waiting, remembered)| {
+            JoinParams {
+                window_ms,
+                click_before_ms,
+                lateness_ms,
+                retention_ms,
+                labels,
+                late_clicks,
+                open_impressions_max: open.0,
+                held_bytes_max: open.1,
+                waiting_clicks_max: waiting,
+                remembered_max: remembered,
+            }
         },
     )
 }
 
 fn start(params: JoinParams) -> Join<i64> {
-    let both = [EventKind::Impression, EventKind::Click];
-    Join::new(params, both.into_iter().flat_map(|kind| (0..2).map(move |number| Partition { kind, number })))
+    Join::new(params)
 }
 
 /// Makes the call at a place of the stream. The payload of an impression is that place, so no two are equal.
@@ -104,12 +103,6 @@ fn make(join: &mut Join<i64>, at: usize, call: &Call, out: &mut Vec<Emission<i64
             let (partition, impression_id, event_id, time) = parts(record);
             join.click(ClickIn { partition, offset: at, impression_id, event_id, time }, out);
         }
-        Call::Idle(partition) => {
-            if join.scalars().partitions.iter().any(|known| known.partition == *partition) {
-                join.idle(*partition, out);
-            }
-        }
-        Call::Add(partition) => join.add_partition(*partition),
         Call::Forsake(back) => {
             if let Some(emission) = out.iter().rev().nth(*back) {
                 join.forsake(&emission.impression_id);
@@ -165,6 +158,10 @@ fn fates(params: &JoinParams, join: &Join<i64>) -> u64 {
     counters.too_late + counters.duplicate + counters.conflicting_impression + impressions + clicks
 }
 
+fn payload_is_held(entry: &JoinEntry<&i64>) -> bool {
+    matches!(entry, JoinEntry::Impression { state, .. } if state.payload().is_some())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
@@ -215,6 +212,9 @@ proptest! {
             prop_assert_eq!(fates(&params, &join), counters.received_impressions + counters.received_clicks);
             prop_assert!(join.watermark() >= before);
             prop_assert!(join.open() <= params.open_impressions_max);
+            prop_assert!(join.held_bytes() <= params.held_bytes_max.max(10), "one is always held");
+            let held = join.entries().filter(|entry| payload_is_held(entry)).count();
+            prop_assert_eq!(join.held_bytes(), 10 * held);
             prop_assert!(join.waiting() <= params.waiting_clicks_max);
             prop_assert!(join.retained() - join.open() <= params.remembered_max);
             prop_assert!(join.remembered() <= params.remembered_max.saturating_mul(2));
@@ -232,7 +232,7 @@ proptest! {
         for (impression, kinds) in kinds {
             let possible = matches!(
                 kinds[..],
-                [Positive | Negative | FakeNegative]
+                [Positive | Negative | FakeNegative | Unlabelled]
                     | [Negative, Correction]
                     | [FakeNegative, FakePositive | Matured | Unlabelled]
                     | [FakeNegative, Matured, FakePositive]
@@ -250,6 +250,7 @@ proptest! {
         let unbounded = |labels| JoinParams {
             labels,
             open_impressions_max: usize::MAX,
+            held_bytes_max: usize::MAX,
             waiting_clicks_max: usize::MAX,
             remembered_max: usize::MAX,
             ..params.clone()

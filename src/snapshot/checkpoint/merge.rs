@@ -23,6 +23,7 @@ pub struct Merge {
     seen_entries: HashSet<u128>,
     rows: Rows,
     candidates: Rows,
+    shown_scores: Rows,
     /// Bytes of the log being read whose record has not ended.
     pending: Vec<u8>,
     log: Vec<u8>,
@@ -43,6 +44,7 @@ impl Merge {
             Section::Lineage | Section::Scalars => Ok(Vec::new()),
             Section::Rows => self.rows.take(place.scope, block.section, &block.bytes),
             Section::Candidates => self.candidates.take(place.scope, block.section, &block.bytes),
+            Section::ShownScores => self.shown_scores.take(place.scope, block.section, &block.bytes),
             Section::Join => Ok(self.take_entries(place.scope, &block.bytes)),
         }
     }
@@ -53,7 +55,7 @@ impl Merge {
     /// When the base ended within a record.
     pub fn finish(mut self) -> Result<Vec<Block>, CheckpointError> {
         self.end_layer()?;
-        let packers = [&mut self.rows, &mut self.candidates];
+        let packers = [&mut self.rows, &mut self.candidates, &mut self.shown_scores];
         let mut blocks: Vec<Block> =
             packers.into_iter().filter_map(|rows| rows.packer.as_mut().and_then(RowPacker::finish)).collect();
         if !self.log.is_empty() {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use deepfm_stream::event::EventKind;
 use deepfm_stream::join::params::{JoinParams, LabelPolicy, LatePolicy};
-use deepfm_stream::join::{ClickIn, Emission, EmissionKind, ImpressionIn, Join, JoinCounters};
+use deepfm_stream::join::{ClickIn, Emission, EmissionKind, ImpressionIn, Join, JoinCounters, Weigh};
 use deepfm_stream::stream::Partition;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 #[derive(Deserialize)]
@@ -24,7 +24,8 @@ struct Config {
     lateness_ms: i64,
     retention_ms: i64,
     late_policy: LatePolicy,
-    partitions: Vec<String>,
+    emit: LabelPolicy,
+    click_before_ms: i64,
 }
 
 #[derive(Deserialize)]
@@ -32,7 +33,6 @@ struct Config {
 enum Event {
     Impression(Record),
     Click(Record),
-    Idle { partition: String },
     Flush,
 }
 
@@ -54,21 +54,16 @@ struct Expected {
 }
 
 impl Config {
-    /// A partition of the file is known by its place in the list of names.
-    fn partition(&self, name: &str) -> Partition {
-        let number = self.partitions.iter().position(|known| known == name).expect("a partition of the list") as i32;
-        let kind = if name.starts_with("imp") { EventKind::Impression } else { EventKind::Click };
-        Partition { kind, number }
-    }
-
     fn params(&self) -> JoinParams {
         JoinParams {
             window_ms: self.window_ms,
+            click_before_ms: self.click_before_ms,
             lateness_ms: self.lateness_ms,
             retention_ms: self.retention_ms,
-            labels: LabelPolicy::AtClick,
+            labels: self.emit,
             late_clicks: self.late_policy,
             open_impressions_max: usize::MAX,
+            held_bytes_max: usize::MAX,
             waiting_clicks_max: usize::MAX,
             remembered_max: usize::MAX,
         }
@@ -82,11 +77,10 @@ impl Config {
 pub(super) fn check(document: &Value) {
     let Document { name, config, events, expected } =
         serde_json::from_value(document.clone()).expect("the golden form of section 6");
-    let partitions = config.partitions.iter().map(|name| config.partition(name));
-    let mut join = Join::new(config.params(), partitions);
+    let mut join = Join::new(config.params());
     let (mut emissions, mut watermarks, mut out) = (Vec::new(), Vec::new(), Vec::new());
     for (trigger, event) in events.into_iter().enumerate() {
-        feed(&mut join, &config, event, trigger as i64, &mut out);
+        feed(&mut join, event, trigger as i64, &mut out);
         emissions.extend(out.drain(..).map(|emission| as_golden(&emission, trigger)));
         watermarks.push(join.watermark());
     }
@@ -106,24 +100,39 @@ pub(super) fn check(document: &Value) {
 }
 
 /// The payload of an impression is its own id, so that an emission with another's payload is noticed.
-fn feed(join: &mut Join<String>, config: &Config, event: Event, offset: i64, out: &mut Vec<Emission<String>>) {
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Payload(String);
+
+impl Weigh for Payload {
+    fn weight(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// The partition of a record, "imp-0" or "clk-1": for information, the join knows none.
+fn partition(name: &str) -> Partition {
+    let (kind, number) = name.split_once('-').expect("a kind and a number");
+    let kind = if kind == "imp" { EventKind::Impression } else { EventKind::Click };
+    Partition { kind, number: number.parse().expect("a number") }
+}
+
+fn feed(join: &mut Join<Payload>, event: Event, offset: i64, out: &mut Vec<Emission<Payload>>) {
     match event {
         Event::Impression(Record { partition, event_id, impression_id, ts }) => {
-            let payload = impression_id.to_string();
-            let (partition, event_id) = (config.partition(&partition), Some(event_id));
+            let payload = Payload(impression_id.to_string());
+            let (partition, event_id) = (self::partition(&partition), Some(event_id));
             join.impression(ImpressionIn { partition, offset, impression_id, event_id, time: ts, payload }, out);
         }
         Event::Click(Record { partition, event_id, impression_id, ts }) => {
-            let (partition, event_id) = (config.partition(&partition), Some(event_id));
+            let (partition, event_id) = (self::partition(&partition), Some(event_id));
             join.click(ClickIn { partition, offset, impression_id, event_id, time: ts }, out);
         }
-        Event::Idle { partition } => join.idle(config.partition(&partition), out),
         Event::Flush => join.flush(out),
     }
 }
 
-fn as_golden(emission: &Emission<String>, trigger: usize) -> Value {
-    assert_eq!(emission.payload, *emission.impression_id, "the payload of another impression");
+fn as_golden(emission: &Emission<Payload>, trigger: usize) -> Value {
+    assert_eq!(emission.payload.0, *emission.impression_id, "the payload of another impression");
     let (kind, label) = match emission.kind {
         EmissionKind::Positive => ("positive", 1),
         EmissionKind::Negative => ("negative", 0),

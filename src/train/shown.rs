@@ -1,0 +1,235 @@
+//! Shown scores: what a server without delay would have answered when each impression arrived, kept until its label has
+//! matured. Then score and label enter the metrics together, whatever the label policy learned meanwhile.
+//!
+//! Weights change only when a batch is learned, so impressions that arrived since the last learning step have no score
+//! yet: they are scored together just before the next one, with the weights that they arrived to.
+//!
+//! Invariants: an impression is either unscored or scored, or it is not waited for (its label has matured, it was closed
+//! unlabelled or refused). Unscored ones are in the order of their numbers, and at most [`UNSCORED_MAX`]. The digest over the
+//! scored ones is the sum modulo 2^128 of the XXH3-128 of each one's bytes, kept from what changes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::{Scored, Shown};
+
+/// Bytes of a shown score in a checkpoint: number, logit, flags, event time, weight. Flags are 0 for one that is gone.
+pub const SHOWN_SCORE_BYTES: usize = 28;
+
+/// Impressions that are scored together at the latest.
+pub(super) const UNSCORED_MAX: usize = 256;
+
+const PRESENT: u32 = 1;
+const CLICKED: u32 = 2;
+
+/// An impression that arrived since the last learning step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Unscored {
+    /// Its event time, in milliseconds.
+    pub time: i64,
+    /// Whether it has been clicked already.
+    pub clicked: bool,
+    /// What was shown.
+    pub shown: Arc<Shown>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Waiting {
+    logit: f32,
+    weight: f32,
+    clicked: bool,
+}
+
+/// Event time and number: the order in which labels mature.
+type Key = (i64, u64);
+
+/// The shown scores whose labels have not matured.
+#[derive(Debug, Default)]
+pub struct ShownScores {
+    unscored: Vec<Unscored>,
+    /// The least event time among the unscored.
+    oldest_unscored: Option<i64>,
+    scored: BTreeMap<Key, Waiting>,
+    sum: u128,
+    /// What changed since the last copy; nothing is noted before the first one.
+    changes: Option<Vec<u8>>,
+}
+
+fn bytes((time, number): Key, waiting: Option<Waiting>) -> [u8; SHOWN_SCORE_BYTES] {
+    let Waiting { logit, weight, clicked } = waiting.unwrap_or(Waiting { logit: 0.0, weight: 0.0, clicked: false });
+    let flags = if waiting.is_some() { PRESENT | if clicked { CLICKED } else { 0 } } else { 0 };
+    let mut bytes = [0; SHOWN_SCORE_BYTES];
+    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    bytes[8..12].copy_from_slice(&logit.to_le_bytes());
+    bytes[12..16].copy_from_slice(&flags.to_le_bytes());
+    bytes[16..24].copy_from_slice(&time.to_le_bytes());
+    bytes[24..].copy_from_slice(&weight.to_le_bytes());
+    bytes
+}
+
+fn read(bytes: &[u8; SHOWN_SCORE_BYTES]) -> (Key, Waiting) {
+    let word = |at: usize| [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
+    let long = |at: usize| u64::from(u32::from_le_bytes(word(at))) | u64::from(u32::from_le_bytes(word(at + 4))) << 32;
+    let (logit, weight) = (f32::from_le_bytes(word(8)), f32::from_le_bytes(word(24)));
+    let clicked = u32::from_le_bytes(word(12)) & CLICKED != 0;
+    ((long(16).cast_signed(), long(0)), Waiting { logit, weight, clicked })
+}
+
+impl ShownScores {
+    /// How many wait for their label, scored or not.
+    pub fn len(&self) -> usize {
+        self.unscored.len() + self.scored.len()
+    }
+
+    /// Whether none does.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The unscored ones, in the order of their numbers.
+    pub fn unscored(&self) -> &[Unscored] {
+        &self.unscored
+    }
+
+    /// An impression arrived.
+    pub(super) fn show(&mut self, time: i64, shown: Arc<Shown>) {
+        self.oldest_unscored = Some(self.oldest_unscored.map_or(time, |oldest| oldest.min(time)));
+        self.unscored.push(Unscored { time, clicked: false, shown });
+    }
+
+    /// The least event time among those without a score.
+    pub(super) fn oldest_unscored(&self) -> Option<i64> {
+        self.oldest_unscored
+    }
+
+    /// Gives the unscored ones their logits, in their order; says how many are not finite and are not waited for any more.
+    pub(super) fn score(&mut self, logits: &[f32]) -> u64 {
+        let mut refused = 0;
+        let mut unscored = std::mem::take(&mut self.unscored);
+        for (Unscored { time, clicked, shown }, logit) in unscored.drain(..).zip(logits) {
+            if logit.is_finite() {
+                self.insert((time, shown.number), Waiting { logit: *logit, weight: shown.weight, clicked });
+            } else {
+                refused += 1;
+            }
+        }
+        (self.unscored, self.oldest_unscored) = (unscored, None);
+        refused
+    }
+
+    /// The impression was clicked within its window. Nothing if it is not waited for.
+    pub(super) fn clicked(&mut self, time: i64, number: u64) {
+        if let Ok(at) = self.place(number) {
+            self.unscored[at].clicked = true;
+        } else if let Some(waiting) = self.remove((time, number)) {
+            self.insert((time, number), Waiting { clicked: true, ..waiting });
+        }
+    }
+
+    /// The impression will have no label.
+    pub(super) fn forget(&mut self, time: i64, number: u64) {
+        if let Ok(at) = self.place(number) {
+            self.unscored.remove(at);
+            self.oldest_unscored = self.unscored.iter().map(|unscored| unscored.time).min();
+        } else {
+            self.remove((time, number));
+        }
+    }
+
+    /// Forgets the oldest scored one; says whether there was one.
+    pub(super) fn forget_oldest(&mut self) -> bool {
+        let oldest = self.scored.first_key_value().map(|(key, _)| *key);
+        oldest.and_then(|key| self.remove(key)).is_some()
+    }
+
+    /// The oldest scored one, if its label has matured.
+    pub(super) fn next_matured(&mut self, has_matured: impl FnOnce(i64) -> bool) -> Option<Scored> {
+        let key = *self.scored.first_key_value().filter(|(key, _)| has_matured(key.0))?.0;
+        let Waiting { logit, weight, clicked } = self.remove(key)?;
+        Some(Scored { number: key.1, logit: f64::from(logit), label: clicked, weight: f64::from(weight) })
+    }
+
+    fn place(&self, number: u64) -> Result<usize, usize> {
+        self.unscored.binary_search_by_key(&number, |unscored| unscored.shown.number)
+    }
+
+    fn insert(&mut self, key: Key, waiting: Waiting) {
+        let bytes = bytes(key, Some(waiting));
+        self.sum = self.sum.wrapping_add(xxh3_128(&bytes));
+        self.note(&bytes);
+        self.scored.insert(key, waiting);
+    }
+
+    fn remove(&mut self, key: Key) -> Option<Waiting> {
+        let waiting = self.scored.remove(&key)?;
+        self.sum = self.sum.wrapping_sub(xxh3_128(&bytes(key, Some(waiting))));
+        self.note(&bytes(key, None));
+        Some(waiting)
+    }
+
+    fn note(&mut self, bytes: &[u8; SHOWN_SCORE_BYTES]) {
+        if let Some(changes) = &mut self.changes {
+            changes.extend(bytes);
+        }
+    }
+
+    /// The digest of the scored ones.
+    pub fn digest(&self) -> u128 {
+        self.sum
+    }
+
+    /// What changed of the scored ones since the last call or since [`copy_all`](Self::copy_all), in the order in which it
+    /// did. `None` when neither was called before.
+    pub(super) fn copy_unsaved(&mut self) -> Option<Vec<u8>> {
+        self.changes.as_mut().map(std::mem::take)
+    }
+
+    /// All scored ones; begins to note what changes.
+    pub(super) fn copy_all(&mut self) -> Vec<u8> {
+        self.note_saved();
+        self.scored.iter().flat_map(|(key, waiting)| bytes(*key, Some(*waiting))).collect()
+    }
+
+    /// Begins to note what changes: a checkpoint has everything as it is now.
+    pub(super) fn note_saved(&mut self) {
+        self.changes = Some(Vec::new());
+    }
+
+    /// Bytes noted since the last copy.
+    pub fn unsaved_bytes(&self) -> usize {
+        self.changes.as_ref().map_or(0, Vec::len)
+    }
+
+    /// The shown scores of a checkpoint: the unscored ones, and the scored ones as their bytes.
+    ///
+    /// # Panics
+    /// When a slice has not the length of a shown score.
+    pub(super) fn restore<'r>(unscored: Vec<Unscored>, scored: impl IntoIterator<Item = &'r [u8]>) -> Self {
+        let oldest_unscored = unscored.iter().map(|unscored| unscored.time).min();
+        let mut scores = Self { unscored, oldest_unscored, ..Self::default() };
+        for bytes in scored {
+            let (key, waiting) = read(bytes.try_into().expect("a shown score has a fixed length"));
+            // Of the bytes as they are: what no state writes shows in the digest.
+            scores.sum = scores.sum.wrapping_add(xxh3_128(bytes));
+            scores.scored.insert(key, waiting);
+        }
+        scores
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shown_score_reads_back_from_its_bytes() {
+        let key = (i64::MIN + 77, u64::MAX - 5);
+        for clicked in [false, true] {
+            let waiting = Waiting { logit: -1.5e-3, weight: 0.25, clicked };
+            assert_eq!(read(&bytes(key, Some(waiting))), (key, waiting));
+        }
+    }
+}
