@@ -56,7 +56,7 @@ pub struct Shown {
 
 impl Weigh for Arc<Shown> {
     fn weight(&self) -> usize {
-        size_of::<Shown>() + size_of_val(self.features.entries()) + size_of_val(self.features.ends())
+        size_of::<Shown>() + self.features.weight()
     }
 }
 
