@@ -32,3 +32,6 @@ pub fn uniform_weight(seed: u64, key: u64, lane: u64, scale: f32) -> f32 {
     let signed = 2 * m + 1 - (1 << 24);
     scale * (signed as f32 / (1_u32 << 24) as f32)
 }
+
+/// Hashes keys for tables that nothing iterates: keyed anew in each process, so that nobody can aim many ids at one slot.
+pub type SlotHash = std::hash::RandomState;

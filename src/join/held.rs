@@ -5,11 +5,13 @@
 //! sets. Invariants: every key of the table is in exactly one of the sets, with its event time; in `open` while its
 //! state is open, else in `resolved`. Both share the table's allocation of the id.
 
-use std::collections::hash_map::{Entry, RandomState};
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::Serialize;
+
+use crate::feature::hash::SlotHash;
 
 use super::JoinEntry;
 use super::changes::{ChangeLog, Key as ChangeKey};
@@ -19,7 +21,7 @@ use super::state::{ImpressionState, Kept, KeptState};
 
 #[derive(Clone, Debug)]
 pub(super) struct HeldImpressions<P> {
-    table: HashMap<Arc<str>, Held<P>, RandomState>,
+    table: HashMap<Arc<str>, Held<P>, SlotHash>,
     open: BTreeSet<Key>,
     resolved: BTreeSet<Key>,
     /// Of all payloads.

@@ -4,13 +4,14 @@
 //! if their hashes were equal, which chance does not bring about, and who wants it can repeat an id as well. Ids are
 //! remembered by kind of event. Invariant: `ids` and the ids of `order` are the same.
 
-use std::collections::hash_map::RandomState;
 use std::collections::{BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::event::EventKind;
+
+use crate::feature::hash::SlotHash;
 
 use super::JoinEntry;
 use super::changes::{ChangeLog, Key};
@@ -34,7 +35,7 @@ impl EventIdHash {
 #[derive(Clone, Debug)]
 pub(super) struct Memory {
     kind: EventKind,
-    ids: HashSet<EventIdHash, RandomState>,
+    ids: HashSet<EventIdHash, SlotHash>,
     /// Event times and ids, the oldest first.
     order: BTreeSet<(i64, EventIdHash)>,
     sum: Sum,

@@ -2,13 +2,14 @@
 //!
 //! Invariant: `by_impression` and `order` hold the same clicks, and no set in `by_impression` is empty.
 
-use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::stream::Partition;
+
+use crate::feature::hash::SlotHash;
 
 use super::JoinEntry;
 use super::changes::{ChangeLog, Key};
@@ -31,7 +32,7 @@ pub struct WaitingClick {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct WaitingClicks {
-    by_impression: HashMap<Arc<str>, BTreeSet<WaitingClick>, RandomState>,
+    by_impression: HashMap<Arc<str>, BTreeSet<WaitingClick>, SlotHash>,
     order: BTreeMap<WaitingClick, Arc<str>>,
     sum: Sum,
     changes: ChangeLog,

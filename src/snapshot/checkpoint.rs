@@ -49,11 +49,13 @@ pub enum Section {
 }
 
 impl Section {
+    /// All sections, by ascending number.
+    pub const ALL: [Self; 6] =
+        [Self::Lineage, Self::Scalars, Self::Rows, Self::Join, Self::Candidates, Self::ShownScores];
+
     /// The section of a number.
     pub fn of(number: u8) -> Option<Self> {
-        [Self::Lineage, Self::Scalars, Self::Rows, Self::Join, Self::Candidates, Self::ShownScores]
-            .into_iter()
-            .find(|s| *s as u8 == number)
+        Self::ALL.into_iter().find(|section| *section as u8 == number)
     }
 }
 

@@ -69,7 +69,7 @@ pub(super) struct LayerWriter {
 
 /// A SHA-256 for each section: within one, blocks come in their order; sections may come interleaved.
 #[derive(Default)]
-struct SectionSums([Sha256; 5]);
+struct SectionSums([Sha256; Section::ALL.len()]);
 
 impl SectionSums {
     /// Takes a block by its key behind the commit, and its checksum.

@@ -28,6 +28,9 @@ const WORLD: [&str; 18] = [
     "RandomState",
 ];
 
+/// The one place where the core has a hash of the process's own, for tables that nothing iterates.
+const THE_ONE_RANDOM_HASH: &str = "pub type SlotHash = std::hash::RandomState;";
+
 fn source_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
@@ -117,7 +120,7 @@ fn breaches(module: &str, modules: &[String], file: &Path, text: &str) -> Vec<St
             found.extend(
                 WORLD
                     .iter()
-                    .filter(|world| line.contains(*world))
+                    .filter(|world| line.contains(*world) && line != THE_ONE_RANDOM_HASH)
                     .map(|world| format!("{}: the core must not use {world}", place())),
             );
         }
