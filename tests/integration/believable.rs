@@ -6,12 +6,14 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use deepfm_stream::backtest::{self, Labels, Report};
+use deepfm_stream::backtest::{self, Files, Labels, Report};
 use deepfm_stream::config::Config;
 use deepfm_stream::feature::encoder::Encoder;
 use deepfm_stream::feature::hash;
 use deepfm_stream::metric::Metrics;
+use deepfm_stream::progress::Progress;
 use deepfm_stream::publish::artefacts;
+use deepfm_stream::source::files::LineOrder;
 use serde_json::{Value, json};
 
 use super::commands::{Place, digest, simulated_fields};
@@ -57,7 +59,10 @@ fn auc_error(report: &Report) -> f64 {
 fn judge_coins(logs: &[tempfile::TempDir], config: &Config, labels: Labels) -> Option<(f64, f64, f64)> {
     let reports: Vec<Report> = logs
         .iter()
-        .map(|log| backtest::replay_files(config, log.path(), labels).expect("the log can be read"))
+        .map(|log| {
+            let files = Files { directory: log.path(), labels, order: LineOrder::AsTheyStand };
+            backtest::replay_files(config, files, &Progress::default()).expect("the log can be read")
+        })
         .collect();
     for report in &reports {
         let unlabelled = report.join.as_ref().map_or(0, |join| join.closed_unlabelled);
