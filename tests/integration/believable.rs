@@ -188,6 +188,9 @@ fn one_log_on_more_partitions_gives_the_same_figures_and_its_frozen_version_keep
             figure(&summary["metrics"], "auc"),
         );
         assert!(loss > bound, "{loss} is below the best possible, {bound}");
+        // Over the entropy of each set's own click rate: two samples of 10,000 differ in that by more than in what is learned.
+        let (kept, promised) = (frozen_loss / frozen_base, figure(&claimed["window"], "normalized_entropy"));
+        assert!((kept / promised - 1.0).abs() < 0.02, "claimed {promised}, kept {kept}");
         losses.push(loss);
     }
     let (least, most) = losses.iter().fold((f64::INFINITY, 0.0_f64), |(l, m), loss| (l.min(*loss), m.max(*loss)));
