@@ -34,6 +34,8 @@ pub struct Report {
     pub quality: Quality,
     /// Over the later half of the impressions in merged order, when the model had learned from the first.
     pub second_half: Quality,
+    /// Over the last fifth of them: of a long log, how good the model has become.
+    pub last_fifth: Quality,
     /// Impressions whose window the log does not cover: their labels are not known, and they are in no other figure.
     pub unmatured: usize,
     /// Digest of the state at the end.
@@ -115,10 +117,11 @@ pub(super) struct Ending {
 
 impl Report {
     pub(super) fn new(scores: &Scores, ending: Ending) -> Self {
-        let half = ending.counters.impressions / 2;
+        let impressions = ending.counters.impressions;
         Self {
             quality: scores.quality_from(0),
-            second_half: scores.quality_from(half),
+            second_half: scores.quality_from(impressions / 2),
+            last_fifth: scores.quality_from(impressions / 5 * 4),
             unmatured: ending.unmatured,
             state_digest: ending.digest.to_string(),
             records: ending.records,

@@ -132,6 +132,7 @@ fn show(report: &Report) -> Result<(), Failure> {
         format!("{:<12}{examples:>10} {clicks:>8}  log loss      base    n. ent       AUC   calibr.", ""),
         row("all", &report.quality),
         row("second half", &report.second_half),
+        row("last fifth", &report.last_fifth),
         format!(
             "{} records, {} rows, {:.0} examples a second",
             report.records, report.rows, report.examples_per_second
