@@ -138,7 +138,7 @@ fn configuration(directory: &Path, brokers: &str) -> Result<Config, Failure> {
     let text = format!(
         "# Written by `deepfm demo`.\n{fields}[model]\nname = \"demo\"\n[join]\nattribution_window_seconds = {}\n\
          [kafka]\nbrokers = \"{brokers}\"\n[state]\ndir = {:?}\ncheckpoint_interval_seconds = 5\n\
-         [versions]\ndir = {:?}\ninterval_seconds = 5\n[exports]\ninterval_seconds = 0\n[admin]\nlisten = \"127.0.0.1:0\"\n[metrics]\nwindow_impressions = 10000\n",
+         [versions]\ndir = {:?}\ninterval_seconds = 5\n[exports]\ninterval_seconds = 0\n[admin]\nlisten = \"127.0.0.1:0\"\n[metrics]\nwindow_impressions = 5000\n",
         WINDOW.as_secs(),
         directory.join(STATE).display().to_string(),
         directory.join("artefacts").display().to_string(),
@@ -214,7 +214,9 @@ fn mature(shown: &Shown, watermark: Option<i64>, bayes: &mut BayesTally) {
 }
 
 fn report(args: &Args, config: &Config, summary: &Summary, bayes: &BayesTally) -> Result<(), Failure> {
-    let metrics = &summary.metrics;
+    // A demo is short, and before its first labels mature the model knows nothing: what it has become is the newest window.
+    let is_complete = summary.newest_window.examples > 0;
+    let metrics = if is_complete { &summary.newest_window } else { &summary.metrics };
     let installed = artefacts::list(&config.versions.dir).unwrap_or_default();
     let versions: Vec<_> = summary
         .versions
@@ -237,7 +239,8 @@ fn report(args: &Args, config: &Config, summary: &Summary, bayes: &BayesTally) -
     output::lines([
         format!("learned {} examples; versions {}", summary.learned, output::ranges(&summary.versions)),
         format!(
-            "log loss {} (base rate {}, truth {})",
+            "over the newest {} impressions: log loss {} (base rate {}, truth {})",
+            metrics.examples,
             number(metrics.log_loss),
             number(metrics.base_log_loss),
             number(bayes.log_loss())

@@ -119,13 +119,20 @@ fn show(summary: &Summary, json: bool) -> Result<(), Failure> {
         return output::json(summary);
     }
     let metric = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
-    let metrics = &summary.metrics;
+    let (metrics, window) = (&summary.metrics, &summary.newest_window);
     output::lines([
         format!("records      {}", summary.records),
         format!("learned      {}", summary.learned),
         format!("log loss     {} (base {})", metric(metrics.log_loss), metric(metrics.base_log_loss)),
         format!("AUC          {}", metric(metrics.auc)),
         format!("calibration  {}", metric(metrics.calibration)),
+        format!(
+            "last window  log loss {} (base {}), AUC {}, calibration {}",
+            metric(window.log_loss),
+            metric(window.base_log_loss),
+            metric(window.auc),
+            metric(window.calibration)
+        ),
         format!("unmatured    {} impressions whose window has not passed", summary.unmatured),
         format!("versions     {}", output::ranges(&summary.versions)),
         format!("state_digest {}", summary.state_digest),

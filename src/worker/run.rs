@@ -76,8 +76,10 @@ pub struct Summary {
     pub ledger: BTreeMap<String, BTreeMap<Fate, Tally>>,
     /// Impressions whose window has not passed: their labels are not known, and they are not in the metrics.
     pub unmatured: usize,
-    /// Progressive metrics since the log began.
+    /// Progressive metrics since the log began: the scores of a model that had learned nothing yet are among them.
     pub metrics: Report,
+    /// The same over the newest complete window of `metrics.window_impressions`; of no impressions before the first.
+    pub newest_window: Report,
 }
 
 /// The parts of a running worker.
@@ -432,6 +434,7 @@ impl Worker<'_> {
             ledger: trainer.ledger().by_name(),
             unmatured: trainer.shown_scores().len(),
             metrics: trainer.windows().lifetime().report(),
+            newest_window: trainer.windows().latest().report(),
         })
     }
 }

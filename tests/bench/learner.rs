@@ -59,6 +59,17 @@ fn learn(criterion: &mut Criterion) {
                 }
             });
         });
+        // What each impression costs beside that, since it is scored when it is shown.
+        let shown: Vec<&Features> = events.iter().collect();
+        let mut arrivals = shown.chunks_exact(batch).cycle();
+        group.bench_function(BenchmarkId::new("score", batch), |bencher| {
+            bencher.iter(|| {
+                for _ in 0..64 {
+                    let batch = arrivals.next().expect("it cycles");
+                    black_box(model.score(batch, &mut scratch, &Inline));
+                }
+            });
+        });
         let table = model.table();
         println!("{} rows, {:.1} bytes each", table.len(), table.bytes() as f64 / table.len() as f64);
     }
