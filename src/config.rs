@@ -34,7 +34,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::event::options::EventOptions;
-use crate::feature::field::{Field, FieldError, FieldSet};
+use crate::feature::field::{FieldError, FieldSet};
 use crate::join::params::JoinParams;
 use crate::model::params::ModelParams;
 use crate::train::{BatchParams, TrainParams};
@@ -42,6 +42,7 @@ use training::Training;
 
 pub use defaults::embedding_alpha;
 pub use error::{ConfigError, ConfigErrors, Origin};
+pub use fields::Fields;
 pub use overlay::{PREFIX, environment};
 
 use error::Report;
@@ -51,8 +52,7 @@ use section::Section;
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Config {
     /// `[[fields]]`; the default has none, a loaded configuration at least one.
-    #[serde(serialize_with = "fields::serialize")]
-    pub fields: Vec<Field>,
+    pub fields: Fields,
     /// `[model]`
     pub model: model::Model,
     /// `[optimizer]`
@@ -162,7 +162,7 @@ impl Config {
     /// # Errors
     /// Never for a loaded configuration; the default one has no fields.
     pub fn field_set(&self) -> Result<FieldSet, FieldError> {
-        FieldSet::new(self.fields.clone())
+        FieldSet::new(self.fields.to_vec())
     }
 
     /// Everything that fixes how the log becomes a state.

@@ -71,6 +71,16 @@ impl Metrics {
         }
     }
 
+    /// Mean predicted probability; `None` before the first impression.
+    pub fn mean_prediction(&self) -> Option<f64> {
+        (self.weight > 0.0).then(|| self.predicted / self.weight)
+    }
+
+    /// Share of clicked impressions; `None` before the first impression.
+    pub fn click_rate(&self) -> Option<f64> {
+        (self.weight > 0.0).then(|| self.clicked / self.weight)
+    }
+
     /// What the sums say.
     pub fn report(&self) -> Report {
         let mean = |sum: f64| (self.weight > 0.0).then(|| sum / self.weight);

@@ -6,12 +6,14 @@
 
 pub mod admin;
 pub mod attendance;
+pub mod census;
 pub mod committer;
 pub mod dead_letters;
 pub mod descriptors;
 pub mod drive;
 pub mod error;
 pub mod exporter;
+pub mod exposition;
 mod listener;
 pub mod probes;
 pub mod publisher;

@@ -121,7 +121,7 @@ impl<'c> Replay<'c> {
             .collect();
         let first = controls.clone().find_map(configured);
         let parameters = first.and_then(|(parameters, _)| serde_json::from_str(parameters).ok());
-        let fields = first.map_or(&config.fields, |(_, fields)| fields).clone();
+        let fields = first.map_or(&*config.fields, |(_, fields)| fields).clone();
         let trainer = Trainer::new(parameters.unwrap_or_else(|| config.train_params()));
         let drive = drive(config, trainer, &starts, &fields)?;
         Ok(Self { config, drive, starts, fields })

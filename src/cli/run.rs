@@ -9,9 +9,10 @@ use deepfm_stream::publish::topic::TopicError;
 use deepfm_stream::snapshot::checkpoint::Layer;
 use deepfm_stream::source::SourceError;
 use deepfm_stream::store::{SledStore, StoreError};
-use deepfm_stream::worker::admin::{Admin, Registry};
+use deepfm_stream::worker::admin::Admin;
 use deepfm_stream::worker::dead_letters::DeadLetterError;
 use deepfm_stream::worker::error::WorkerError;
+use deepfm_stream::worker::exposition::Registry;
 use deepfm_stream::worker::resume::OnGap;
 use deepfm_stream::worker::run::{Options, Summary};
 use deepfm_stream::worker::status::StatusBoard;
@@ -83,7 +84,8 @@ pub(crate) fn start_admin(
     let Some(address) = config.admin.listen else {
         return Ok(None);
     };
-    let admin = runtime.block_on(Admin::bind(&address.to_string(), Registry::install(), board.clone()));
+    let admin =
+        runtime.block_on(Admin::bind(&address.to_string(), Registry::install(&config.model.name), board.clone()));
     let admin = admin.map_err(|source| worker_failure(WorkerError::Admin { address: address.to_string(), source }))?;
     let bound = admin.address().ok();
     if let Some(bound) = bound {

@@ -1,6 +1,7 @@
 //! `[[fields]]`: names and kinds of the model's fields, in the order in which the MLP sees them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Deref, DerefMut};
 
 use serde::{Serialize, Serializer};
 
@@ -8,7 +9,36 @@ use crate::feature::field::{Field, FieldKind};
 
 use super::document::{Node, Value};
 use super::error::Origin;
-use super::section::Section;
+use super::section::{Bounds, Section};
+
+/// The fields in their order, and what is known of them beside. The list is what decides the state; shares are for people.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fields {
+    list: Vec<Field>,
+    /// The share of impressions to expect a field in, by name.
+    shares: BTreeMap<String, f32>,
+}
+
+impl Fields {
+    /// The share of impressions to expect each field in, where one is given.
+    pub fn shares(&self) -> BTreeMap<String, f64> {
+        self.shares.iter().map(|(name, share)| (name.clone(), f64::from(*share))).collect()
+    }
+}
+
+impl Deref for Fields {
+    type Target = Vec<Field>;
+
+    fn deref(&self) -> &Vec<Field> {
+        &self.list
+    }
+}
+
+impl DerefMut for Fields {
+    fn deref_mut(&mut self) -> &mut Vec<Field> {
+        &mut self.list
+    }
+}
 
 /// The most fields a model can have.
 pub(super) const FIELDS_MAX: usize = 1024;
@@ -23,26 +53,39 @@ const EXAMPLE: &str =
     "add [[fields]] with name and kind for each feature to learn from, or let `deepfm config init` find them";
 
 /// Reads every entry; entries with errors are left out.
-pub(super) fn read(root: &Section<'_>) -> Vec<Field> {
+pub(super) fn read(root: &Section<'_>) -> Fields {
     if root.node("fields").is_none() {
         root.report().add(Origin::Whole, "fields", "a model needs at least one field", EXAMPLE);
-        return Vec::new();
+        return Fields::default();
     }
     let Some(items) = root.list("fields", "write each field as its own [[fields]]") else {
-        return Vec::new();
+        return Fields::default();
     };
     if items.is_empty() || items.len() > FIELDS_MAX {
         let problem = format!("{} fields: a model has 1 to {FIELDS_MAX}", items.len());
         root.refuse("fields", problem, EXAMPLE);
     }
     let mut names = BTreeSet::new();
-    let entries = items.iter().enumerate();
-    entries.filter_map(|(index, node)| read_field(index, node, &mut names, root)).collect()
+    let mut fields = Fields::default();
+    for (index, node) in items.iter().enumerate() {
+        if let Some((field, share)) = read_field(index, node, &mut names, root) {
+            fields.shares.extend(share.map(|share| (field.name.clone(), share)));
+            fields.list.push(field);
+        }
+    }
+    fields
 }
 
-fn read_field(index: usize, node: &Node, names: &mut BTreeSet<String>, root: &Section<'_>) -> Option<Field> {
+fn read_field(
+    index: usize,
+    node: &Node,
+    names: &mut BTreeSet<String>,
+    root: &Section<'_>,
+) -> Option<(Field, Option<f32>)> {
     let section = Section::entry(format!("fields[{index}]"), node, root.report())?;
     let kind = read_kind(&section);
+    let why = "it is the share of impressions that have the field";
+    let share = section.node("share").and_then(|node| section.number_at("share", node, Bounds::SHARE, why));
     if section.node("name").is_none() {
         section.refuse("name", "is missing", "give the key of the field in the features of impressions");
     }
@@ -54,7 +97,7 @@ fn read_field(index: usize, node: &Node, names: &mut BTreeSet<String>, root: &Se
     if !names.insert(name.clone()) {
         section.refuse("name", format!("\"{name}\" is the name of another field too"), "remove one of the two");
     }
-    Some(Field { name, kind })
+    Some((Field { name, kind }, share))
 }
 
 fn read_kind(section: &Section<'_>) -> FieldKind {
@@ -101,23 +144,28 @@ fn read_edges(section: &Section<'_>) -> Option<Vec<f64>> {
     Some(edges)
 }
 
-/// Fields as the file writes them.
-pub(super) fn serialize<S: Serializer>(fields: &[Field], serializer: S) -> Result<S::Ok, S::Error> {
-    #[derive(Serialize)]
-    struct Entry<'a> {
-        name: &'a str,
-        kind: &'static str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        edges: Option<&'a [f64]>,
+impl Serialize for Fields {
+    /// As the file writes them.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Entry<'a> {
+            name: &'a str,
+            kind: &'static str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            edges: Option<&'a [f64]>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            share: Option<f32>,
+        }
+        serializer.collect_seq(self.list.iter().map(|field| Entry {
+            name: &field.name,
+            kind: kind_name(&field.kind),
+            edges: match &field.kind {
+                FieldKind::Numeric { edges } => edges.as_deref(),
+                FieldKind::Categorical | FieldKind::Multi => None,
+            },
+            share: self.shares.get(&field.name).copied(),
+        }))
     }
-    serializer.collect_seq(fields.iter().map(|field| Entry {
-        name: &field.name,
-        kind: kind_name(&field.kind),
-        edges: match &field.kind {
-            FieldKind::Numeric { edges } => edges.as_deref(),
-            FieldKind::Categorical | FieldKind::Multi => None,
-        },
-    }))
 }
 
 /// The name of a kind in the file.

@@ -197,7 +197,7 @@ pub fn from_events(dir: &Path, sample: &Sample) -> Result<Draft, InitError> {
     decisions.extend(clicks.as_ref().and_then(|clicks| decision::time_unit(EventKind::Click, &clicks.unit)));
     let facts = render::facts(files, &impressions, clicks.as_ref());
     Ok(Draft {
-        toml: render::render(&facts, &found, &decisions),
+        toml: render::render(&facts, &found, usable, &decisions),
         click_rate: render::click_rate(&impressions, clicks.as_ref()),
         fields: found.iter().map(|found| found.describe(usable)).collect(),
         attribution_window_seconds: window.as_ref().map(|window| window.seconds),

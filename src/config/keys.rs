@@ -19,7 +19,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
             "metrics",
         ],
     ),
-    ("fields", &["name", "kind", "edges"]),
+    ("fields", &["name", "kind", "edges", "share"]),
     (
         "model",
         &[

@@ -2,7 +2,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::event::{Decoder, EventKind, RawRecord, Refusal};
+use crate::event::{Decoder, Event, EventKind, RawRecord, Refusal};
 use crate::stream::{Arrival, Refused, record_hash};
 
 /// A record with its key, as a source hands it over.
@@ -16,7 +16,7 @@ pub struct Message<'a> {
     pub record: RawRecord<'a>,
 }
 
-type Observer = Box<dyn FnMut(EventKind, &[u8]) + Send>;
+type Observer = Box<dyn FnMut(&Event, &[u8]) + Send>;
 
 /// Decodes records, and shows those that could be decoded to an observer, which may keep some of their raw form.
 pub struct Ingest {
@@ -36,7 +36,7 @@ impl Ingest {
     pub fn new(
         decoder: Decoder,
         dead_letter_bytes_max: usize,
-        observe: impl FnMut(EventKind, &[u8]) + Send + 'static,
+        observe: impl FnMut(&Event, &[u8]) + Send + 'static,
     ) -> Self {
         Self { decoder, dead_letter_bytes_max, observe: Box::new(observe) }
     }
@@ -56,7 +56,7 @@ impl Ingest {
     pub fn arrival(&mut self, kind: EventKind, message: &Message<'_>) -> Arrival {
         let body = match self.decoder.decode(kind, &message.record) {
             Ok(decoded) => {
-                (self.observe)(kind, message.record.payload.unwrap_or_default());
+                (self.observe)(&decoded.event, message.record.payload.unwrap_or_default());
                 Ok(decoded)
             }
             Err(refusal) => Err(Box::new(self.refused(refusal, message))),

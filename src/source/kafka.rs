@@ -61,6 +61,9 @@ pub struct KafkaLog {
 /// Records waiting for the core, by partition.
 type Waiting = Arc<Mutex<BTreeMap<Partition, Arc<AtomicUsize>>>>;
 
+/// The offsets after the last records that the broker is known to have.
+type Ends = Arc<Mutex<Positions>>;
+
 /// A reader of the log.
 pub struct KafkaSource {
     /// For questions to the broker; it reads nothing.
@@ -71,6 +74,7 @@ pub struct KafkaSource {
     known_waiting: BTreeMap<Partition, Arc<AtomicUsize>>,
     /// The end that each partition was last asked for, and how often it was that.
     last_high: BTreeMap<Partition, (i64, u32)>,
+    ends: Ends,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -276,6 +280,7 @@ impl KafkaLog {
         let waiting = Waiting::default();
         let stop = Arc::new(AtomicBool::new(false));
         let ends = self.ends();
+        let known_ends: Ends = Arc::new(Mutex::new(ends.clone()));
         let clicks = (EventKind::Click, ingest.unobserved());
         let mut threads = Vec::new();
         for (kind, ingest) in [(EventKind::Impression, ingest), clicks] {
@@ -289,6 +294,7 @@ impl KafkaLog {
                 waiting: Arc::clone(&waiting),
                 stop: Arc::clone(&stop),
                 ids: self.ids.clone(),
+                ends: Arc::clone(&known_ends),
             };
             let reader = reader.assign(positions, &ends)?;
             let body = move |_: &Sender<_>| reader.run();
@@ -296,7 +302,15 @@ impl KafkaLog {
         }
         let (consumer, kafka) = (self.consumer, self.kafka);
         let (known_waiting, last_high) = (BTreeMap::new(), BTreeMap::new());
-        Ok(KafkaSource { consumer, kafka, events, waiting, known_waiting, last_high, stop, threads })
+        Ok(KafkaSource { consumer, kafka, events, waiting, known_waiting, last_high, ends: known_ends, stop, threads })
+    }
+}
+
+impl KafkaSource {
+    /// The offset after the last record that the broker is known to have, by partition: a second old at most while records
+    /// are read.
+    pub fn ends(&self) -> Positions {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -193,6 +193,14 @@ impl<T> Sequencer<T> {
         self.lanes.iter().map(|(partition, lane)| (*partition, lane.consumed.next_offset)).collect()
     }
 
+    /// Of each partition the next offset, and the largest usable event time consumed, in milliseconds.
+    pub fn consumed(&self) -> impl Iterator<Item = (Partition, i64, Option<i64>)> {
+        self.lanes.iter().map(|(partition, lane)| {
+            let LaneProgress { next_offset, largest_time, .. } = lane.consumed;
+            (*partition, next_offset, (largest_time != i64::MIN).then_some(largest_time))
+        })
+    }
+
     /// How a partition stands, if it is part of the log.
     pub fn standing(&self, partition: Partition) -> Option<Standing> {
         self.lanes.get(&partition).map(|lane| lane.consumed.standing)

@@ -9,31 +9,14 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 
+use super::exposition::Registry;
 use super::listener;
-use super::status::{self, StatusBoard};
+use super::status::StatusBoard;
 
 /// A learner that has not been heard of for this long is taken for dead: a checkpoint of a large model may take a while.
 const SILENCE_MAX: Duration = Duration::from_mins(2);
-
-/// The process's metrics registry, as text.
-#[derive(Clone, Debug)]
-pub struct Registry(PrometheusHandle);
-
-impl Registry {
-    /// Installs the registry of this process. A second call in one process gives a registry that stays empty, since
-    /// metrics go to the first.
-    pub fn install() -> Self {
-        let recorder = PrometheusBuilder::new().build_recorder();
-        let handle = recorder.handle();
-        if metrics::set_global_recorder(recorder).is_ok() {
-            status::describe_metrics();
-        }
-        Self(handle)
-    }
-}
 
 /// The admin server, bound but not yet serving.
 #[derive(Debug)]
@@ -78,8 +61,8 @@ async fn alive(State((_, board)): State<(Registry, StatusBoard)>) -> (StatusCode
 }
 
 async fn metrics_text(State((registry, board)): State<(Registry, StatusBoard)>) -> Response {
-    board.read().export();
-    ([("content-type", "text/plain; version=0.0.4")], registry.0.render()).into_response()
+    let text = registry.render(&board.read(), board.age());
+    ([("content-type", "text/plain; version=0.0.4")], text).into_response()
 }
 
 async fn status_document(State((_, board)): State<(Registry, StatusBoard)>) -> Response {

@@ -3,7 +3,7 @@
 use rustix::io::Result;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Below this many descriptors a worker may run short: each broker costs up to four connections, a state some twenty files.
+/// Below this many descriptors a worker may run short: it has some 100 open, and 20 for each broker.
 pub const FEW: u64 = 1024;
 
 /// Raises the bound to what this process may have at most, and says what it is now; `None` is no bound. Login shells and

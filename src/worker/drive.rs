@@ -98,6 +98,11 @@ impl<S: Source> Drive<S> {
         Ok(drive)
     }
 
+    /// Where the records come from.
+    pub fn source(&self) -> &S {
+        &self.source
+    }
+
     /// Repeats a segment of a journal: consumes until `until` records of the merged order, and makes every decision of the
     /// segment in its place.
     ///

@@ -75,7 +75,7 @@ impl Exporter {
         match thread.join() {
             Ok(Ok(path)) => {
                 let seconds = since.elapsed().as_secs_f64();
-                metrics::counter!("deepfm_exports_total", "model" => self.model.clone()).increment(1);
+                metrics::counter!("deepfm_exports_total").increment(1);
                 tracing::info!("training export {} was written within {seconds:.1} s", path.display());
             }
             Ok(Err(ExportIoError::GivenUp)) => {}
@@ -86,7 +86,7 @@ impl Exporter {
 
     /// An export that fails costs nothing but itself: it is tried again.
     fn failed(&mut self, error: &ExportIoError) {
-        metrics::counter!("deepfm_export_failures_total", "model" => self.model.clone()).increment(1);
+        metrics::counter!("deepfm_export_failures_total").increment(1);
         let source = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
         tracing::error!("a training export failed: {error}{source}");
         self.due_at = Instant::now() + RETRY_AFTER.min(self.interval);

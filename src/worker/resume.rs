@@ -116,7 +116,7 @@ pub fn begin(config: &Config, chosen: &Chosen, log: &KafkaLog, on_gap: OnGap) ->
     };
     let (mut trainer, lineage) = restore(config, &chosen.place, &saved.layers)?;
     if let Some(reason) = &saved.fell_back {
-        metrics::counter!("deepfm_checkpoint_fallbacks_total", "model" => config.model.name.clone()).increment(1);
+        metrics::counter!("deepfm_checkpoint_fallbacks_total").increment(1);
         let positions: Vec<String> =
             trainer.positions().iter().map(|(partition, offset)| format!("{partition} from {offset}")).collect();
         tracing::error!(
@@ -185,7 +185,7 @@ fn settle_gaps(trainer: &mut Trainer, log: &KafkaLog, on_gap: OnGap) -> Result<b
 
 /// The decision to go on with a configuration, as the journal has it.
 fn configured(config: &Config) -> Control {
-    Control::Configured { parameters: config.train_params().to_text(), fields: config.fields.clone() }
+    Control::Configured { parameters: config.train_params().to_text(), fields: config.fields.to_vec() }
 }
 
 fn restore(config: &Config, place: &Path, layers: &[Layer]) -> Result<(Trainer, Lineage), WorkerError> {
@@ -268,8 +268,7 @@ fn settle_versions(
             fate if !artefacts::is_present(root, &entry.directory) => {
                 if fate == Settlement::Announce {
                     tracing::error!("version {} is not in {}: it will not be announced", entry.version, root.display());
-                    metrics::counter!("deepfm_versions_dropped_total", "model" => config.model.name.clone())
-                        .increment(1);
+                    metrics::counter!("deepfm_versions_dropped_total").increment(1);
                 }
                 if fate != Settlement::Done {
                     disown(&entry, trainer, parent, known);
@@ -282,7 +281,7 @@ fn settle_versions(
             Settlement::Done => artefacts::install(root, &entry.directory)?,
             Settlement::Drop => {
                 tracing::error!("version {} was announced with another content; ours is dropped", entry.version);
-                metrics::counter!("deepfm_versions_dropped_total", "model" => config.model.name.clone()).increment(1);
+                metrics::counter!("deepfm_versions_dropped_total").increment(1);
                 artefacts::remove(root, &entry.directory)?;
                 disown(&entry, trainer, parent, known);
             }

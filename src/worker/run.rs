@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::attendance::{Attendance, Horizon};
+use super::census::Census;
 use super::committer::{Committed, Committer, Job};
 use super::dead_letters::Letters;
 use super::drive::{Drive, Pilot, Witness as _};
@@ -18,7 +19,7 @@ use super::resume::{self, Beginning, OnGap, Origin};
 use super::status::{Phase, StatusBoard};
 use super::stop::Stop;
 use crate::config::Config;
-use crate::event::{Decoder, EventKind};
+use crate::event::{Decoder, Event};
 use crate::feature::field::FieldSet;
 use crate::metric::Report;
 use crate::model::Inline;
@@ -149,8 +150,10 @@ pub fn run(
     let decoder = Decoder::new(fields.clone(), config.event_options())?;
     let probes = Probes::new(config.versions.probes, &config.events.mapping.impression);
     let mut observed = probes.clone();
-    let ingest = Ingest::new(decoder, config.events.dead_letter_bytes_max, move |kind, payload| {
-        if kind == EventKind::Impression {
+    let mut census = Census::new(&fields, &config.fields.shares(), config.metrics.window_impressions, board);
+    let ingest = Ingest::new(decoder, config.events.dead_letter_bytes_max, move |event, payload| {
+        census.observe(event);
+        if matches!(event, Event::Impression(_)) {
             observed.observe(payload);
         }
     });
@@ -307,7 +310,7 @@ impl Worker<'_> {
         let cut = trainer.cut(self.committer.wants());
         let outbox = Outbox { versions: self.outbox.clone(), letters: self.letters.submit() };
         let lineage = resume::lineage(self.config, trainer, cut.digest, &self.origin, outbox);
-        self.board.update(|status| status.checkpoint_pause_seconds = start.elapsed().as_secs_f64());
+        self.board.update(|status| status.checkpoint_pause_seconds = Some(start.elapsed().as_secs_f64()));
         self.committer.submit(Job { cut, lineage, staged: self.staged.clone() });
         self.checkpoint_at = Instant::now();
     }
@@ -346,10 +349,7 @@ impl Worker<'_> {
 
     fn note_committed(&mut self, committed: Committed) {
         self.checkpoint = committed.commit;
-        self.board.update(|status| {
-            status.checkpoint_bytes = committed.bytes;
-            status.checkpoint_seconds = committed.elapsed.as_secs_f64();
-        });
+        self.board.update(|status| status.committed(committed.commit, committed.bytes, committed.elapsed));
         self.letters.post();
         for entry in committed.installed {
             self.staged.retain(|staged| staged.version != entry.version);
@@ -405,14 +405,14 @@ impl Worker<'_> {
     fn note_announced(&mut self) -> Result<(), WorkerError> {
         for version in self.publisher.announced()? {
             self.outbox.retain(|entry| entry.version != version);
-            self.board.update(|status| status.version = Some(version));
+            self.board.update(|status| status.announced(version));
         }
         Ok(())
     }
 
     fn show(&self) {
         self.board.update(|status| {
-            status.observe(&self.drive.trainer);
+            status.observe(&self.drive.trainer, &self.drive.source().ends());
             status.checkpoint = Some(self.checkpoint);
             status.outbox = self.outbox.len();
         });
@@ -421,9 +421,9 @@ impl Worker<'_> {
     fn finish(mut self) -> Result<Summary, WorkerError> {
         let announced = self.publisher.finish()?;
         if let Some(version) = announced.last() {
-            self.board.update(|status| status.version = Some(*version));
+            self.board.update(|status| status.announced(*version));
         }
-        self.board.update(|status| status.observe(&self.drive.trainer));
+        self.board.update(|status| status.observe(&self.drive.trainer, &self.drive.source().ends()));
         let trainer = &mut self.drive.trainer;
         Ok(Summary {
             records: trainer.released(),

@@ -1,15 +1,17 @@
-//! What the worker says of itself: one document for people (`/status`), the same numbers as metrics for machines.
+//! What the worker says of itself: one document for people (`/status`), from which the metrics for machines are made.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use metrics::{counter, describe_counter, describe_gauge, gauge};
+use jiff::Timestamp;
 use serde::Serialize;
 
+use super::census::FieldShare;
+use super::exposition::{self, Counts};
 use crate::join::JoinCounters;
 use crate::metric::Report;
-use crate::stream::Positions;
+use crate::stream::{Partition, Positions};
 use crate::train::{Counters, Trainer};
 
 /// What the worker is doing.
@@ -23,6 +25,29 @@ pub enum Phase {
     Running,
     /// Finishing the step, taking the last checkpoint.
     Stopping,
+}
+
+/// How far a partition is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PartitionStatus {
+    /// The offset of the next record that is consumed.
+    pub next_offset: i64,
+    /// The offset after the last record that the broker is known to have.
+    pub end_offset: Option<i64>,
+    /// Records that wait at the broker or in this process: an upper bound on compacted or transactional topics.
+    pub lag_records: Option<u64>,
+    /// The largest event time that was consumed, in milliseconds.
+    pub event_time: Option<i64>,
+}
+
+impl PartitionStatus {
+    /// How far behind `now` the partition is, in seconds of event time: 0 where nothing waits.
+    pub fn lag_seconds(&self, now: Duration) -> Option<f64> {
+        match (self.lag_records?, self.event_time) {
+            (0, _) => Some(0.0),
+            (_, event_time) => Some((now.as_secs_f64() - event_time? as f64 / 1000.0).max(0.0)),
+        }
+    }
 }
 
 /// A snapshot of the worker, taken about once a second.
@@ -42,22 +67,32 @@ pub struct Status {
     pub watermark: Option<i64>,
     /// Impressions that wait for their label.
     pub open_impressions: usize,
+    /// The most that may.
+    pub open_impressions_max: Option<usize>,
     /// Clicks that wait for their impression.
     pub waiting_clicks: usize,
+    /// The most that may.
+    pub waiting_clicks_max: Option<usize>,
     /// Rows of the embedding table.
     pub rows: usize,
+    /// The most that there may be.
+    pub rows_max: Option<usize>,
     /// Ids that are counted and have no row yet.
     pub candidates: usize,
-    /// The newest published version.
+    /// The newest version that this process announced.
     pub version: Option<u64>,
+    /// When that was.
+    pub version_at: Option<Timestamp>,
     /// Number of the newest checkpoint.
     pub checkpoint: Option<u64>,
-    /// Bytes that the newest checkpoint gave to the store.
-    pub checkpoint_bytes: u64,
+    /// When this process last made one durable.
+    pub checkpoint_at: Option<Timestamp>,
+    /// Bytes that the newest checkpoint of this process gave to the store.
+    pub checkpoint_bytes: Option<u64>,
     /// How long it took to write, in seconds.
-    pub checkpoint_seconds: f64,
+    pub checkpoint_seconds: Option<f64>,
     /// How long learning stood still for it, in seconds.
-    pub checkpoint_pause_seconds: f64,
+    pub checkpoint_pause_seconds: Option<f64>,
     /// Versions that are durable but not announced yet.
     pub outbox: usize,
     /// The trainer's counters.
@@ -68,14 +103,30 @@ pub struct Status {
     pub lifetime: Report,
     /// Progressive metrics of the last complete window, or of the current one before there is a complete one.
     pub window: Report,
+    /// Mean predicted click probability of the same window.
+    pub window_mean_prediction: Option<f64>,
+    /// Share of the same window that was clicked.
+    pub window_click_rate: Option<f64>,
+    /// How many impressions have each field, as they are read.
+    pub fields: BTreeMap<String, FieldShare>,
+    /// How far each partition is.
+    pub partitions: BTreeMap<String, PartitionStatus>,
+    /// What was counted since the log began when this process began to learn.
+    #[serde(skip)]
+    pub begun: Option<Arc<Counts>>,
 }
 
 impl Status {
-    /// Takes over everything that the trainer knows.
-    pub fn observe(&mut self, trainer: &Trainer) {
+    /// Takes over everything that the trainer knows. The first time is to be before it learns.
+    pub fn observe(&mut self, trainer: &Trainer, ends: &Positions) {
+        let (join, admission) = (&trainer.params().join, trainer.params().model.admission);
+        self.open_impressions_max = Some(join.open_impressions_max);
+        self.waiting_clicks_max = Some(join.waiting_clicks_max);
+        self.rows_max = Some(admission.rows_max);
         self.records = trainer.released();
         self.gap_records = trainer.sequencer().gap_records();
         self.positions = by_name(&trainer.positions());
+        self.partitions = trainer.sequencer().consumed().map(|consumed| partition_status(consumed, ends)).collect();
         self.watermark = trainer.join().watermark();
         self.open_impressions = trainer.join().open();
         self.waiting_clicks = trainer.join().waiting();
@@ -84,95 +135,42 @@ impl Status {
         self.counters = trainer.counters().clone();
         self.join = *trainer.join_counters();
         self.lifetime = trainer.windows().lifetime().report();
-        self.window = trainer.windows().latest().report();
+        let window = trainer.windows().latest();
+        self.window = window.report();
+        self.window_mean_prediction = window.mean_prediction();
+        self.window_click_rate = window.click_rate();
+        if self.begun.is_none() {
+            self.begun = Some(Arc::new(exposition::counts(self)));
+        }
     }
 
-    /// Sets the metrics to this snapshot.
-    pub fn export(&self) {
-        let model = || self.model.clone();
-        counter!("deepfm_records_total", "model" => model()).absolute(self.records);
-        counter!("deepfm_gap_records_total", "model" => model()).absolute(self.gap_records);
-        counter!("deepfm_impressions_total", "model" => model()).absolute(self.counters.impressions);
-        counter!("deepfm_clicks_total", "model" => model()).absolute(self.counters.clicks);
-        counter!("deepfm_examples_learned_total", "model" => model()).absolute(self.counters.learned);
-        counter!("deepfm_batches_refused_total", "model" => model()).absolute(self.counters.batches_refused);
-        for (reason, count) in &self.counters.refused {
-            counter!("deepfm_records_refused_total", "model" => model(), "reason" => reason.as_str()).absolute(*count);
-        }
-        for (fate, count) in fates(&self.join) {
-            counter!("deepfm_join_total", "model" => model(), "fate" => fate).absolute(count);
-        }
-        gauge!("deepfm_open_impressions", "model" => model()).set(self.open_impressions as f64);
-        gauge!("deepfm_waiting_clicks", "model" => model()).set(self.waiting_clicks as f64);
-        gauge!("deepfm_rows", "model" => model()).set(self.rows as f64);
-        gauge!("deepfm_candidates", "model" => model()).set(self.candidates as f64);
-        counter!("deepfm_rows_expired_total", "model" => model()).absolute(self.counters.rows_expired);
-        counter!("deepfm_ids_refused_total", "model" => model()).absolute(self.counters.ids_refused);
-        gauge!("deepfm_outbox", "model" => model()).set(self.outbox as f64);
-        gauge!("deepfm_checkpoint_bytes", "model" => model()).set(self.checkpoint_bytes as f64);
-        gauge!("deepfm_checkpoint_seconds", "model" => model()).set(self.checkpoint_seconds);
-        gauge!("deepfm_checkpoint_pause_seconds", "model" => model()).set(self.checkpoint_pause_seconds);
-        let optional = [
-            ("deepfm_watermark_ms", self.watermark.map(|watermark| watermark as f64)),
-            ("deepfm_version", self.version.map(|version| version as f64)),
-            ("deepfm_checkpoint", self.checkpoint.map(|checkpoint| checkpoint as f64)),
-            ("deepfm_window_log_loss", self.window.log_loss),
-            ("deepfm_window_normalized_entropy", self.window.normalized_entropy),
-            ("deepfm_window_auc", self.window.auc),
-            ("deepfm_window_calibration", self.window.calibration),
-        ];
-        for (name, value) in optional {
-            if let Some(value) = value {
-                gauge!(name, "model" => model()).set(value);
-            }
-        }
+    /// A checkpoint is durable now.
+    pub fn committed(&mut self, number: u64, bytes: u64, elapsed: Duration) {
+        self.checkpoint = Some(number);
+        self.checkpoint_at = Some(Timestamp::now());
+        self.checkpoint_bytes = Some(bytes);
+        self.checkpoint_seconds = Some(elapsed.as_secs_f64());
+    }
+
+    /// A version is announced now.
+    pub fn announced(&mut self, version: u64) {
+        self.version = Some(version);
+        self.version_at = Some(Timestamp::now());
     }
 }
 
-/// The join's counters by name.
-fn fates(counters: &JoinCounters) -> BTreeMap<String, u64> {
-    let document = serde_json::to_value(counters).expect("counters are plain numbers");
-    serde_json::from_value(document).expect("counters are plain numbers")
+/// A partition's name, and how far it is.
+fn partition_status(
+    (partition, next_offset, event_time): (Partition, i64, Option<i64>),
+    ends: &Positions,
+) -> (String, PartitionStatus) {
+    let end_offset = ends.get(&partition).copied();
+    let lag_records = end_offset.map(|end| u64::try_from(end.saturating_sub(next_offset)).unwrap_or_default());
+    (partition.to_string(), PartitionStatus { next_offset, end_offset, lag_records, event_time })
 }
 
 fn by_name(positions: &Positions) -> BTreeMap<String, i64> {
     positions.iter().map(|(partition, next_offset)| (partition.to_string(), *next_offset)).collect()
-}
-
-/// Says what each metric means; once per process, after the recorder is installed.
-pub fn describe_metrics() {
-    describe_counter!("deepfm_records_total", "Records consumed since the log began");
-    describe_counter!("deepfm_gap_records_total", "Records that were gone before they were read, and passed over");
-    describe_counter!("deepfm_consumers_replaced_total", "Consumers replaced since records did not come");
-    describe_counter!("deepfm_impressions_total", "Impressions that could be read");
-    describe_counter!("deepfm_clicks_total", "Clicks that could be read");
-    describe_counter!("deepfm_examples_learned_total", "Examples learned");
-    describe_counter!("deepfm_batches_refused_total", "Micro-batches refused: a gradient or weight was not finite");
-    describe_counter!("deepfm_records_refused_total", "Records that could not be read, by reason");
-    describe_counter!("deepfm_join_total", "What became of records in the join, by fate");
-    describe_gauge!("deepfm_open_impressions", "Impressions that wait for their label");
-    describe_gauge!("deepfm_waiting_clicks", "Clicks that wait for their impression");
-    describe_gauge!("deepfm_rows", "Rows of the embedding table");
-    describe_gauge!("deepfm_candidates", "Ids that are counted and have no row yet");
-    describe_counter!("deepfm_rows_expired_total", "Rows removed since they were not learned for long");
-    describe_counter!("deepfm_ids_refused_total", "Ids refused a row for want of room, once a batch");
-    describe_gauge!("deepfm_outbox", "Versions that are durable but not announced yet");
-    describe_gauge!("deepfm_watermark_ms", "Event-time watermark, milliseconds since 1970");
-    describe_gauge!("deepfm_version", "The newest published version");
-    describe_gauge!("deepfm_checkpoint", "Number of the newest checkpoint");
-    describe_gauge!("deepfm_checkpoint_bytes", "Bytes written by the newest checkpoint");
-    describe_gauge!("deepfm_checkpoint_seconds", "How long the newest checkpoint took to write");
-    describe_gauge!("deepfm_checkpoint_pause_seconds", "How long learning stood still for the newest checkpoint");
-    describe_counter!("deepfm_version_failures_total", "Versions that could not be written");
-    describe_counter!("deepfm_checkpoint_failures_total", "Checkpoints that could not be written");
-    describe_counter!(
-        "deepfm_checkpoint_fallbacks_total",
-        "Starts from an older checkpoint, since newer ones were damaged"
-    );
-    describe_gauge!("deepfm_window_log_loss", "Progressive log loss of the last window");
-    describe_gauge!("deepfm_window_normalized_entropy", "Progressive normalized entropy of the last window");
-    describe_gauge!("deepfm_window_auc", "Progressive AUC of the last window");
-    describe_gauge!("deepfm_window_calibration", "Clicks predicted over clicks observed, last window");
 }
 
 /// The newest snapshot, shared between the learner, the admin server and the terminal view.
@@ -196,7 +194,12 @@ impl StatusBoard {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).1.elapsed()
     }
 
-    /// Changes the snapshot.
+    /// Changes the snapshot on behalf of another than the learner.
+    pub fn note(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).0);
+    }
+
+    /// Changes the snapshot, which shows that the learner lives.
     pub fn update(&self, change: impl FnOnce(&mut Status)) {
         let mut board = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut board.0);

@@ -130,6 +130,10 @@ fn check_metrics(place: &Place, config: &str) {
         stream.read_to_string(&mut answer).ok().map(|_| answer)
     };
     wait_for("the metric", || get("/metrics")?.contains("deepfm_gap_records_total{model=\"gap\"} 520").then_some(()));
+    for kind in ["impression", "click"] {
+        let lag = format!("deepfm_partition_lag_records{{model=\"gap\",kind=\"{kind}\",partition=\"0\"}} 0\n");
+        wait_for("no lag", || get("/metrics")?.contains(&lag).then_some(()));
+    }
     let status = get("/status").expect("it answers");
     assert!(status.contains("\"gap_records\":520"), "{status}");
     assert_eq!(worker.terminate().code, Some(0));

@@ -91,6 +91,11 @@ pub(super) struct Found {
 }
 
 impl Found {
+    /// The share of so many impressions that have it, as the configuration states it: what a worker then expects.
+    pub(super) fn share(&self, impressions: u64) -> f64 {
+        (self.present as f64 / impressions as f64 * 1000.0).round() / 1000.0
+    }
+
     /// The summary for the user.
     pub(super) fn describe(&self, impressions: u64) -> FoundField {
         FoundField {

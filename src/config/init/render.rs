@@ -53,7 +53,7 @@ pub(super) fn facts(files: [&str; 2], impressions: &Impressions, clicks: Option<
 }
 
 /// The whole text.
-pub(super) fn render(facts: &[String], fields: &[Found], decisions: &[Decision]) -> String {
+pub(super) fn render(facts: &[String], fields: &[Found], impressions: u64, decisions: &[Decision]) -> String {
     let mut text = String::new();
     comment(&mut text, "Made by `deepfm config init` from sample events:");
     for fact in facts {
@@ -66,12 +66,13 @@ pub(super) fn render(facts: &[String], fields: &[Found], decisions: &[Decision])
         "",
         "The fields, in the order in which the MLP sees them. `kind` is \"categorical\" (one value), \"multi\" (a list,",
         "or an object of weights) or \"numeric\" (a quantity, in logarithmic buckets or between `edges`).",
+        "`share` is the share of the sampled impressions that have it: a worker warns when it falls below half of it.",
     ] {
         comment(&mut text, line);
     }
     for found in fields {
         text.push('\n');
-        field(&mut text, found);
+        field(&mut text, found, impressions);
     }
     text.push('\n');
     text.push_str(&defaults(decisions));
@@ -88,13 +89,18 @@ fn comment(text: &mut String, line: &str) {
 }
 
 /// One `[[fields]]` entry; one that is left out is commented out, with the reason.
-fn field(text: &mut String, found: &Found) {
+fn field(text: &mut String, found: &Found, impressions: u64) {
     let mut entry = vec!["[[fields]]".to_owned(), format!("name = {}", quoted(&found.name))];
     if let Some(kind) = &found.kind {
         entry.push(format!("kind = \"{}\"", kind_name(kind)));
     }
     if let Some(FieldKind::Numeric { edges: Some(edges) }) = &found.kind {
         entry.push(format!("edges = {edges:?}"));
+    }
+    // Of a field that rounds to none there is nothing to expect.
+    let share = found.share(impressions);
+    if share > 0.0 {
+        entry.push(format!("share = {share}"));
     }
     for line in &found.comment {
         comment(text, line);

@@ -1,5 +1,6 @@
 //! The reading thread of one topic: polls, decodes, hands over, and pauses a partition whose records wait for the core.
 
+mod ends;
 mod stall;
 
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::{ASK, Waiting, ask, compare_ids, ids_of, is_unknown_topic, retry_bound, topic};
+use super::{ASK, Ends, Waiting, ask, compare_ids, ids_of, is_unknown_topic, retry_bound, topic};
 use crate::config::kafka::Kafka;
 use crate::event::{EventKind, RawRecord};
 use crate::source::ingest::Message;
@@ -27,6 +28,9 @@ const HANDFUL: usize = 512;
 
 /// How long a poll waits when nothing has arrived. Bounds the time until a partition with room again is resumed.
 const NAP: Duration = Duration::from_millis(5);
+
+/// How often it is told where partitions end.
+const TELL: Duration = Duration::from_secs(1);
 
 /// How often a broker that was lost is asked whether it is back.
 const KNOCK: Duration = Duration::from_secs(1);
@@ -55,6 +59,8 @@ struct Lane {
     next_offset: i64,
     captured_end: i64,
     is_paused: bool,
+    /// The end that the client had heard of when it last said that everything was read.
+    read_to: Option<i64>,
     /// Decoded, not handed over yet.
     arrivals: Vec<Arrival>,
     quiet: stall::Quiet,
@@ -70,6 +76,7 @@ pub(super) struct Reader {
     pub(super) waiting: Waiting,
     pub(super) stop: Arc<AtomicBool>,
     pub(super) ids: BTreeMap<String, String>,
+    pub(super) ends: Ends,
 }
 
 /// A reader with its partitions assigned.
@@ -78,6 +85,7 @@ pub(super) struct Assigned {
     lanes: BTreeMap<i32, Lane>,
     refreshed: Instant,
     knocked: Instant,
+    told: Instant,
     missing_since: Option<Instant>,
 }
 
@@ -93,7 +101,7 @@ impl Reader {
         }
         self.consumer.assign(&assignment)?;
         let now = Instant::now();
-        Ok(Assigned { reader: self, lanes, refreshed: now, knocked: now, missing_since: None })
+        Ok(Assigned { reader: self, lanes, refreshed: now, knocked: now, told: now, missing_since: None })
     }
 
     fn topic(&self) -> &str {
@@ -109,6 +117,7 @@ impl Reader {
             next_offset,
             captured_end,
             is_paused: false,
+            read_to: None,
             arrivals: Vec::new(),
             quiet: stall::Quiet::new(Instant::now()),
         }
@@ -163,6 +172,7 @@ impl Assigned {
         self.resume()?;
         self.check_health(moved)?;
         self.check_stalls(Instant::now())?;
+        self.note_ends();
         if self.refreshed.elapsed() >= Duration::from_secs(self.reader.kafka.partition_refresh_seconds) {
             self.refreshed = Instant::now();
             self.look_for_partitions()?;
@@ -232,11 +242,28 @@ impl Assigned {
             return Ok(());
         };
         lane.quiet.at_end(Instant::now());
+        lane.read_to = ends::known_end(&*self.reader.consumer, self.reader.topic(), number);
         // Everything up to the broker's end was read, so whatever lies before the captured end and did not come
         // (transaction markers, compacted records) is not there.
         let next_offset = lane.next_offset.max(lane.captured_end);
         let partition = Partition { kind: self.reader.kind, number };
         self.reader.send(SourceEvent::EndOfPartition { partition, next_offset })
+    }
+
+    /// Tells where partitions end, now and then. What lies before an end that was read to is not there: it does not wait.
+    fn note_ends(&mut self) {
+        if self.told.elapsed() < TELL {
+            return;
+        }
+        self.told = Instant::now();
+        let Self { reader, lanes, .. } = self;
+        let mut known = reader.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        for (number, lane) in lanes {
+            if let Some(end) = ends::known_end(&*reader.consumer, reader.topic(), *number) {
+                let end = if lane.read_to == Some(end) { lane.next_offset } else { end };
+                known.insert(Partition { kind: reader.kind, number: *number }, end);
+            }
+        }
     }
 
     /// Resumes partitions of which half of what was waiting has been consumed.

@@ -79,16 +79,16 @@ fn everything_that_is_not_particular_to_the_data_stays_at_its_default() {
     let mut config = loaded(&draft);
     let set: Vec<&str> = draft.toml.lines().filter(|line| !line.starts_with(['#', '[']) && !line.is_empty()).collect();
     let keys: Vec<&str> = set.iter().filter_map(|line| line.split(" = ").next()).collect();
-    assert_eq!(
-        keys,
-        ["name", "kind", "name", "kind", "name", "kind", "expire_after_seconds", "alpha", "attribution_window_seconds",]
-    );
+    let field = ["name", "kind", "share"];
+    let others = ["expire_after_seconds", "alpha", "attribution_window_seconds"];
+    assert_eq!(keys, [&field[..], &field, &field, &others].concat());
     assert_eq!((config.join.attribution_window_seconds, config.join.retention_seconds), (5, 5));
     assert!(draft.toml.contains("\n#retention_seconds = 5\n"), "{}", draft.toml);
     config.join = Config::default().join;
     config.model.expire_after_seconds = Config::default().model.expire_after_seconds;
     config.optimizer.embedding.alpha = Config::default().optimizer.embedding.alpha;
-    config.fields.clear();
+    assert_eq!(config.fields.shares().len(), 3, "what a worker is to expect");
+    config.fields = Config::default().fields;
     assert_eq!(config, Config::default());
     assert!(draft.toml.contains("\n#embedding_dim = 10\n"), "defaults are shown:\n{}", draft.toml);
 }

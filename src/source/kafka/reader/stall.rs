@@ -119,7 +119,7 @@ mod tests {
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 
-    use super::super::Reader;
+    use super::super::{Reader, TELL};
     use super::*;
     use crate::config::Config;
     use crate::config::kafka::Kafka;
@@ -195,12 +195,17 @@ mod tests {
             waiting: Arc::new(Mutex::default()),
             stop: Arc::new(AtomicBool::new(false)),
             ids: std::collections::BTreeMap::new(),
+            ends: crate::source::kafka::Ends::default(),
         };
         let starts = [(Partition { kind: EventKind::Impression, number: 0 }, 0)].into_iter().collect();
         let mut assigned = reader.assign(&starts, &starts).expect("the partition is there");
         let mut offsets = Vec::new();
         send(&kafka, 0..1000);
         read(&mut assigned, &said, &mut offsets, 700);
+        assigned.told -= TELL;
+        assigned.note_ends();
+        let ends = assigned.reader.ends.lock().expect("nothing panics").clone();
+        assert_eq!(ends.into_values().collect::<Vec<_>>(), [1000], "lag is told by what the fetches brought");
         let later = || Instant::now() + QUIET_MAX;
         let before = Arc::as_ptr(&assigned.reader.consumer);
         // What the client holds and has not handed over is a stall for whoever looks only at positions.
