@@ -1,6 +1,7 @@
 //! The commands. Each file below `cli/` turns one command's raw arguments into calls of the library, and the library's
 //! errors into exit codes; nothing here knows how a thing is done.
 
+mod allocator;
 mod artifact;
 mod backtest;
 mod config;

@@ -12,6 +12,7 @@ mod integration {
     mod kills;
     mod layering;
     mod live;
+    mod memory;
     mod outages;
     mod poison;
     mod progress;

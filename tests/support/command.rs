@@ -59,6 +59,11 @@ impl Running {
         Self(Some(command.stdout(Stdio::piped()).spawn().expect("the binary starts")))
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.0.as_ref().expect("it was not waited for yet").id()
+    }
+
     pub(crate) fn signal(&self, signal: &str) {
         let id = self.0.as_ref().expect("it was not waited for yet").id().to_string();
         let sent = Command::new("kill").args([signal, &id]).status().expect("kill is there");
