@@ -46,7 +46,7 @@ impl Default for Optimizer {
         Self {
             bias: FtrlParams { alpha: 0.1, beta: 1.0, l1: 0.0, l2: 0.0, l21: 0.0 },
             linear: FtrlParams { alpha: linear_alpha(Parts::Deepfm), beta: 1.0, l1: 0.0, l2: 1.0, l21: 0.0 },
-            embedding: FtrlParams { alpha: 0.07, beta: 1.0, l1: 0.0, l2: 5.0, l21: 0.0 },
+            embedding: FtrlParams { alpha: 0.07, beta: 1.0, l1: 0.0, l2: 8.0, l21: 0.0 },
             mlp: SgdParams { learning_rate: 0.05, momentum: 0.0, l2: 0.0, clip_norm: 10.0 },
         }
     }

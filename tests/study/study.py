@@ -22,6 +22,7 @@ SETTINGS = {
     "config init": {},
     "embedding alpha halved": {"OPTIMIZER__EMBEDDING__ALPHA": 0.5},
     "embedding alpha doubled": {"OPTIMIZER__EMBEDDING__ALPHA": 2.0},
+    "embedding l2 5": {"OPTIMIZER__EMBEDDING__L2": "5.0"},
     "embedding l2 1": {"OPTIMIZER__EMBEDDING__L2": "1.0"},
     "batch_min 8": {"TRAINING__BATCH_MIN": "8"},
     "batch_max 64": {"TRAINING__BATCH_MAX": "64"},
