@@ -13,7 +13,7 @@ use deepfm_stream::worker::status::Status;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// The most points of the curve, each a character.
-const POINTS_MAX: usize = 40;
+const POINTS_MAX: usize = 32;
 
 /// Scored impressions of a point of the curve, while there are few: with fewer chance would hide the curve.
 const POINT_IMPRESSIONS: u64 = 5_000;
@@ -159,7 +159,8 @@ impl View {
 const NAMES: [&str; 8] = ["traffic", "table", "log loss", "", "quality", "versions", "freshness", "metrics"];
 
 fn block() -> Out {
-    let style = ProgressStyle::with_template("{prefix:>10}  {wide_msg}");
+    // Lines are not filled up: a terminal that shows `^C` at the end of a full line would begin another.
+    let style = ProgressStyle::with_template("{prefix:>10}  {msg}");
     let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
     let screen = MultiProgress::new();
     let bar = |name| screen.add(ProgressBar::new_spinner().with_style(style.clone()).with_prefix(name));
@@ -227,7 +228,8 @@ impl Curve {
             let share = (point - best) / (base - best).max(f64::MIN_POSITIVE);
             LEVELS[((share * LEVELS.len() as f64) as usize).min(LEVELS.len() - 1)]
         };
-        format!("base {} best", self.points.iter().map(level).collect::<String>())
+        let curve: String = self.points.iter().map(level).collect();
+        format!("{curve}  (█ base rate, ▁ best possible)")
     }
 }
 
@@ -329,7 +331,7 @@ mod tests {
             curve.take(impressions, Some(sum / impressions as f64));
             curve.take(impressions, Some(sum / impressions as f64));
         }
-        assert_eq!(curve.text(Some(0.3), Some(0.2)), "base ██▅▁▁ best");
+        assert_eq!(curve.text(Some(0.3), Some(0.2)), "██▅▁▁  (█ base rate, ▁ best possible)");
         assert_eq!(curve.text(None, Some(0.2)), "");
     }
 
