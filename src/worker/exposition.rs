@@ -63,10 +63,14 @@ const METRICS: &[(Kind, &str, &str)] = &[
     (Counter, "deepfm_negatives_sampled_out_total", "Negatives that down-sampling left out"),
     (Counter, "deepfm_batches_refused_total", "Micro-batches with a gradient or weight that was not finite"),
     (Counter, "deepfm_examples_refused_total", "Examples that were not learned since their batch was refused"),
+    (Counter, "deepfm_impressions_unscored_total", "Impressions that sampling left out of the metrics"),
+    (Counter, "deepfm_scores_refused_total", "Shown scores that were not finite"),
+    (Counter, "deepfm_scores_forgotten_total", "Shown scores forgotten at their bound, before their label was known"),
     (Gauge, "deepfm_rows", "Rows of the embedding table"),
     (Gauge, "deepfm_rows_max", "The most rows (model.rows_max)"),
     (Gauge, "deepfm_candidates", "Ids that are counted and have no row yet"),
     (Counter, "deepfm_rows_expired_total", "Rows removed since they were not learned for long"),
+    (Counter, "deepfm_candidates_expired_total", "Ids that were counted, had no row yet and expired"),
     (Counter, "deepfm_ids_refused_total", "Ids refused a row for want of room, once a batch"),
     // Its quality.
     (Gauge, "deepfm_window_log_loss", "Progressive log loss of the last window"),
@@ -167,7 +171,11 @@ pub(super) fn counts(status: &Status) -> Counts {
         ("deepfm_negatives_sampled_out_total", counters.sampled_out),
         ("deepfm_batches_refused_total", counters.batches_refused),
         ("deepfm_examples_refused_total", counters.examples_refused),
+        ("deepfm_impressions_unscored_total", counters.unscored),
+        ("deepfm_scores_refused_total", counters.scores_refused),
+        ("deepfm_scores_forgotten_total", counters.scores_forgotten),
         ("deepfm_rows_expired_total", counters.rows_expired),
+        ("deepfm_candidates_expired_total", counters.candidates_expired),
         ("deepfm_ids_refused_total", counters.ids_refused),
     ];
     let refused = |reason: Reason| counters.refused.get(&reason).copied().unwrap_or_default();
