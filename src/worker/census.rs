@@ -212,8 +212,8 @@ mod tests {
 
     #[test]
     fn a_field_that_is_rare_in_a_window_is_not_missed_by_chance() {
-        let mut traffic = traffic(&[("coupon", 0.02)]);
+        let mut traffic = traffic(&[("coupon", 0.1)]);
         traffic.window("user", 1000);
-        assert_eq!(traffic.share("coupon"), FieldShare { share: Some(0.01), expected: Some(0.02), is_missing: false });
+        assert_eq!(traffic.share("coupon"), FieldShare { share: Some(0.01), expected: Some(0.1), is_missing: false });
     }
 }
