@@ -1,8 +1,8 @@
 //! Kernel: jemalloc for the whole process, the C libraries in it too.
 //!
 //! Records are decoded on one thread and freed on another, and Kafka clients bring dozens of threads: glibc gives each of
-//! them an arena, and what is freed there is not given back. Measured under `demo` (README, *Memory*): glibc rises without
-//! end, jemalloc is flat at a quarter of it after a minute and a half, with an eighth less CPU for a backtest.
+//! them an arena, and what is freed there is not given back. Measured under `demo` (README, *Measured*): glibc rises without
+//! end, jemalloc is flat at a third of it after a minute and a half, with an eighth less CPU for a backtest.
 
 /// Replaces `malloc` and its kin for all code that is linked here.
 #[global_allocator]

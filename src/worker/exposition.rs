@@ -1,6 +1,6 @@
 //! The status as metrics for machines, in Prometheus' text form.
 //!
-//! [`METRICS`] is the one list of what there is: a metric that is not in it is found by a test. Each has its help and, by
+//! `METRICS` is the one list of what there is: a metric that is not in it is found by a test. Each has its help and, by
 //! the rules of `promtool check metrics`, base units. Every series has the label `model`, and what can be counted is there
 //! from the start, at 0.
 //!

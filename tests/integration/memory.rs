@@ -26,7 +26,7 @@ fn most(samples: &[f64]) -> f64 {
     samples.iter().copied().fold(0.0, f64::max)
 }
 
-/// Five minutes, in the torture only. On glibc's allocator the last third took a quarter more than the one before.
+/// Five minutes, in the torture only. It stands between 80 and 110 MB; on glibc's allocator it had 235 MB in the end, and rose.
 #[test]
 fn under_steady_traffic_memory_does_not_grow() {
     for seed in 0..rounds(0, 1) {
@@ -42,6 +42,6 @@ fn under_steady_traffic_memory_does_not_grow() {
         let third = samples.len() / 3;
         let (before, last) = (most(&samples[third..2 * third]), most(&samples[2 * third..]));
         assert!(third > 100, "{} samples", samples.len());
-        assert!(last < 1.1 * before && last < 250.0, "{before:.0} MB, then {last:.0} MB: {samples:.0?}");
+        assert!(last < 1.15 * before && last < 160.0, "{before:.0} MB, then {last:.0} MB: {samples:.0?}");
     }
 }
