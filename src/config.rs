@@ -117,16 +117,18 @@ impl Config {
         let training = training::Training::read(&root.section("training"));
         let (versions, exports) = (root.section("versions"), root.section("exports"));
         let model = model::Model::read(&root.section("model"));
+        let join = join::Join::read(&root.section("join"), training.negative_sampling_rate);
+        let window_seconds = join.attribution_window_seconds;
         let config = Self {
             fields: fields::read(root),
             optimizer: model::Optimizer::read(&root.section("optimizer"), model.parts),
             model,
-            join: join::Join::read(&root.section("join"), training.negative_sampling_rate),
+            join,
             training,
             events: events::Events::read(&root.section("events")),
             kafka: kafka::Kafka::read(&root.section("kafka")),
             state: operation::State::read(&root.section("state")),
-            versions: operation::Versions::read(&versions),
+            versions: operation::Versions::read(&versions, window_seconds),
             exports: operation::Exports::read(&exports),
             admin: operation::Admin::read(&root.section("admin")),
             metrics: operation::Metrics::read(&root.section("metrics")),

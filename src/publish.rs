@@ -6,3 +6,4 @@ pub mod artefacts;
 pub mod exports;
 pub mod settle;
 pub mod topic;
+pub mod retention;

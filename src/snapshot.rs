@@ -5,6 +5,7 @@
 
 pub mod artefact;
 pub mod checkpoint;
+pub mod clicks;
 pub mod export;
 pub mod manifest;
 pub mod outbox;

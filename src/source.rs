@@ -175,9 +175,20 @@ pub trait Source {
     /// The core consumed records of a partition that took so much [room](Arrival::weight): there is as much again.
     fn consumed(&mut self, partition: Partition, weight: usize);
 
-    /// Asks whether the partition still ends before `position`.
+    /// Whether the partition still ends before `position`. Never waits: whoever gets no answer yet asks again.
     ///
     /// # Errors
     /// When the broker cannot be asked for good.
-    fn confirm_end(&mut self, partition: Partition, position: i64) -> Result<bool, SourceError>;
+    fn confirm_end(&mut self, partition: Partition, position: i64) -> Result<Confirmation, SourceError>;
+}
+
+/// What is known of a partition's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirmation {
+    /// The question is under way.
+    Pending,
+    /// It ends there.
+    Confirmed,
+    /// It goes on, or whoever knows does not answer.
+    Denied,
 }

@@ -80,6 +80,8 @@ pub struct Step {
     pub partition: Partition,
     /// Its offset.
     pub offset: i64,
+    /// Its event time, if it could be read.
+    pub time: Option<i64>,
     /// The room that it took in its queue: see [`Arrival::weight`].
     pub weight: usize,
     /// Present when the record could not be read: the dead letter to send.
@@ -151,7 +153,7 @@ impl Trainer {
     /// Consumes the next record of the merged order; nothing while a live partition's queue is empty.
     pub fn step<E: Executor>(&mut self, executor: &E, observe: &mut dyn FnMut(Scored)) -> Option<Step> {
         let Released { partition, offset, body: arrival } = self.sequencer.pop()?;
-        let weight = arrival.weight();
+        let (time, weight) = (arrival.event_time(), arrival.weight());
         let Arrival { hash, body, .. } = arrival;
         self.cut_batch_by_time(executor);
         self.counters.records += 1;
@@ -168,7 +170,7 @@ impl Trainer {
         };
         self.ledger.enter(partition, fate, hash);
         self.meter_matured(executor, observe);
-        Some(Step { partition, offset, weight, refused })
+        Some(Step { partition, offset, time, weight, refused })
     }
 
     fn consume<E: Executor>(&mut self, partition: Partition, offset: i64, event: Event, executor: &E) -> Fate {

@@ -9,6 +9,7 @@ mod integration {
     mod gaps;
     mod golden;
     mod kafka;
+    mod keeping;
     mod kills;
     mod layering;
     mod live;

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::event::Decoder;
 use crate::feature::field::{Field, FieldSet};
 use crate::model::Inline;
-use crate::publish::artefacts;
+use crate::publish::artefacts::{self, Installed};
 use crate::snapshot::artefact::{JOURNAL, read_journal};
 use crate::snapshot::manifest::Manifest;
 use crate::source::kafka::{KafkaLog, KafkaSource};
@@ -75,7 +75,14 @@ pub fn replay_journal(config: &Config, directory: &Path) -> Result<Vec<VersionCh
 
 fn read_segments(config: &Config, directory: &Path) -> Result<Vec<Segment>, BacktestError> {
     let mut segments = Vec::new();
-    for path in artefacts::list(directory)?.into_values() {
+    let own = directory.join(&config.model.name);
+    let root = if own.is_dir() { own.as_path() } else { directory };
+    let mut versions = artefacts::list_journals(root)?;
+    versions.extend(artefacts::list(root)?);
+    // A removal that was cut short leaves both, with one name.
+    versions.sort_unstable();
+    versions.dedup_by(|one, other| one.directory == other.directory);
+    for Installed { path, .. } in versions {
         let (manifest, digest) = artefacts::manifest(&path)?;
         if manifest.model == config.model.name {
             let file = path.join(JOURNAL);
@@ -88,9 +95,20 @@ fn read_segments(config: &Config, directory: &Path) -> Result<Vec<Segment>, Back
         let parent = |manifest: &Manifest| manifest.parent.as_ref().map_or(u64::MAX, |parent| parent.version);
         segments.iter().any(|later| later.manifest.version > version && parent(&later.manifest) < version)
     };
-    let abandoned: Vec<u64> =
-        segments.iter().map(|segment| segment.manifest.version).filter(|version| passed_over(*version)).collect();
-    segments.retain(|segment| !abandoned.contains(&segment.manifest.version));
+    // Of two versions of one number the older is a fenced worker's, unless a later version names it as its parent.
+    let is_parent = |digest: &str| {
+        let parent = |segment: &Segment| segment.manifest.parent.as_ref().map(|parent| parent.manifest_digest.clone());
+        segments.iter().any(|later| parent(later).as_deref() == Some(digest))
+    };
+    let rank = |segment: &Segment| (is_parent(&segment.digest), segment.manifest.created_at.clone());
+    let is_outdone = |segment: &Segment| {
+        let same = |other: &&Segment| other.manifest.version == segment.manifest.version;
+        segments.iter().filter(same).any(|other| rank(other) > rank(segment))
+    };
+    let is_left_out = |segment: &Segment| passed_over(segment.manifest.version) || is_outdone(segment);
+    let left_out: Vec<String> =
+        segments.iter().filter(|segment| is_left_out(segment)).map(|segment| segment.digest.clone()).collect();
+    segments.retain(|segment| !left_out.contains(&segment.digest));
     Ok(segments)
 }
 

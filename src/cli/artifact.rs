@@ -10,6 +10,7 @@ use deepfm_stream::snapshot::artefact::Verified;
 use deepfm_stream::snapshot::checkpoint;
 use deepfm_stream::snapshot::export::ExportManifest;
 use deepfm_stream::store::{SledStore, Store as _};
+use deepfm_stream::worker::probes::PROBES_MIN;
 use serde_json::{Value, json};
 
 use super::failure::{Exit, Failure};
@@ -126,11 +127,12 @@ impl Found {
     fn line(&self) -> String {
         match self {
             Self::Version(directory, verified) => format!(
-                "{}: version {} is whole: {} rows, {} probes reproduced",
+                "{}: version {} is whole: {} rows, {} probes reproduced{}",
                 directory.display(),
                 verified.manifest.version,
                 verified.servable.rows(),
                 verified.probes,
+                few_probes(verified).map(|warning| format!("; {warning}")).unwrap_or_default(),
             ),
             Self::Export(directory, manifest, rows) => format!(
                 "{}: training export is whole: {} records, {rows} rows, state {}",
@@ -162,6 +164,12 @@ fn verify(directory: &Path) -> Result<Verified, Failure> {
     })
 }
 
+/// What is to be said of a version with hardly a probe: that it is whole is true, and means little.
+fn few_probes(verified: &Verified) -> Option<String> {
+    let probes = verified.probes;
+    (probes < PROBES_MIN).then(|| format!("fewer than {PROBES_MIN} probes ({probes}) hardly check it"))
+}
+
 fn summary(directory: &Path, verified: &Verified) -> Value {
     json!({
         "directory": directory,
@@ -171,5 +179,6 @@ fn summary(directory: &Path, verified: &Verified) -> Value {
         "rows": verified.servable.rows(),
         "probes": verified.probes,
         "state_digest": verified.manifest.state_digest,
+        "warnings": few_probes(verified).into_iter().collect::<Vec<_>>(),
     })
 }

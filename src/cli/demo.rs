@@ -107,7 +107,7 @@ fn play(args: &Args, directory: &Path) -> Result<(), Failure> {
     runtime.spawn(stop_on_interrupt(stop.clone()));
     let traffic = start_traffic(args, &config, stop.clone(), Arc::clone(&shown));
     let worker = start_worker(&config, stop.clone(), board.clone())?;
-    let mut view = View::new(args.json, directory, &config.versions.dir, metrics);
+    let mut view = View::new(args.json, directory, &config.versions.of(&config.model.name), metrics);
     let mut bayes = BayesTally::default();
     let start = Instant::now();
     let is_over = |elapsed: Duration| args.seconds.is_some_and(|seconds| elapsed >= Duration::from_secs(seconds));
@@ -217,12 +217,11 @@ fn report(args: &Args, config: &Config, summary: &Summary, bayes: &BayesTally) -
     // A demo is short, and before its first labels mature the model knows nothing: what it has become is the newest window.
     let is_complete = summary.newest_window.examples > 0;
     let metrics = if is_complete { &summary.newest_window } else { &summary.metrics };
-    let installed = artefacts::list(&config.versions.dir).unwrap_or_default();
-    let versions: Vec<_> = summary
-        .versions
-        .iter()
-        .map(|version| json!({"version": version, "directory": installed.get(version)}))
-        .collect();
+    let root = config.versions.of(&config.model.name);
+    let installed = artefacts::list(&root).unwrap_or_default();
+    let directory = |version: u64| installed.iter().find(|one| one.version == version).map(|one| &one.path);
+    let versions: Vec<_> =
+        summary.versions.iter().map(|version| json!({"version": version, "directory": directory(*version)})).collect();
     if args.json {
         return output::json(&json!({
             "examples": metrics.examples,
@@ -246,6 +245,6 @@ fn report(args: &Args, config: &Config, summary: &Summary, bayes: &BayesTally) -
             number(bayes.log_loss())
         ),
         format!("AUC {}, calibration {}", number(metrics.auc), number(metrics.calibration)),
-        format!("the versions are left: `deepfm artifact verify {}/*`", config.versions.dir.display()),
+        format!("the versions are left: `deepfm artifact verify {}/*-*`", root.display()),
     ])
 }

@@ -13,9 +13,9 @@ use deepfm_stream::worker::admin::Admin;
 use deepfm_stream::worker::dead_letters::DeadLetterError;
 use deepfm_stream::worker::error::WorkerError;
 use deepfm_stream::worker::exposition::Registry;
-use deepfm_stream::worker::resume::OnGap;
+use deepfm_stream::worker::resume::{OnAhead, OnGap};
 use deepfm_stream::worker::run::{Options, Summary};
-use deepfm_stream::worker::status::StatusBoard;
+use deepfm_stream::worker::status::{Phase, StatusBoard};
 use deepfm_stream::worker::stop::Stop;
 
 use super::failure::{Exit, Failure, OrExit};
@@ -43,6 +43,10 @@ pub(crate) struct Args {
     /// `deepfm_gap_records_total`. Without it such a start is refused.
     #[arg(long)]
     skip_gaps: bool,
+    /// Go on from a state that is from before versions which are announced (an old copy, or what a damaged store fell back to):
+    /// they are announced again as abandoned. Without it such a start is refused.
+    #[arg(long)]
+    abandon_versions: bool,
     /// Print the summary as one JSON document.
     #[arg(long)]
     json: bool,
@@ -50,15 +54,17 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let config = config::load(&args.config)?;
-    let store = Box::new(SledStore::open(&config.state.dir).map_err(store_failure)?);
-    let restored = args.restore.as_deref().map(|path| read_export(path, &config)).transpose()?;
-    let on_gap = if args.skip_gaps { OnGap::Skip } else { OnGap::Refuse };
-    let options = Options { until_end: args.until_end, is_reset: args.reset_state, restored, on_gap };
     let (stop, board) = (Stop::default(), StatusBoard::default());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.or_exit(Exit::Software)?;
+    // Before anything that may take long: opening a store, reading an export.
+    runtime.spawn(listen_for_signals(stop.clone(), board.clone()));
+    let store = Box::new(SledStore::open(&config.state.dir).map_err(store_failure)?);
+    let restored = args.restore.as_deref().map(|path| read_export(path, &config)).transpose()?;
+    let on_gap = if args.skip_gaps { OnGap::Skip } else { OnGap::Refuse };
+    let on_ahead = if args.abandon_versions { OnAhead::Abandon } else { OnAhead::Refuse };
+    let options = Options { until_end: args.until_end, is_reset: args.reset_state, restored, on_gap, on_ahead };
     start_admin(&runtime, &config, &board)?;
-    runtime.spawn(listen_for_signals(stop.clone()));
     let summary = deepfm_stream::worker::run::run(&config, options, store, &stop, &board);
     runtime.shutdown_background();
     show(&summary.map_err(worker_failure)?, args.json)
@@ -95,8 +101,9 @@ pub(crate) fn start_admin(
     Ok(bound)
 }
 
-/// The first signal asks the run to end, the second ends the process.
-async fn listen_for_signals(stop: Stop) {
+/// The first signal asks the run to end, the second ends the process. So does the first during a start, which may wait long for
+/// brokers and disks: nothing was consumed yet, and whatever it was at, a start that is cut short is begun anew by the next.
+async fn listen_for_signals(stop: Stop, board: StatusBoard) {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
@@ -111,6 +118,10 @@ async fn listen_for_signals(stop: Stop) {
         if stop.ask() {
             tracing::warn!("asked a second time: exiting at once; the last checkpoint is safe");
             std::process::exit(130);
+        }
+        if board.read().phase == Phase::Starting {
+            tracing::info!("asked to stop during the start: nothing was consumed, exiting at once");
+            std::process::exit(0);
         }
         tracing::info!("asked to stop: finishing the step and taking a checkpoint");
     }
@@ -181,10 +192,12 @@ pub(crate) fn worker_failure(error: WorkerError) -> Failure {
         | WorkerError::Checkpoint { .. }
         | WorkerError::StateLost { .. }
         | WorkerError::StateIsWhole { .. }
+        | WorkerError::VersionsAhead { .. }
         | WorkerError::Artefact(_) => Exit::Disk,
         WorkerError::Fields(_)
         | WorkerError::Mapping(_)
         | WorkerError::Configuration { .. }
+        | WorkerError::OtherModel { .. }
         | WorkerError::Admin { .. } => Exit::Configuration,
         WorkerError::Source(error) => source_exit(error),
         WorkerError::Panicked(_) | WorkerError::DeadLetters(DeadLetterError::Panicked(_) | DeadLetterError::Ended) => {

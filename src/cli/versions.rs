@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use deepfm_stream::config::Config;
 use deepfm_stream::publish::announcement::Announcement;
+use deepfm_stream::publish::retention;
 use deepfm_stream::publish::topic::{self, Versions};
 
 use super::failure::{Exit, Failure, OrExit};
@@ -17,6 +18,19 @@ pub(crate) enum Command {
         /// The configuration file.
         #[arg(long, value_name = "FILE", env = "DEEPFM_CONFIG")]
         config: PathBuf,
+        /// Print one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove the versions that are kept no longer (`versions.keep`, `keep_days`): their announcements, then their directories.
+    /// A worker does so itself after each version; this may run beside it. Never one that an alias points at, nor the newest.
+    Gc {
+        /// The configuration file.
+        #[arg(long, value_name = "FILE", env = "DEEPFM_CONFIG")]
+        config: PathBuf,
+        /// Only say what would be removed.
+        #[arg(long)]
+        dry_run: bool,
         /// Print one JSON document.
         #[arg(long)]
         json: bool,
@@ -48,6 +62,7 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
             }
             output::lines(std::iter::once(head()).chain(versions.announced.values().map(|one| line(one, &versions))))
         }
+        Command::Gc { config, dry_run, json } => collect(config, *dry_run, *json),
         Command::Show { version, config } => {
             let versions = read(&config::load(config)?)?;
             let number = versions.aliases.get(version).map(|alias| alias.version).or_else(|| version.parse().ok());
@@ -57,6 +72,37 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
             output::json(found.ok_or_else(missing)?)
         }
     }
+}
+
+fn collect(file: &std::path::Path, is_dry: bool, json: bool) -> Result<(), Failure> {
+    let config = config::load(file)?;
+    let model = &config.model.name;
+    let (root, exports) = (config.versions.of(model), config.exports.of(model));
+    let known = topic::read(&config.kafka, model).or_exit(Exit::Unreachable)?;
+    let plan =
+        retention::plan(&config.versions, &known, &root, &exports, jiff::Timestamp::now()).or_exit(Exit::Disk)?;
+    let mut failed = Vec::new();
+    if !is_dry {
+        let keys: Vec<String> = plan.versions.iter().filter_map(|removal| removal.key.clone()).collect();
+        topic::bury(&config.kafka, &keys).or_exit(Exit::Unreachable)?;
+        failed = retention::carry_out(&plan, &root);
+    }
+    if json {
+        output::json(&serde_json::json!({"removed": !is_dry, "versions": plan.versions, "journals": plan.journals}))?;
+    } else {
+        let removed = plan.versions.iter().map(|one| {
+            let journal = if one.keeps_journal { ", its journal stays for the training exports" } else { "" };
+            let announced = if one.key.is_some() { "" } else { ", never announced" };
+            format!("{:>8}  {:<26} {:>14} bytes{announced}{journal}", one.version, one.directory, one.bytes)
+        });
+        let journals = plan.journals.iter().map(|path| format!("journal   {}", path.display()));
+        let bytes: u64 = plan.versions.iter().map(|one| one.bytes).sum();
+        let verb = if is_dry { "would be removed" } else { "removed" };
+        let sum =
+            format!("{} versions and {} journals {verb}, {bytes} bytes", plan.versions.len(), plan.journals.len());
+        output::lines(removed.chain(journals).chain([sum]))?;
+    }
+    failed.into_iter().next().map_or(Ok(()), |error| Err(Failure::new(Exit::Disk, error)))
 }
 
 fn read(config: &Config) -> Result<Versions, Failure> {
@@ -95,7 +141,8 @@ fn head() -> String {
 fn line(version: &Announcement, versions: &Versions) -> String {
     let aliases = versions.aliases.values().filter(|alias| alias.version == version.version);
     let abandoned = version.abandoned.as_ref().map(|_| "abandoned");
-    let names: Vec<&str> = aliases.map(|alias| alias.alias.as_str()).chain(abandoned).collect();
+    let held = version.held.as_ref().map(|_| "held");
+    let names: Vec<&str> = aliases.map(|alias| alias.alias.as_str()).chain(abandoned).chain(held).collect();
     let metric = |name: &str| version.metrics.get("window").and_then(|window| window[name].as_f64());
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
     format!(

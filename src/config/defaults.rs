@@ -138,7 +138,15 @@ impl Default for State {
 
 impl Default for Versions {
     fn default() -> Self {
-        Self { dir: PathBuf::from("versions"), interval_seconds: 300, interval_examples: 0, probes: 16 }
+        Self {
+            dir: PathBuf::from("versions"),
+            interval_seconds: 300,
+            interval_examples: 0,
+            probes: 16,
+            click_silence_max_seconds: Self::click_silence_of(Join::default().attribution_window_seconds),
+            keep: 24,
+            keep_days: 0,
+        }
     }
 }
 

@@ -81,7 +81,10 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
         ],
     ),
     ("state", &["dir", "checkpoint_interval_seconds", "undurable_max_seconds"]),
-    ("versions", &["dir", "interval_seconds", "interval_examples", "probes"]),
+    (
+        "versions",
+        &["dir", "interval_seconds", "interval_examples", "probes", "click_silence_max_seconds", "keep", "keep_days"],
+    ),
     ("exports", &["dir", "interval_seconds", "keep"]),
     ("admin", &["listen"]),
     ("metrics", &["window_impressions", "sampling_rate"]),

@@ -10,6 +10,9 @@ use super::section::{Bounds, Section};
 /// A day: nothing that is done regularly is done less often.
 const DAY_SECONDS: u64 = 86_400;
 
+/// Ten windows of a year, and a little.
+const SILENCE_MAX_SECONDS: u64 = 11 * 366 * DAY_SECONDS;
+
 /// The checkpoints.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct State {
@@ -32,6 +35,24 @@ pub struct Versions {
     pub interval_examples: u64,
     /// Raw feature rows with expected logits that travel in each version.
     pub probes: usize,
+    /// While no click was read for so long by the log's time, no version goes live; 0 is never.
+    pub click_silence_max_seconds: u64,
+    /// How many versions are kept, the newest; 0 removes none.
+    pub keep: usize,
+    /// Versions that are younger are kept as well; 0 is not by age.
+    pub keep_days: u64,
+}
+
+impl Versions {
+    /// Where the versions of a model are.
+    pub fn of(&self, model: &str) -> PathBuf {
+        self.dir.join(model)
+    }
+
+    /// How long clicks may be silent where nothing is said of it: ten windows, and no less than a minute.
+    pub(in crate::config) fn click_silence_of(window_seconds: u64) -> u64 {
+        (10 * window_seconds).max(60)
+    }
 }
 
 /// The training exports: whole checkpoints for another machine, or for the day on which the state directory is lost.
@@ -94,7 +115,7 @@ impl State {
 }
 
 impl Versions {
-    pub(super) fn read(section: &Section<'_>) -> Self {
+    pub(super) fn read(section: &Section<'_>, window_seconds: u64) -> Self {
         let default = Self::default();
         let time = "it is at most 30 days; 0 is not by time";
         let examples = "it is at most 10^12; 0 is not by examples";
@@ -110,6 +131,21 @@ impl Versions {
                 examples,
             ),
             probes: section.count("probes", default.probes, 1, 10_000, probes),
+            click_silence_max_seconds: section.whole(
+                "click_silence_max_seconds",
+                Self::click_silence_of(window_seconds),
+                0,
+                SILENCE_MAX_SECONDS,
+                "it is at most ten years; 0 lets versions go live whatever clicks do",
+            ),
+            keep: section.count("keep", default.keep, 0, 1_000_000, "0 removes none"),
+            keep_days: section.whole(
+                "keep_days",
+                default.keep_days,
+                0,
+                36_500,
+                "it is at most a century; 0 is not by age",
+            ),
         }
     }
 }

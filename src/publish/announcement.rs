@@ -56,6 +56,9 @@ pub struct Announcement {
     /// Present when the model no longer descends from this version: its worker fell back behind it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub abandoned: Option<Abandoned>,
+    /// Present when `live` did not move to this version: why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
 }
 
 /// Why and when a version was abandoned. It can be served as before; no later version has its state behind it.
@@ -91,6 +94,7 @@ impl Announcement {
             fingerprints: manifest.fingerprints,
             files: manifest.files,
             abandoned: None,
+            held: None,
         }
     }
 

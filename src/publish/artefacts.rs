@@ -13,6 +13,23 @@ use crate::snapshot::manifest::{Manifest, sha256};
 /// Prefix of directories that are not versions yet.
 const STAGED: &str = ".staged-";
 
+/// Prefix of directories that are versions no more.
+const REMOVED: &str = ".removed-";
+
+/// Where the journals of removed versions are, below the versions.
+const JOURNALS: &str = "journals";
+
+/// A version on disk, by its directory's name: its number and the beginning of its digest.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Installed {
+    /// Its number. A worker that was fenced off may have left another version of the same number.
+    pub version: u64,
+    /// The name of its directory.
+    pub directory: String,
+    /// Where that is.
+    pub path: PathBuf,
+}
+
 /// An artefact cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum ArtefactIoError {
@@ -114,13 +131,15 @@ pub fn remove(root: &Path, directory: &str) -> Result<(), ArtefactIoError> {
     Ok(())
 }
 
-/// Removes staged versions that no checkpoint knows of: a crash came before their commit. One that cannot be removed takes
+/// Removes staged versions that no checkpoint knows of: a crash came before their commit. And what is left of versions whose
+/// removal was cut short. One that cannot be removed takes
 /// room, and does no other harm.
 pub fn remove_stray(root: &Path, known: &[&str]) {
     for entry in fs::read_dir(root).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let staged = name.to_str().and_then(|name| name.strip_prefix(STAGED));
-        if staged.is_some_and(|directory| !known.contains(&directory)) {
+        let name = name.to_str().unwrap_or_default();
+        let is_stray = name.strip_prefix(STAGED).is_some_and(|directory| !known.contains(&directory));
+        if is_stray || name.starts_with(REMOVED) {
             remove_or_say(&entry.path());
         }
     }
@@ -169,21 +188,76 @@ pub fn manifest(path: &Path) -> Result<(Manifest, String), ArtefactIoError> {
     Ok((manifest, sha256(&bytes)))
 }
 
-/// The installed versions of a directory, by number.
+/// Takes a version away from servers, as one step, and removes it; its manifest and its segment of the journal are kept aside
+/// if they are still needed.
 ///
 /// # Errors
-/// When the directory or a manifest cannot be read.
-pub fn list(root: &Path) -> Result<BTreeMap<u64, PathBuf>, ArtefactIoError> {
-    let mut versions = BTreeMap::new();
+/// When it cannot be removed, or its journal not be kept; it is as it was then, or away.
+pub fn retire(root: &Path, directory: &str, journal: Journal) -> Result<(), ArtefactIoError> {
+    let path = root.join(directory);
+    if !path.exists() {
+        return Ok(());
+    }
+    if journal == Journal::Keep {
+        let (aside, staged) = (root.join(JOURNALS), root.join(JOURNALS).join(format!("{STAGED}{directory}")));
+        fs::create_dir_all(&staged).map_err(io_error("make", &staged))?;
+        for name in [MANIFEST, artefact::JOURNAL] {
+            let to = staged.join(name);
+            fs::copy(path.join(name), &to).map_err(io_error("write", &to))?;
+            sync(&to)?;
+        }
+        sync(&staged)?;
+        let to = aside.join(directory);
+        if !to.exists() {
+            fs::rename(&staged, &to).map_err(io_error("rename", &staged))?;
+        }
+        sync(&aside)?;
+        sync(root)?;
+    }
+    let removed = root.join(format!("{REMOVED}{directory}"));
+    fs::rename(&path, &removed).map_err(io_error("rename", &path))?;
+    sync(root)?;
+    fs::remove_dir_all(&removed).map_err(io_error("remove", &removed))
+}
+
+/// What happens to the journal of a version that is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Journal {
+    /// It is kept, with the manifest: replays need it.
+    Keep,
+    /// It goes with the version.
+    Remove,
+}
+
+/// Bytes of a version's files.
+pub fn size(path: &Path) -> u64 {
+    let files = fs::read_dir(path).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
+}
+
+/// The journals of versions that were removed, by rising number.
+///
+/// # Errors
+/// When their directory cannot be read; where there is none, there are no journals.
+pub fn list_journals(root: &Path) -> Result<Vec<Installed>, ArtefactIoError> {
+    let journals = root.join(JOURNALS);
+    if journals.exists() { list(&journals) } else { Ok(Vec::new()) }
+}
+
+/// The installed versions of a directory, by rising number.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn list(root: &Path) -> Result<Vec<Installed>, ArtefactIoError> {
+    let mut versions = Vec::new();
     for entry in fs::read_dir(root).map_err(io_error("read", root))? {
         let path = entry.map_err(io_error("read", root))?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if let Some((number, _)) = name.split_once('-')
-            && let Ok(number) = number.parse()
-        {
-            versions.insert(number, path);
+        let directory = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if let Some(version) = directory.split_once('-').and_then(|(number, _)| number.parse().ok()) {
+            versions.push(Installed { version, directory, path });
         }
     }
+    versions.sort_unstable();
     Ok(versions)
 }
 

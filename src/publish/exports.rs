@@ -145,6 +145,17 @@ pub fn read(path: &Path) -> Result<(ExportManifest, Layer), ExportIoError> {
         .map_err(|source| ExportIoError::Export { path: path.to_owned(), source })
 }
 
+/// The manifest of an export; nothing else is read.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn manifest(path: &Path) -> Result<ExportManifest, ExportIoError> {
+    let file = path.join(MANIFEST);
+    let bytes = fs::read(&file).map_err(io_error("read", &file))?;
+    serde_json::from_slice(&bytes)
+        .map_err(|source| ExportIoError::Export { path: path.to_owned(), source: source.into() })
+}
+
 /// Whether a directory is an export, by its files.
 pub fn is_export(path: &Path) -> bool {
     path.join(BLOCKS).exists()

@@ -1,7 +1,7 @@
 //! The versions topic: one partition, compacted; the newest record of each key counts. Readers ignore a record equal to the
 //! one they know, so that announcing twice does no harm.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -23,6 +23,9 @@ const TRANSACTION_MIN: Duration = Duration::from_mins(1);
 
 /// How long a transaction lasts at most: brokers allow 15 minutes unless they are set up otherwise.
 const TRANSACTION_MAX: Duration = Duration::from_mins(10);
+
+/// The most tombstones that are written as one step.
+const TOMBSTONES: usize = 500;
 
 /// The versions topic cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +79,9 @@ pub struct Versions {
     pub announced: BTreeMap<u64, Announcement>,
     /// Its aliases, by name.
     pub aliases: BTreeMap<String, Alias>,
-    /// The greatest number under its keys, those of records that this program cannot read included.
+    /// Numbers whose records this program cannot read.
+    pub unreadable: BTreeSet<u64>,
+    /// The greatest number under its keys, those of records that this program cannot read, and of removed versions, included.
     pub newest: Option<u64>,
 }
 
@@ -91,8 +96,8 @@ fn bound(kafka: &Kafka) -> Duration {
 pub fn read(kafka: &Kafka, model: &str) -> Result<Versions, TopicError> {
     let mut versions = Versions::default();
     let read = read_to_end(kafka, &kafka.versions_topic, &mut |message| {
-        if let (Some(key), Some(payload)) = (message.key(), message.payload()) {
-            versions.take(model, key, payload);
+        if let Some(key) = message.key() {
+            versions.take(model, key, message.payload());
         }
     });
     let topic = kafka.versions_topic.clone();
@@ -104,7 +109,8 @@ pub fn read(kafka: &Kafka, model: &str) -> Result<Versions, TopicError> {
 }
 
 impl Versions {
-    fn take(&mut self, model: &str, key: &[u8], payload: &[u8]) {
+    /// Takes note of a record; one without payload is a tombstone: what was under its key is no more.
+    fn take(&mut self, model: &str, key: &[u8], payload: Option<&[u8]>) {
         let Some((of, rest)) =
             std::str::from_utf8(key).ok().and_then(|key| key.rsplit_once("/v/").or_else(|| key.rsplit_once("/a/")))
         else {
@@ -113,13 +119,24 @@ impl Versions {
         if of != model {
             return;
         }
-        if key.windows(3).any(|at| at == b"/v/") {
-            self.newest = self.newest.max(rest.parse().ok());
+        let number = rest.parse().ok().filter(|_| key.windows(3).any(|at| at == b"/v/"));
+        if let Some(number) = number {
+            self.newest = self.newest.max(Some(number));
+            self.announced.remove(&number);
+            self.unreadable.remove(&number);
         }
+        let Some(payload) = payload else {
+            if number.is_none() {
+                self.aliases.remove(rest);
+            }
+            return;
+        };
         if let Ok(announcement) = serde_json::from_slice::<Announcement>(payload) {
             self.announced.insert(announcement.version, announcement);
         } else if let Ok(alias) = serde_json::from_slice::<Alias>(payload) {
             self.aliases.insert(rest.to_owned(), alias);
+        } else if let Some(number) = number {
+            self.unreadable.insert(number);
         }
     }
 
@@ -127,6 +144,54 @@ impl Versions {
     pub fn newest(&self) -> Option<u64> {
         self.newest
     }
+}
+
+/// A record of the topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    key: String,
+    /// A tombstone has none.
+    payload: Option<String>,
+}
+
+impl Record {
+    /// A record of this key and payload.
+    pub fn new(key: String, payload: String) -> Self {
+        Self { key, payload: Some(payload) }
+    }
+
+    /// The record that says that a key is no more.
+    fn tombstone(key: &str) -> Self {
+        Self { key: key.to_owned(), payload: None }
+    }
+
+    fn to<'r>(&'r self, topic: &'r str) -> BaseRecord<'r, String, String> {
+        let record = BaseRecord::to(topic).partition(0).key(&self.key);
+        self.payload.as_ref().into_iter().fold(record, BaseRecord::payload)
+    }
+}
+
+/// Announces that versions are removed, for whoever is not the writer of the model: the worker that is goes on.
+///
+/// # Errors
+/// When the client's settings are refused, or the broker does not take the records within the bound.
+pub fn bury(kafka: &Kafka, keys: &[String]) -> Result<(), TopicError> {
+    let topic = || kafka.versions_topic.clone();
+    let failed = |source| TopicError::Client { topic: topic(), source };
+    let deliveries = Deliveries::default();
+    let producer: ThreadedProducer<Deliveries> =
+        client::producer(kafka).create_with_context(deliveries.clone()).map_err(failed)?;
+    for keys in keys.chunks(TOMBSTONES) {
+        for record in keys.iter().map(|key| Record::tombstone(key)) {
+            producer.send(record.to(&kafka.versions_topic)).map_err(|(error, _)| failed(error))?;
+        }
+        let flushed = producer.flush(bound(kafka));
+        if flushed.is_err() || deliveries.take_failed() > 0 {
+            let reason = "tombstones were not taken; the log has more".to_owned();
+            return Err(TopicError::Unreachable { topic: topic(), bound: bound(kafka), reason });
+        }
+    }
+    Ok(())
 }
 
 /// The one writer of a model's versions: its transactions fence off whoever wrote under the model's name before, and it is
@@ -161,7 +226,7 @@ impl Announcer {
     ///
     /// # Errors
     /// When this writer was fenced, a record is refused, or the broker does not take them within the bound.
-    pub fn write(&self, records: &[(String, String)]) -> Result<(), TopicError> {
+    pub fn write(&self, records: &[Record]) -> Result<(), TopicError> {
         let start = Instant::now();
         loop {
             match self.transact(records) {
@@ -178,11 +243,10 @@ impl Announcer {
         }
     }
 
-    fn transact(&self, records: &[(String, String)]) -> Result<(), KafkaError> {
+    fn transact(&self, records: &[Record]) -> Result<(), KafkaError> {
         self.until_done(Producer::begin_transaction)?;
-        for (key, payload) in records {
-            let record = BaseRecord::to(&self.kafka.versions_topic).partition(0).key(key).payload(payload);
-            self.producer.send(record).map_err(|(error, _)| error)?;
+        for record in records {
+            self.producer.send(record.to(&self.kafka.versions_topic)).map_err(|(error, _)| error)?;
         }
         self.until_done(|producer| producer.commit_transaction(ASK))
     }
@@ -198,7 +262,16 @@ impl Announcer {
         let numbers: Vec<String> = versions.iter().map(|one| one.version.to_string()).collect();
         tracing::error!("the state is from before versions {}: they are abandoned", numbers.join(", "));
         let encode = |one: &Announcement| serde_json::to_string(one).expect("an announcement always encodes");
-        self.write(&versions.iter().map(|one| (one.key(), encode(one))).collect::<Vec<_>>())
+        self.write(&versions.iter().map(|one| Record::new(one.key(), encode(one))).collect::<Vec<_>>())
+    }
+
+    /// Announces that versions are removed.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn bury(&self, keys: &[String]) -> Result<(), TopicError> {
+        keys.chunks(TOMBSTONES)
+            .try_for_each(|keys| self.write(&keys.iter().map(|key| Record::tombstone(key)).collect::<Vec<_>>()))
     }
 
     /// Repeats a step of a transaction while that may help, at most for the bound.

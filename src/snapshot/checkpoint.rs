@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::clicks::ClickTimes;
 use super::outbox::Outbox;
 use crate::feature::FeatureId;
 use crate::join::{self, JoinEntry, RestoreError};
@@ -112,6 +113,19 @@ pub struct Lineage {
     pub state_digest: StateDigest,
     /// What is to be sent once the checkpoint is durable.
     pub outbox: Outbox,
+    /// What later versions and later starts need to know beside the state.
+    pub beside: Beside,
+}
+
+/// What a checkpoint holds that neither decides the state nor is decided by where it came from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Beside {
+    /// Name of the model: its state is no other model's.
+    pub model: String,
+    /// When clicks were last read.
+    pub clicks: ClickTimes,
+    /// The newest raw feature rows for probes: a version that is cut before another impression comes has them too.
+    pub probes: Vec<String>,
 }
 
 /// A version, by number and content.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::ingest::{Ingest, Message};
-use super::{Source, SourceError, SourceEvent, sorting};
+use super::{Confirmation, Source, SourceError, SourceEvent, sorting};
 use crate::event::{Decoder, EventKind, RawRecord};
 use crate::progress::{Counted, Progress};
 use crate::stream::{Partition, Positions};
@@ -194,7 +194,7 @@ impl Source for FileSource {
         }
     }
 
-    fn confirm_end(&mut self, _: Partition, _: i64) -> Result<bool, SourceError> {
-        Ok(true)
+    fn confirm_end(&mut self, _: Partition, _: i64) -> Result<Confirmation, SourceError> {
+        Ok(Confirmation::Confirmed)
     }
 }

@@ -5,6 +5,7 @@
 //! `queue_records_max` is paused until half of them are consumed. (A queue per partition would need no pausing, but the
 //! client may put records into its common queue again after the queues were split: order could not be relied on.)
 
+mod ends;
 mod reader;
 
 use std::collections::BTreeMap;
@@ -20,10 +21,11 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::topic_id::topic_ids;
-use super::{Gap, Ingest, Source, SourceError, SourceEvent, client, vital};
+use super::{Confirmation, Gap, Ingest, Source, SourceError, SourceEvent, client, vital};
 use crate::config::kafka::{Kafka, Start};
 use crate::event::EventKind;
 use crate::stream::{Partition, Positions};
+use ends::Questions;
 use reader::Reader;
 
 pub use reader::Health;
@@ -37,9 +39,6 @@ pub(super) const ASK: Duration = Duration::from_secs(5);
 /// How the id of the client library's embedded cluster begins; it has no controller, so that questions about ids wait for
 /// their timeout.
 const EMBEDDED: &str = "mockCluster";
-
-/// How often an end that was not reached must be the same to be taken for one behind transaction markers.
-const CONFIRMATIONS: u32 = 5;
 
 /// What the broker has of a partition: the first offset, and the one after the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,14 +65,10 @@ type Ends = Arc<Mutex<Positions>>;
 
 /// A reader of the log.
 pub struct KafkaSource {
-    /// For questions to the broker; it reads nothing.
-    consumer: Arc<BaseConsumer<Health>>,
-    kafka: Kafka,
+    questions: Questions,
     events: Receiver<Result<SourceEvent, SourceError>>,
     waiting: Waiting,
     known_waiting: BTreeMap<Partition, Arc<AtomicUsize>>,
-    /// The end that each partition was last asked for, and how often it was that.
-    last_high: BTreeMap<Partition, (i64, u32)>,
     ends: Ends,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -300,9 +295,9 @@ impl KafkaLog {
             let body = move |_: &Sender<_>| reader.run();
             threads.push(vital::spawn(thread_name(kind), sender.clone(), body, |panicked| Err(panicked.into())));
         }
-        let (consumer, kafka) = (self.consumer, self.kafka);
-        let (known_waiting, last_high) = (BTreeMap::new(), BTreeMap::new());
-        Ok(KafkaSource { consumer, kafka, events, waiting, known_waiting, last_high, ends: known_ends, stop, threads })
+        let questions = Questions::of(self.consumer, self.kafka);
+        let known_waiting = BTreeMap::new();
+        Ok(KafkaSource { questions, events, waiting, known_waiting, ends: known_ends, stop, threads })
     }
 }
 
@@ -332,17 +327,8 @@ impl Source for KafkaSource {
         }
     }
 
-    /// Records that do not exist (transaction markers) may stand before the end: then the end has been reached as well,
-    /// if it has been the same often enough that a slow fetch is not taken for silence.
-    fn confirm_end(&mut self, partition: Partition, position: i64) -> Result<bool, SourceError> {
-        let name = topic(&self.kafka, partition.kind);
-        let Ok((_, high)) = self.consumer.fetch_watermarks(name, partition.number, Duration::from_secs(1)) else {
-            return Ok(false);
-        };
-        let (last, times) = self.last_high.get(&partition).copied().unwrap_or((high, 0));
-        let times = if last == high { times + 1 } else { 1 };
-        self.last_high.insert(partition, (high, times));
-        Ok(position >= high || times >= CONFIRMATIONS)
+    fn confirm_end(&mut self, partition: Partition, position: i64) -> Result<Confirmation, SourceError> {
+        self.questions.confirm(partition, position)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Source, SourceError, SourceEvent};
+use super::{Confirmation, Source, SourceError, SourceEvent};
 use crate::progress::Progress;
 use crate::stream::Partition;
 
@@ -30,7 +30,7 @@ impl<S: Source> Source for Watched<S> {
         self.inner.consumed(partition, records);
     }
 
-    fn confirm_end(&mut self, partition: Partition, offset: i64) -> Result<bool, SourceError> {
+    fn confirm_end(&mut self, partition: Partition, offset: i64) -> Result<Confirmation, SourceError> {
         self.inner.confirm_end(partition, offset)
     }
 }

@@ -38,8 +38,8 @@ pub enum Verdict {
     Wait,
     /// Decide this.
     Decide(Control),
-    /// Ask the broker whether the partition's end is still here; then decide that it is idle.
-    Confirm(Partition),
+    /// Ask the broker whether the end of each is still here; then decide that it is idle.
+    Confirm(Vec<Partition>),
 }
 
 /// The roll of partitions.
@@ -135,6 +135,7 @@ impl Attendance {
         }
         let positions = sequencer.positions();
         let catching_up = self.is_catching_up(&positions);
+        let mut silent = Vec::new();
         for partition in awaited {
             let Some(seat) = self.seats.get(&partition) else {
                 continue;
@@ -147,13 +148,13 @@ impl Attendance {
                 }
                 Horizon::Live { idle_after } if !catching_up => {
                     if seat.at_end.is_some_and(|(since, _)| now.saturating_duration_since(since) >= idle_after) {
-                        return Verdict::Confirm(partition);
+                        silent.push(partition);
                     }
                 }
                 Horizon::Captured | Horizon::Live { .. } => {}
             }
         }
-        Verdict::Wait
+        if silent.is_empty() { Verdict::Wait } else { Verdict::Confirm(silent) }
     }
 
     /// Whether a bounded run is done: every partition was read to its captured end and consumed.
@@ -243,7 +244,7 @@ mod tests {
         assert_eq!(attendance.verdict(&sequencer, start + IDLE_AFTER), Verdict::Wait);
         attendance.at_end(CLICKS, 1, start);
         assert_eq!(attendance.verdict(&sequencer, start + IDLE_AFTER / 2), Verdict::Wait);
-        assert_eq!(attendance.verdict(&sequencer, start + IDLE_AFTER), Verdict::Confirm(CLICKS));
+        assert_eq!(attendance.verdict(&sequencer, start + IDLE_AFTER), Verdict::Confirm(vec![CLICKS]));
         attendance.arrived(CLICKS);
         assert_eq!(attendance.verdict(&sequencer, start + 10 * IDLE_AFTER), Verdict::Wait);
     }
@@ -258,7 +259,7 @@ mod tests {
         }
         sequencer.control(&Control::Idle(CLICKS)).expect("it is live");
         let back = start + IDLE_AFTER;
-        assert_eq!(attendance.verdict(&sequencer, back), Verdict::Confirm(IMPRESSIONS));
+        assert_eq!(attendance.verdict(&sequencer, back), Verdict::Confirm(vec![IMPRESSIONS]));
         assert_eq!(attendance.reconnected(IMPRESSIONS, 3, &sequencer, back), None, "it is waited for anyway");
         assert_eq!(attendance.verdict(&sequencer, back), Verdict::Wait, "but not taken for silent at once");
         assert_eq!(attendance.reconnected(CLICKS, 0, &sequencer, back), None, "it has nothing");

@@ -31,6 +31,19 @@ pub struct Job {
     pub lineage: Lineage,
     /// Versions that are staged, to be installed once the commit is durable.
     pub staged: Vec<OutboxEntry>,
+    /// Whether the worker ends: then nothing in the background is waited for.
+    pub is_last: bool,
+}
+
+/// What has become of the commit in flight.
+#[derive(Debug)]
+pub enum Progress {
+    /// There is none, or it has not ended.
+    Pending,
+    /// It is durable.
+    Durable(Committed),
+    /// It failed, which was logged; there is time to try again.
+    Failed,
 }
 
 /// A commit that is durable, and its versions in place.
@@ -38,7 +51,7 @@ pub struct Job {
 pub struct Committed {
     /// Its number.
     pub commit: u64,
-    /// Versions that were installed, and can be announced now.
+    /// Versions that were installed, and can be announced now; those after one that could not be installed wait with it.
     pub installed: Vec<OutboxEntry>,
     /// Bytes that were given to the store.
     pub bytes: u64,
@@ -116,31 +129,31 @@ impl Committer {
         }
     }
 
-    /// The commit that has become durable within `patience`. One that failed is logged, while there is time to try again.
+    /// What becomes of the commit in flight within `patience`.
     ///
     /// # Errors
     /// When nothing has become durable for too long, or a commit does not end.
-    pub fn poll(&mut self, patience: Duration) -> Result<Option<Committed>, WorkerError> {
+    pub fn poll(&mut self, patience: Duration) -> Result<Progress, WorkerError> {
         let Some(since) = self.busy_since else {
-            return Ok(None);
+            return Ok(Progress::Pending);
         };
         let patience_max = self.undurable_max.clamp(COMMIT_MIN, COMMIT_MAX);
         match self.outcomes.recv_timeout(patience) {
             Ok(outcome) => self.take(outcome),
-            Err(RecvTimeoutError::Timeout) if since.elapsed() < patience_max => Ok(None),
+            Err(RecvTimeoutError::Timeout) if since.elapsed() < patience_max => Ok(Progress::Pending),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 Err(WorkerError::CommitStuck(patience_max))
             }
         }
     }
 
-    fn take(&mut self, outcome: Outcome) -> Result<Option<Committed>, WorkerError> {
+    fn take(&mut self, outcome: Outcome) -> Result<Progress, WorkerError> {
         self.busy_since = None;
         self.wants = outcome.wants;
         match outcome.result {
             Ok(committed) => {
                 self.durable_at = Instant::now();
-                Ok(Some(committed))
+                Ok(Progress::Durable(committed))
             }
             Err(error @ WorkerError::Panicked(_)) => Err(error),
             Err(error) if self.durable_at.elapsed() >= self.undurable_max => Err(error),
@@ -152,7 +165,7 @@ impl Committer {
                     self.undurable_max,
                     anyhow::Error::from(error)
                 );
-                Ok(None)
+                Ok(Progress::Failed)
             }
         }
     }
@@ -173,12 +186,22 @@ impl Drop for Committer {
 
 fn commit(store: &mut dyn Store, job: Job, versions_dir: &std::path::Path) -> Result<Committed, WorkerError> {
     let start = Instant::now();
+    if job.is_last {
+        store.end_soon();
+    }
     let layer = checkpoint::encode(&job.cut, &job.lineage);
     let bytes = layer.bytes();
     drop(job.cut);
     let commit = store.commit(&layer).map_err(WorkerError::Store)?;
-    for entry in &job.staged {
-        artefacts::install(versions_dir, &entry.directory)?;
+    let mut installed = Vec::new();
+    for entry in job.staged {
+        if let Err(error) = artefacts::install(versions_dir, &entry.directory) {
+            // The commit is durable all the same, and knows of the version: it is tried again with the next one.
+            tracing::error!("version {} cannot be installed: {:#}", entry.version, anyhow::Error::from(error));
+            metrics::counter!("deepfm_version_failures_total").increment(1);
+            break;
+        }
+        installed.push(entry);
     }
-    Ok(Committed { commit, installed: job.staged, bytes, elapsed: start.elapsed() })
+    Ok(Committed { commit, installed, bytes, elapsed: start.elapsed() })
 }

@@ -9,7 +9,7 @@
 mod sender;
 
 use std::collections::VecDeque;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -177,15 +177,19 @@ impl Letters {
         Ok(count)
     }
 
-    /// Waits until every letter that was given to the thread is delivered; says how many were.
+    /// Waits until every letter that was given to the thread is delivered, or `go_on`, which is asked every `pulse`, says no;
+    /// says how many were.
     ///
     /// # Errors
     /// When letters could not be delivered, or the thread has ended.
-    pub fn wait(&mut self) -> Result<usize, DeadLetterError> {
+    pub fn wait(&mut self, pulse: Duration, mut go_on: impl FnMut() -> bool) -> Result<usize, DeadLetterError> {
         let mut count = self.note_delivered()?;
-        while self.in_transit > 0 {
-            let result = self.delivered.recv().map_err(|_| DeadLetterError::Ended)?;
-            count += self.forget(result?);
+        while self.in_transit > 0 && go_on() {
+            match self.delivered.recv_timeout(pulse) {
+                Ok(result) => count += self.forget(result?),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(DeadLetterError::Ended),
+            }
         }
         Ok(count)
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::attendance::{Attendance, Verdict};
 use crate::model::Executor;
-use crate::source::{Source, SourceError, SourceEvent};
+use crate::source::{Confirmation, Source, SourceError, SourceEvent};
 use crate::stream::{Arrival, Control, Partition, Script, StreamError};
 use crate::train::{Scored, Step, Trainer};
 
@@ -273,13 +273,20 @@ impl<S: Source> Drive<S> {
         let control = match attendance.verdict(self.trainer.sequencer(), Instant::now()) {
             Verdict::Wait => return Ok(false),
             Verdict::Decide(control) => control,
-            Verdict::Confirm(partition) => {
-                let position = self.trainer.positions()[&partition];
-                if !self.source.confirm_end(partition, position)? {
-                    attendance.not_confirmed(partition, Instant::now());
-                    return Ok(false);
+            Verdict::Confirm(silent) => {
+                let positions = self.trainer.positions();
+                let mut has_decided = false;
+                for partition in silent {
+                    match self.source.confirm_end(partition, positions[&partition])? {
+                        Confirmation::Pending => {}
+                        Confirmation::Denied => attendance.not_confirmed(partition, Instant::now()),
+                        Confirmation::Confirmed => {
+                            self.trainer.control(&Control::Idle(partition))?;
+                            has_decided = true;
+                        }
+                    }
                 }
-                Control::Idle(partition)
+                return Ok(has_decided);
             }
         };
         self.trainer.control(&control)?;

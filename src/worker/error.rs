@@ -82,6 +82,36 @@ pub enum WorkerError {
         /// Its newest checkpoint.
         checkpoint: u64,
     },
+    /// The state is another model's.
+    #[error(
+        "{path} holds the state of model {theirs}, the configuration (model.name) is of {ours}: give each model a directory of \
+         its own, or start this one anew with `--reset-state`"
+    )]
+    OtherModel {
+        /// The state directory, or the training export.
+        path: PathBuf,
+        /// Its model.
+        theirs: String,
+        /// The configuration's.
+        ours: String,
+    },
+    /// The state is from before versions that are announced.
+    #[error(
+        "the state in {path} is from before {} of model {model}, which topic {topic} has: it is an old copy, or newer \
+         checkpoints of it are damaged. Bring the newer state back, or go on without them with `--abandon-versions`, \
+         which announces them as abandoned",
+        named(versions)
+    )]
+    VersionsAhead {
+        /// The state directory.
+        path: PathBuf,
+        /// The versions topic.
+        topic: String,
+        /// The model.
+        model: String,
+        /// The versions that would be abandoned, rising.
+        versions: Vec<u64>,
+    },
     /// Reading failed.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -111,6 +141,15 @@ pub enum WorkerError {
         /// Why.
         source: std::io::Error,
     },
+}
+
+/// Versions in words: `version 7`, `versions 7 to 9 (3)`.
+fn named(versions: &[u64]) -> String {
+    match versions {
+        [one] => format!("version {one}"),
+        [first, .., last] => format!("versions {first} to {last} ({})", versions.len()),
+        [] => "no version".to_owned(),
+    }
 }
 
 impl From<DriveError> for WorkerError {

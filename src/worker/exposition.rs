@@ -92,6 +92,10 @@ const METRICS: &[(Kind, &str, &str)] = &[
     (Gauge, "deepfm_outbox", "Versions that are durable but not announced yet"),
     (Counter, "deepfm_version_failures_total", "Versions that could not be written"),
     (Counter, "deepfm_versions_dropped_total", "Versions that were durable and will not be announced"),
+    (Gauge, "deepfm_click_silence_seconds", "How far the log has gone on since its last click"),
+    (Counter, "deepfm_versions_held_total", "Versions that did not go live, since no clicks were read"),
+    (Counter, "deepfm_versions_removed_total", "Versions removed by versions.keep and keep_days"),
+    (Counter, "deepfm_version_removal_failures_total", "Versions that could not be removed"),
     (Counter, "deepfm_exports_total", "Training exports written"),
     (Counter, "deepfm_export_failures_total", "Training exports that could not be written"),
 ];
@@ -225,7 +229,7 @@ fn export(status: &Status, age: Duration, now: Duration) {
 }
 
 /// The gauges without further labels; `None` has no value now.
-fn gauges(status: &Status, age: Duration) -> [(&'static str, Option<f64>); 24] {
+fn gauges(status: &Status, age: Duration) -> [(&'static str, Option<f64>); 25] {
     let number = |number: u64| Some(number as f64);
     let size = |size: usize| Some(size as f64);
     let seconds = |milliseconds: i64| milliseconds as f64 / 1000.0;
@@ -255,6 +259,7 @@ fn gauges(status: &Status, age: Duration) -> [(&'static str, Option<f64>); 24] {
         ("deepfm_version", status.version.and_then(number)),
         ("deepfm_last_version_timestamp_seconds", status.version_at.map(since_1970)),
         ("deepfm_outbox", size(status.outbox)),
+        ("deepfm_click_silence_seconds", status.click_silence_seconds),
         ("deepfm_fields_missing", size(status.fields.values().filter(|share| share.is_missing).count())),
     ]
 }

@@ -11,6 +11,12 @@ use crate::event::options::Mapping;
 /// One impression in this many gives a probe, after the first few.
 const SPARSITY: u64 = 997;
 
+/// The longest row that is kept, in bytes: rows are in every checkpoint.
+const ROW_BYTES_MAX: usize = 64 << 10;
+
+/// With fewer probes than this a version is hardly checked by them.
+pub const PROBES_MIN: usize = 8;
+
 /// The newest raw feature rows, shared between the decoding thread and the learner.
 #[derive(Clone, Debug)]
 pub struct Probes {
@@ -39,13 +45,19 @@ impl Probes {
         let features = serde_json::from_slice(document)
             .ok()
             .and_then(|document: Value| document.pointer(&self.pointer).map(Value::to_string));
-        if let Some(features) = features {
+        if let Some(features) = features.filter(|features| features.len() <= ROW_BYTES_MAX) {
             let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
             if rows.len() == self.capacity {
                 rows.pop_front();
             }
             rows.push_back(features);
         }
+    }
+
+    /// Begins with the rows of a checkpoint, the newest last.
+    pub fn restore(&self, rows: Vec<String>) {
+        let left_out = rows.len().saturating_sub(self.capacity);
+        *self.rows.lock().unwrap_or_else(PoisonError::into_inner) = rows.into_iter().skip(left_out).collect();
     }
 
     /// The rows kept now, as JSON objects.

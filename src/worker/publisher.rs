@@ -1,14 +1,17 @@
-//! The announcing thread: a version that is installed is announced, and `live` moves to it. Its queue is the outbox, which
+//! The announcing thread: a version that is installed is announced, and `live` moves to it; then those are removed that are
+//! kept no longer. Its queue is the outbox, which
 //! is bounded: at [`OUTBOX_MAX`] no further version is cut until the broker has taken one.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::error::WorkerError;
 use crate::config::Config;
 use crate::publish::announcement::{Alias, Announcement, LIVE};
-use crate::publish::topic::{Announcer, TopicError, Versions};
+use crate::publish::artefacts::ArtefactIoError;
+use crate::publish::retention;
+use crate::publish::topic::{Announcer, Record, TopicError, Versions};
 use crate::snapshot::outbox::OutboxEntry;
 use crate::source::vital;
 
@@ -30,18 +33,20 @@ pub struct Publisher {
 impl Publisher {
     /// Starts the thread; `known` is what the topic said after all earlier writers were fenced off.
     pub fn start(config: &Config, announcer: Announcer, known: &Versions) -> Self {
-        let model = config.model.name.clone();
-        let mut live = known.aliases.get(LIVE).cloned();
+        let mut desk = Desk { announcer, config: config.clone(), known: known.clone() };
         let (entries, inbox) = channel::<OutboxEntry>();
         let (outbox, announced) = channel();
         let body = move |outbox: &Sender<Result<u64, WorkerError>>| {
             for entry in inbox {
                 vital::failpoint("announcing");
-                let announced = announce(&announcer, &model, &entry, &mut live);
-                let result = announced.map(|()| entry.version).map_err(WorkerError::from);
+                let result = desk.announce(&entry).map(|()| entry.version).map_err(WorkerError::from);
                 let failed = result.is_err();
                 // The receiver may be gone already; then nobody wants to know.
                 if outbox.send(result).is_err() || failed {
+                    return;
+                }
+                if let Err(error) = desk.remove_old() {
+                    let _ = outbox.send(Err(error.into()));
                     return;
                 }
             }
@@ -69,14 +74,15 @@ impl Publisher {
         Ok(announced)
     }
 
-    /// Waits for the announcements that are under way.
+    /// Waits a moment for the announcements that are under way.
     ///
     /// # Errors
     /// When one could not be announced.
     pub fn finish(mut self) -> Result<Vec<u64>, WorkerError> {
         let mut announced = self.announced()?;
+        let start = Instant::now();
         while self.waiting > 0 {
-            let Ok(result) = self.announced.recv_timeout(FAREWELL) else {
+            let Ok(result) = self.announced.recv_timeout(FAREWELL.saturating_sub(start.elapsed())) else {
                 break;
             };
             announced.push(result?);
@@ -98,27 +104,65 @@ impl Drop for Publisher {
     }
 }
 
-fn announce(
-    announcer: &Announcer,
-    model: &str,
-    entry: &OutboxEntry,
-    live: &mut Option<Alias>,
-) -> Result<(), TopicError> {
-    let mut records = vec![(entry.key.clone(), entry.announcement.clone())];
-    let announcement: Option<Announcement> = serde_json::from_str(&entry.announcement).ok();
-    // An alias never moves back by itself: a version that is announced again after a restart may be an old one.
-    let is_newer = live.as_ref().is_none_or(|live| live.version < entry.version);
-    let moved = announcement
-        .filter(|_| entry.goes_live && is_newer)
-        .map(|announcement| Alias::moved(live.as_ref(), LIVE, &announcement, jiff::Timestamp::now().to_string()));
-    if let Some(alias) = &moved {
-        let record = serde_json::to_string(alias).expect("an alias always encodes");
-        records.push((Alias::key(model, LIVE), record));
+/// Where versions are announced and removed.
+struct Desk {
+    announcer: Announcer,
+    config: Config,
+    /// What the topic says.
+    known: Versions,
+}
+
+impl Desk {
+    fn announce(&mut self, entry: &OutboxEntry) -> Result<(), TopicError> {
+        let mut records = vec![Record::new(entry.key.clone(), entry.announcement.clone())];
+        let announcement: Option<Announcement> = serde_json::from_str(&entry.announcement).ok();
+        // An alias never moves back by itself: a version that is announced again after a restart may be an old one.
+        let live = self.known.aliases.get(LIVE);
+        let is_newer = live.is_none_or(|live| live.version < entry.version);
+        let moved = announcement
+            .as_ref()
+            .filter(|_| entry.goes_live && is_newer)
+            .map(|announcement| Alias::moved(live, LIVE, announcement, jiff::Timestamp::now().to_string()));
+        if let Some(alias) = &moved {
+            let record = serde_json::to_string(alias).expect("an alias always encodes");
+            records.push(Record::new(Alias::key(&self.config.model.name, LIVE), record));
+        }
+        self.announcer.write(&records)?;
+        self.known.newest = self.known.newest.max(Some(entry.version));
+        self.known.announced.extend(announcement.map(|announcement| (entry.version, announcement)));
+        self.known.aliases.extend(moved.map(|alias| (LIVE.to_owned(), alias)));
+        tracing::info!("version {} is announced{}", entry.version, if entry.goes_live { " and live" } else { "" });
+        Ok(())
     }
-    announcer.write(&records)?;
-    if moved.is_some() {
-        *live = moved;
+
+    /// Removes the versions that are kept no longer. What the disk does not let go of is tried again after the next version.
+    fn remove_old(&mut self) -> Result<(), TopicError> {
+        let model = &self.config.model.name;
+        let (settings, root) = (&self.config.versions, self.config.versions.of(model));
+        let failed = |error: ArtefactIoError| {
+            metrics::counter!("deepfm_version_removal_failures_total").increment(1);
+            tracing::warn!("old versions cannot be removed: {:#}", anyhow::Error::from(error));
+        };
+        let now = jiff::Timestamp::now();
+        let plan = match retention::plan(settings, &self.known, &root, &self.config.exports.of(model), now) {
+            Ok(plan) => plan,
+            Err(error) => {
+                failed(error);
+                return Ok(());
+            }
+        };
+        if plan.is_empty() {
+            return Ok(());
+        }
+        let keys: Vec<String> = plan.versions.iter().filter_map(|removal| removal.key.clone()).collect();
+        self.announcer.bury(&keys)?;
+        retention::carry_out(&plan, &root).into_iter().for_each(failed);
+        for removal in plan.versions.iter().filter(|removal| removal.key.is_some()) {
+            self.known.announced.remove(&removal.version);
+        }
+        metrics::counter!("deepfm_versions_removed_total").increment(plan.versions.len() as u64);
+        let (bytes, journals) = (plan.versions.iter().map(|one| one.bytes).sum::<u64>(), plan.journals.len());
+        tracing::info!("removed {} versions ({bytes} bytes) and {journals} journals", plan.versions.len());
+        Ok(())
     }
-    tracing::info!("version {} is announced{}", entry.version, if entry.goes_live { " and live" } else { "" });
-    Ok(())
 }

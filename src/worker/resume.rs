@@ -10,7 +10,7 @@ use crate::publish::announcement::{Abandoned, Announcement};
 use crate::publish::artefacts;
 use crate::publish::settle::{Settlement, settlement};
 use crate::publish::topic::Versions;
-use crate::snapshot::checkpoint::{self, CheckpointError, FORMAT_VERSION, Layer, Lineage, Parent};
+use crate::snapshot::checkpoint::{self, Beside, CheckpointError, FORMAT_VERSION, Layer, Lineage, Parent};
 use crate::snapshot::manifest::ParentVersion;
 use crate::snapshot::outbox::{Outbox, OutboxEntry};
 use crate::source::kafka::KafkaLog;
@@ -27,6 +27,16 @@ pub enum OnGap {
     Refuse,
     /// Pass over them: journalled and counted.
     Skip,
+}
+
+/// What to do about announced versions that the state is from before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnAhead {
+    /// Refuse to start.
+    #[default]
+    Refuse,
+    /// Go on without them: they are announced again as abandoned.
+    Abandon,
 }
 
 /// Where a worker's versions and records come from.
@@ -153,16 +163,17 @@ pub fn settle(
     log: &KafkaLog,
 ) -> Result<(Origin, Outbox), WorkerError> {
     // Versions that were made and never announced have numbers too.
-    let installed = artefacts::list(&config.versions.dir).unwrap_or_default();
-    let newest = known.newest().max(installed.keys().next_back().copied());
+    let root = config.versions.of(&config.model.name);
+    let installed = artefacts::list(&root).unwrap_or_default();
+    let newest = known.newest().max(installed.last().map(|newest| newest.version));
     let first_free = newest.map_or(1, |newest| newest + 1);
     let Some(lineage) = lineage else {
-        artefacts::remove_stray(&config.versions.dir, &[]);
+        artefacts::remove_stray(&root, &[]);
         let origin = Origin { next_version: first_free, parent: None, topic_ids: log.topic_ids() };
         return Ok((origin, Outbox::default()));
     };
     let Lineage { mut parent, outbox: Outbox { versions, letters }, mut topic_ids, .. } = lineage;
-    let versions = settle_versions(config, trainer, versions, known, &mut parent)?;
+    let versions = settle_versions(&root, trainer, versions, known, &mut parent)?;
     // A broker that does not tell an id now may have told it before.
     topic_ids.extend(log.topic_ids());
     let next_version = lineage.next_version.max(first_free);
@@ -193,6 +204,10 @@ fn restore(config: &Config, place: &Path, layers: &[Layer]) -> Result<(Trainer, 
     let unusable = |source| WorkerError::Checkpoint { path: path(), source };
     let newest = layers.last().ok_or_else(|| unusable(CheckpointError::NoBase))?;
     let lineage = checkpoint::read_lineage(newest).map_err(unusable)?;
+    if lineage.beside.model != config.model.name {
+        let (theirs, ours) = (lineage.beside.model, config.model.name.clone());
+        return Err(WorkerError::OtherModel { path: path(), theirs, ours });
+    }
     let params: TrainParams =
         serde_json::from_str(&lineage.parameters).map_err(|_| unusable(CheckpointError::Parameters))?;
     let differences = config.differences_from(&lineage.configuration);
@@ -222,9 +237,9 @@ fn restore(config: &Config, place: &Path, layers: &[Layer]) -> Result<(Trainer, 
 
 /// The announcements of versions that the state does not descend from, now marked as abandoned: its worker fell back behind
 /// them, was restored from an export, or is a copy from before them.
-pub fn abandoned(origin: &Origin, known: &Versions) -> Vec<Announcement> {
+pub fn abandoned(parent: Option<&Parent>, known: &Versions) -> Vec<Announcement> {
     let at = jiff::Timestamp::now().to_string();
-    let is_ahead = |announcement: &Announcement| match &origin.parent {
+    let is_ahead = |announcement: &Announcement| match parent {
         None => true,
         Some(parent) if parent.version == announcement.version => {
             parent.manifest_digest != announcement.manifest_digest
@@ -232,34 +247,77 @@ pub fn abandoned(origin: &Origin, known: &Versions) -> Vec<Announcement> {
         Some(parent) => parent.version < announcement.version,
     };
     let ahead = known.announced.values().filter(|one| one.abandoned.is_none() && is_ahead(one));
-    let parent = || origin.parent.as_ref().map(ParentVersion::from);
+    let parent = parent.map(ParentVersion::from);
     ahead
-        .map(|one| Announcement { abandoned: Some(Abandoned { at: at.clone(), parent: parent() }), ..one.clone() })
+        .map(|one| Announcement {
+            abandoned: Some(Abandoned { at: at.clone(), parent: parent.clone() }),
+            ..one.clone()
+        })
         .collect()
 }
 
-/// A version that will not be announced is nobody's parent: the newest announced one before it is.
+/// Refuses to go on from a state from before versions that are announced, unless they are given up.
+///
+/// # Errors
+/// When there are such versions.
+pub fn refuse_ahead(
+    config: &Config,
+    lineage: Option<&Lineage>,
+    known: &Versions,
+    on_ahead: OnAhead,
+) -> Result<(), WorkerError> {
+    let Some(lineage) = lineage.filter(|_| on_ahead == OnAhead::Refuse) else {
+        return Ok(());
+    };
+    let root = config.versions.of(&config.model.name);
+    let mut parent = lineage.parent.clone();
+    for entry in lineage.outbox.versions.iter().rev() {
+        let is_lost = match settlement(entry, known.announced.get(&entry.version)) {
+            Settlement::Announce => !artefacts::is_present(&root, &entry.directory),
+            Settlement::Drop => true,
+            Settlement::Done => false,
+        };
+        if is_lost {
+            hand_down(entry, &mut parent, known);
+        }
+    }
+    let versions: Vec<u64> = abandoned(parent.as_ref(), known).iter().map(|one| one.version).collect();
+    if versions.is_empty() {
+        return Ok(());
+    }
+    let (topic, model) = (config.kafka.versions_topic.clone(), config.model.name.clone());
+    Err(WorkerError::VersionsAhead { path: config.state.dir.clone(), topic, model, versions })
+}
+
+/// A version that will not be announced is nobody's parent: the newest announced one before it is. Its segment of the journal
+/// is then the next version's.
 fn disown(entry: &OutboxEntry, trainer: &mut Trainer, parent: &mut Option<Parent>, known: &Versions) {
+    if hand_down(entry, parent, known) {
+        trainer.lengthen_journal(entry.journal.clone());
+    }
+}
+
+/// The parent of an entry becomes the state's, if the entry was; says whether it was.
+fn hand_down(entry: &OutboxEntry, parent: &mut Option<Parent>, known: &Versions) -> bool {
     if parent.as_ref().is_none_or(|parent| parent.manifest_digest != entry.manifest_digest) {
-        return;
+        return false;
     }
     let announcement: Option<Announcement> = serde_json::from_str(&entry.announcement).ok();
     *parent = announcement.and_then(|announcement| announcement.parent).map(|before| {
         let learned = known.announced.get(&before.version).map_or(0, |announcement| announcement.learned);
         Parent { version: before.version, manifest_digest: before.manifest_digest, learned }
     });
-    trainer.lengthen_journal(entry.journal.clone());
+    true
 }
 
 /// Settles what the last run left: installs what is still to be announced, drops what another worker overtook.
 fn settle_versions(
-    config: &Config,
+    root: &Path,
     trainer: &mut Trainer,
     outbox: Vec<OutboxEntry>,
     known: &Versions,
     parent: &mut Option<Parent>,
 ) -> Result<Vec<OutboxEntry>, WorkerError> {
-    let root = &config.versions.dir;
     let mut pending = Vec::new();
     // From the newest to the oldest: a parent may be handed down more than once.
     for entry in outbox.into_iter().rev() {
@@ -299,6 +357,7 @@ pub fn lineage(
     state_digest: StateDigest,
     origin: &Origin,
     outbox: Outbox,
+    beside: Beside,
 ) -> Lineage {
     Lineage {
         format: FORMAT_VERSION,
@@ -311,5 +370,6 @@ pub fn lineage(
         topic_ids: origin.topic_ids.clone(),
         state_digest,
         outbox,
+        beside,
     }
 }

@@ -8,14 +8,17 @@ use serde::Serialize;
 
 use super::attendance::{Attendance, Horizon};
 use super::census::Census;
-use super::committer::{Committed, Committer, Job};
+use super::committer::{Committed, Committer, Job, Progress};
 use super::dead_letters::Letters;
 use super::drive::{Drive, Pilot, Witness as _};
 use super::error::WorkerError;
 use super::exporter::Exporter;
-use super::probes::Probes;
+use super::heart::{HEARTBEAT, Heart};
+use super::observer::{Observer, held};
+use super::pace::{Pace, RETRY_MIN};
+use super::probes::{PROBES_MIN, Probes};
 use super::publisher::{OUTBOX_MAX, Publisher};
-use super::resume::{self, Beginning, OnGap, Origin};
+use super::resume::{self, Beginning, OnAhead, OnGap, Origin};
 use super::status::{Phase, StatusBoard};
 use super::stop::Stop;
 use crate::config::Config;
@@ -27,7 +30,8 @@ use crate::publish::announcement::Announcement;
 use crate::publish::topic::Announcer;
 use crate::publish::{artefacts, topic};
 use crate::snapshot::artefact::{Artefact, Cut};
-use crate::snapshot::checkpoint::{Layer, Parent};
+use crate::snapshot::checkpoint::{Beside, Layer, Parent};
+use crate::snapshot::clicks::ClickTimes;
 use crate::snapshot::manifest::ParentVersion;
 use crate::snapshot::outbox::{Outbox, OutboxEntry};
 use crate::source::kafka::{KafkaLog, KafkaSource};
@@ -37,12 +41,6 @@ use crate::train::{Fate, Tally};
 
 /// Bytes of changes at which a checkpoint is taken before its time; at twice as many, learning waits for the disk.
 const UNSAVED_BYTES_MAX: usize = 128 << 20;
-
-/// The least time between two checkpoints, and between two tries of one that fails.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// How often a worker that waits for the disk shows that it lives.
-const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// How often the status board is brought up to date.
 const STATUS_EVERY: Duration = Duration::from_millis(500);
@@ -58,6 +56,8 @@ pub struct Options {
     pub restored: Option<(PathBuf, Layer)>,
     /// What to do about records that the broker no longer has.
     pub on_gap: OnGap,
+    /// What to do about announced versions that the state is from before.
+    pub on_ahead: OnAhead,
 }
 
 /// How a run ended.
@@ -99,8 +99,10 @@ struct Worker<'w> {
     staged: Vec<OutboxEntry>,
     versions: Vec<u64>,
     checkpoint: u64,
-    checkpoint_at: Instant,
-    version_at: Instant,
+    clicks: ClickTimes,
+    pace: Pace,
+    /// Whether it learns no more: what is committed now is the last.
+    is_ending: bool,
 }
 
 /// Runs until it is stopped, or until everything that was there at start is consumed.
@@ -115,6 +117,7 @@ pub fn run(
     board: &StatusBoard,
 ) -> Result<Summary, WorkerError> {
     board.update(|status| status.model.clone_from(&config.model.name));
+    let heart = Heart::beat(board);
     let mut store = store;
     // A fresh start on purpose destroys nothing before it is known that there is something to start with.
     let chosen = resume::choose(config, &mut *store, &mut options)?;
@@ -127,9 +130,13 @@ pub fn run(
     let log = KafkaLog::connect(&config.kafka)?;
     // So is everything else that this start could be refused for.
     let Beginning { mut trainer, lineage, has_decided } = resume::begin(config, &chosen, &log, options.on_gap)?;
-    board.update(|_| ());
+    // An export is from before on purpose.
+    let on_ahead = if chosen.is_replaced { OnAhead::Abandon } else { options.on_ahead };
+    resume::refuse_ahead(config, lineage.as_ref(), &known, on_ahead)?;
+    let beside = lineage.as_ref().map(|lineage| lineage.beside.clone()).unwrap_or_default();
     let announcer = Announcer::fence(&config.kafka, &config.model.name)?;
     let known = topic::read(&config.kafka, &config.model.name)?;
+    resume::refuse_ahead(config, lineage.as_ref(), &known, on_ahead)?;
     let (origin, outbox) = resume::settle(config, &mut trainer, lineage, &known, &log)?;
     match (&chosen.saved, chosen.is_replaced) {
         // What is given up goes when the export is durable.
@@ -142,13 +149,14 @@ pub fn run(
         (_, false) => {}
     }
     if chosen.saved.is_some() {
-        announcer.abandon(&resume::abandoned(&origin, &known))?;
+        announcer.abandon(&resume::abandoned(origin.parent.as_ref(), &known))?;
     }
     drop(chosen);
     let ends = log.ends();
     let fields = config.field_set()?;
     let decoder = Decoder::new(fields.clone(), config.event_options())?;
     let probes = Probes::new(config.versions.probes, &config.events.mapping.impression);
+    probes.restore(beside.probes);
     let mut observed = probes.clone();
     let mut census = Census::new(&fields, &config.fields.shares(), config.metrics.window_impressions, board);
     let ingest = Ingest::new(decoder, config.events.dead_letter_bytes_max, move |event, payload| {
@@ -159,7 +167,7 @@ pub fn run(
     });
     let undurable_max = Duration::from_secs(config.state.undurable_max_seconds);
     let exporter = Exporter::new(&config.exports, &config.model.name);
-    let mut committer = Committer::start(store, config.versions.dir.clone(), undurable_max, exporter);
+    let mut committer = Committer::start(store, config.versions.of(&config.model.name), undurable_max, exporter);
     let mut publisher = Publisher::start(config, announcer, &known);
     for entry in &outbox.versions {
         publisher.announce(entry.clone());
@@ -170,11 +178,13 @@ pub fn run(
         let before = checkpoint;
         let cut = trainer.cut(committer.wants());
         let unsent = Outbox { versions: outbox.versions.clone(), letters: letters.submit() };
-        let lineage = resume::lineage(config, &trainer, cut.digest, &origin, unsent);
-        committer.submit(Job { cut, lineage, staged: Vec::new() });
+        let beside = kept_beside(config, beside.clicks, &probes);
+        let lineage = resume::lineage(config, &trainer, cut.digest, &origin, unsent, beside);
+        committer.submit(Job { cut, lineage, staged: Vec::new(), is_last: false });
         while committer.is_busy() {
-            checkpoint = committer.poll(HEARTBEAT)?.map_or(checkpoint, |committed| committed.commit);
-            board.update(|_| ());
+            if let Progress::Durable(committed) = committer.poll(HEARTBEAT)? {
+                checkpoint = committed.commit;
+            }
         }
         if checkpoint == before {
             return Err(WorkerError::NoFirstCheckpoint);
@@ -187,14 +197,14 @@ pub fn run(
         Horizon::Live { idle_after: Duration::from_millis(config.kafka.idle_after_ms) }
     };
     let pilot = Pilot::Attendance(Attendance::new(horizon, &ends));
-    let now = Instant::now();
     let worker = Worker {
         drive: Drive::new(trainer, source, pilot)?,
         letters,
         staged: Vec::new(),
         versions: Vec::new(),
-        checkpoint_at: now,
-        version_at: now,
+        clicks: beside.clicks,
+        pace: Pace::new(Instant::now()),
+        is_ending: false,
         config,
         fields,
         committer,
@@ -205,7 +215,13 @@ pub fn run(
         outbox: outbox.versions,
         checkpoint,
     };
+    drop(heart);
     worker.go_on(&options, stop)
+}
+
+/// What a checkpoint holds beside the state.
+fn kept_beside(config: &Config, clicks: ClickTimes, probes: &Probes) -> Beside {
+    Beside { model: config.model.name.clone(), clicks, probes: probes.rows() }
 }
 
 impl Worker<'_> {
@@ -214,6 +230,7 @@ impl Worker<'_> {
         self.show();
         let learned = self.learn(stop);
         self.board.update(|status| status.phase = Phase::Stopping);
+        self.is_ending = true;
         let is_done = match learned {
             Ok(is_done) => is_done,
             Err(error) => {
@@ -225,13 +242,14 @@ impl Worker<'_> {
             }
         };
         self.wait_for_commit()?;
-        if options.until_end && is_done && self.has_learned_since_version() {
-            self.cut_version()?;
-        }
+        let wants_version = options.until_end && is_done && self.has_learned_since_version();
+        let cut = if wants_version { self.cut_version() } else { Ok(()) };
+        // What was learned is kept also when its version cannot be written.
         self.commit_last()?;
+        cut?;
         if options.until_end && !self.letters.is_empty() {
             // Those of a live run are durable, and sent by the next one if this one cannot. Sent letters are forgotten by the commit after.
-            self.letters.wait()?;
+            self.wait_for_letters(stop)?;
             self.commit_last()?;
         }
         self.finish()
@@ -241,34 +259,42 @@ impl Worker<'_> {
     fn learn(&mut self, stop: &Stop) -> Result<bool, WorkerError> {
         let mut shown = Instant::now();
         loop {
-            let turn = self.drive.turn(u64::MAX, &Inline, &mut self.letters)?;
+            let mut observer = Observer { letters: &mut self.letters, clicks: &mut self.clicks };
+            let turn = self.drive.turn(u64::MAX, &Inline, &mut observer)?;
             self.note_announced()?;
             self.letters.note_delivered()?;
             if self.letters.is_full() {
-                self.send_letters()?;
+                self.send_letters(stop)?;
             }
-            if let Some(committed) = self.committer.poll(Duration::ZERO)? {
-                self.note_committed(committed);
-            }
+            let progress = self.committer.poll(Duration::ZERO)?;
+            self.note(progress);
             vital::failpoint("learning");
             if turn.is_done || stop.is_asked() {
                 return Ok(turn.is_done);
             }
-            if self.is_version_due() {
-                if let Err(error) = self.cut_version() {
-                    // Nothing of it was published, and its place in the journal is kept: the next one is tried in its time.
-                    tracing::error!("a version could not be written: {:#}", anyhow::Error::from(error));
-                    metrics::counter!("deepfm_version_failures_total").increment(1);
-                    self.version_at = Instant::now();
-                }
-            } else if self.is_checkpoint_due()? {
-                self.checkpoint();
-            }
+            self.save_if_due()?;
             if shown.elapsed() >= STATUS_EVERY {
                 self.show();
                 shown = Instant::now();
             }
         }
+    }
+
+    /// Cuts a version, or takes a checkpoint, if one is due: a version that cannot be written is in no checkpoint's way.
+    fn save_if_due(&mut self) -> Result<(), WorkerError> {
+        if self.is_version_due() {
+            let Err(error) = self.cut_version() else {
+                return Ok(());
+            };
+            // Nothing of it was published, and its place in the journal is kept: it is tried again.
+            tracing::error!("a version could not be written: {:#}", anyhow::Error::from(error));
+            metrics::counter!("deepfm_version_failures_total").increment(1);
+            self.pace.version_failed(Instant::now());
+        }
+        if self.is_checkpoint_due()? {
+            self.checkpoint();
+        }
+        Ok(())
     }
 
     /// A checkpoint is due by time, or when much has changed; learning waits for a commit in flight only when very much has.
@@ -277,10 +303,10 @@ impl Worker<'_> {
         if self.committer.is_busy() && unsaved >= 2 * UNSAVED_BYTES_MAX {
             self.wait_for_commit()?;
         }
-        let elapsed = self.checkpoint_at.elapsed();
-        let by_time = elapsed >= Duration::from_secs(self.config.state.checkpoint_interval_seconds);
-        let by_size = (unsaved >= UNSAVED_BYTES_MAX || self.letters.is_due()) && elapsed >= RETRY_AFTER;
-        Ok(!self.committer.is_busy() && (by_time || by_size))
+        let interval = Duration::from_secs(self.config.state.checkpoint_interval_seconds);
+        let has_changed_much = unsaved >= UNSAVED_BYTES_MAX || self.letters.is_due();
+        let is_due = self.pace.is_checkpoint_due(Instant::now(), interval, has_changed_much);
+        Ok(is_due && !self.committer.is_busy())
     }
 
     fn has_learned_since_version(&self) -> bool {
@@ -297,10 +323,8 @@ impl Worker<'_> {
             return false;
         }
         let since = trainer.counters().learned - self.origin.parent.as_ref().map_or(0, |parent| parent.learned);
-        let by_examples = versions.interval_examples > 0 && since >= versions.interval_examples;
-        let by_time = versions.interval_seconds > 0
-            && self.version_at.elapsed() >= Duration::from_secs(versions.interval_seconds);
-        by_examples || by_time
+        let has_enough = versions.interval_examples > 0 && since >= versions.interval_examples;
+        self.pace.is_version_due(Instant::now(), Duration::from_secs(versions.interval_seconds), has_enough)
     }
 
     /// Takes a checkpoint between two records, and gives it to the writing thread.
@@ -309,10 +333,11 @@ impl Worker<'_> {
         let trainer = &mut self.drive.trainer;
         let cut = trainer.cut(self.committer.wants());
         let outbox = Outbox { versions: self.outbox.clone(), letters: self.letters.submit() };
-        let lineage = resume::lineage(self.config, trainer, cut.digest, &self.origin, outbox);
+        let beside = kept_beside(self.config, self.clicks, &self.probes);
+        let lineage = resume::lineage(self.config, trainer, cut.digest, &self.origin, outbox, beside);
         self.board.update(|status| status.checkpoint_pause_seconds = Some(start.elapsed().as_secs_f64()));
-        self.committer.submit(Job { cut, lineage, staged: self.staged.clone() });
-        self.checkpoint_at = Instant::now();
+        self.committer.submit(Job { cut, lineage, staged: self.staged.clone(), is_last: self.is_ending });
+        self.pace.checkpoint_begun(Instant::now());
     }
 
     /// Makes everything durable before the worker ends: tries until it is, or until there is no time left.
@@ -323,28 +348,47 @@ impl Worker<'_> {
             self.checkpoint();
             self.wait_for_commit()?;
             if self.checkpoint == before {
-                std::thread::park_timeout(RETRY_AFTER);
+                std::thread::park_timeout(RETRY_MIN);
             }
         }
         Ok(())
     }
 
-    /// Makes every letter durable and waits until it is sent.
-    fn send_letters(&mut self) -> Result<(), WorkerError> {
+    /// Makes every letter durable and waits until it is sent, or until the worker is asked to stop.
+    fn send_letters(&mut self, stop: &Stop) -> Result<(), WorkerError> {
         self.commit_last()?;
-        self.letters.wait()?;
+        self.wait_for_letters(stop)
+    }
+
+    /// Waits for letters that are durable. It shows meanwhile that the worker lives.
+    fn wait_for_letters(&mut self, stop: &Stop) -> Result<(), WorkerError> {
+        let board = self.board;
+        self.letters.wait(HEARTBEAT, || {
+            board.update(|_| ());
+            !stop.is_asked()
+        })?;
         Ok(())
     }
 
     /// Waits for the commit in flight, and shows meanwhile that the worker lives.
     fn wait_for_commit(&mut self) -> Result<(), WorkerError> {
         while self.committer.is_busy() {
-            if let Some(committed) = self.committer.poll(HEARTBEAT)? {
-                self.note_committed(committed);
-            }
+            let progress = self.committer.poll(HEARTBEAT)?;
+            self.note(progress);
             self.board.update(|_| ());
         }
         Ok(())
+    }
+
+    fn note(&mut self, progress: Progress) {
+        match progress {
+            Progress::Pending => {}
+            Progress::Durable(committed) => {
+                self.pace.checkpoint_done();
+                self.note_committed(committed);
+            }
+            Progress::Failed => self.pace.checkpoint_failed(Instant::now()),
+        }
     }
 
     fn note_committed(&mut self, committed: Committed) {
@@ -363,6 +407,7 @@ impl Worker<'_> {
         let trainer = &mut self.drive.trainer;
         let state_digest = trainer.state_digest();
         let journal = trainer.sequencer().journal().to_vec();
+        let probes = self.probes.rows();
         let artefact = Artefact::cut(
             trainer,
             &Cut {
@@ -372,22 +417,28 @@ impl Worker<'_> {
                 created_at: jiff::Timestamp::now().to_string(),
                 state_digest,
                 journal: &journal,
-                probes: &self.probes.rows(),
+                probes: &probes,
                 fields: &self.fields,
                 configuration: self.config.fingerprint(),
             },
         );
-        let root = &self.config.versions.dir;
-        artefacts::stage(root, &artefact)?;
+        artefacts::stage(&self.config.versions.of(&self.config.model.name), &artefact)?;
         trainer.cut_journal();
-        let announcement = Announcement::of(&artefact);
+        if probes.len() + 1 < PROBES_MIN {
+            tracing::warn!(
+                "version {version} has {} probes, fewer than {PROBES_MIN}: they hardly check it",
+                probes.len() + 1
+            );
+        }
+        let held = held(self.config, &self.clicks, version);
+        let announcement = Announcement { held, ..Announcement::of(&artefact) };
         let entry = OutboxEntry {
             version,
             manifest_digest: artefact.digest.clone(),
             directory: artefact.directory(),
             key: announcement.key(),
             announcement: serde_json::to_string(&announcement).expect("an announcement always encodes"),
-            goes_live: trainer.has_matured(),
+            goes_live: trainer.has_matured() && announcement.held.is_none(),
             journal,
         };
         let learned = trainer.counters().learned;
@@ -397,7 +448,7 @@ impl Worker<'_> {
         self.staged.push(entry);
         self.checkpoint();
         self.versions.push(version);
-        self.version_at = Instant::now();
+        self.pace.version_cut(Instant::now());
         Ok(())
     }
 
@@ -415,6 +466,7 @@ impl Worker<'_> {
             status.observe(&self.drive.trainer, &self.drive.source().ends());
             status.checkpoint = Some(self.checkpoint);
             status.outbox = self.outbox.len();
+            status.click_silence_seconds = self.clicks.silence_ms().map(|silence| silence as f64 / 1000.0);
         });
     }
 

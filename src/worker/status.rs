@@ -95,6 +95,8 @@ pub struct Status {
     pub checkpoint_pause_seconds: Option<f64>,
     /// Versions that are durable but not announced yet.
     pub outbox: usize,
+    /// How far the log has gone on since its last click, in seconds.
+    pub click_silence_seconds: Option<f64>,
     /// The trainer's counters.
     pub counters: Counters,
     /// The join's counters.

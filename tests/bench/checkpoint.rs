@@ -16,7 +16,7 @@ use deepfm_stream::feature::{Entry, Features, hash};
 use deepfm_stream::join::params::{JoinParams, LabelPolicy, LatePolicy};
 use deepfm_stream::model::Inline;
 use deepfm_stream::model::params::ModelParams;
-use deepfm_stream::snapshot::checkpoint::{self, FORMAT_VERSION, Lineage};
+use deepfm_stream::snapshot::checkpoint::{self, Beside, FORMAT_VERSION, Lineage};
 use deepfm_stream::snapshot::outbox::Outbox;
 use deepfm_stream::store::{SledStore, Store, give_way};
 use deepfm_stream::stream::{Arrival, Control, Partition};
@@ -131,6 +131,7 @@ fn lineage(cut: &StateCut) -> Lineage {
         topic_ids: BTreeMap::new(),
         state_digest: cut.digest,
         outbox: Outbox::default(),
+        beside: Beside::default(),
     }
 }
 

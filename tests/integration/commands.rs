@@ -36,7 +36,7 @@ impl Place {
         let text = format!(
             "{}\n[model]\nname = \"{name}\"\n[join]\nattribution_window_seconds = 5\n[admin]\nlisten = \"\"\n\
              [state]\ndir = \"{}\"\ncheckpoint_interval_seconds = 1\n\
-             [versions]\ndir = \"{}\"\ninterval_seconds = 2\ninterval_examples = 3000\n\
+             [versions]\ndir = \"{}\"\ninterval_seconds = 2\ninterval_examples = 3000\nkeep = 0\n\
              [exports]\ndir = \"{}\"\ninterval_seconds = 3600\n\
              [kafka]\nbrokers = \"{brokers}\"\nimpressions_topic = \"{impressions_topic}\"\n\
              clicks_topic = \"{clicks_topic}\"\nversions_topic = \"{versions_topic}\"\n\
@@ -220,7 +220,13 @@ fn of_two_workers_on_one_model_the_older_is_fenced_off_and_publishes_nothing_mor
     fs::write(&newer, text).expect("the disk takes it");
     let published = installed(&place.path("older-artefacts")).len();
     wait_for("one more version", || (installed(&place.path("older-artefacts")).len() > published).then_some(()));
-    let second = Running::start(&["run", "--config", &newer]);
+    // Nor one whose state is from before versions that are announced, unless they are given up on purpose.
+    let refused = run(&["run", "--config", &newer]);
+    assert_eq!(refused.code, Some(74), "{}", refused.stderr);
+    assert!(refused.stderr.contains("--abandon-versions"), "{}", refused.stderr);
+    let published = installed(&place.path("older-artefacts")).len();
+    wait_for("yet another version", || (installed(&place.path("older-artefacts")).len() > published).then_some(()));
+    let second = Running::start(&["run", "--config", &newer, "--abandon-versions"]);
     assert_eq!(first.wait().code, Some(75), "{}", said());
     assert!(said().contains("fenced off"), "{}", said());
     wait_for("a version of the newer", || (!installed(&place.path("newer-artefacts")).is_empty()).then_some(()));
@@ -234,7 +240,7 @@ fn of_two_workers_on_one_model_the_older_is_fenced_off_and_publishes_nothing_mor
         .iter()
         .map(|one| {
             let directory = one["directory"].as_str().expect("a name");
-            let is_there = |artefacts: &str| place.path(artefacts).join(directory).exists();
+            let is_there = |artefacts: &str| place.path(artefacts).join("older").join(directory).exists();
             assert!(is_there("older-artefacts") != is_there("newer-artefacts"), "{directory} is in one place");
             is_there("newer-artefacts")
         })

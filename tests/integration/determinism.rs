@@ -9,7 +9,7 @@ use deepfm_stream::join::params::{JoinParams, LabelPolicy, LatePolicy};
 use deepfm_stream::model::params::{Activation, AdmissionParams, MlpParams, ModelParams, Parts};
 use deepfm_stream::model::{Executor, Inline};
 use deepfm_stream::optim::params::{FtrlParams, SgdParams};
-use deepfm_stream::snapshot::checkpoint::{self, Layer, Lineage, Merge, Place, Section};
+use deepfm_stream::snapshot::checkpoint::{self, Beside, Layer, Lineage, Merge, Place, Section};
 use deepfm_stream::snapshot::outbox::Outbox;
 use deepfm_stream::stream::{Arrival, Control, JournalEntry, Partition, Refused, Script};
 use deepfm_stream::train::{BatchParams, Scope, StateDigest, TrainParams, Trainer};
@@ -207,6 +207,7 @@ pub(super) fn lineage(trainer: &Trainer, state_digest: StateDigest) -> Lineage {
         topic_ids: BTreeMap::new(),
         state_digest,
         outbox: Outbox::default(),
+        beside: Beside::default(),
     }
 }
 

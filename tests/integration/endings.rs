@@ -34,7 +34,9 @@ fn a_panic_in_any_thread_ends_the_process_with_70_at_once_and_loses_nothing() {
     let place = filled(broker, "panics");
     let config = quick(&place.config("panics", ""));
     let poison = Outgoing { payload: Some(b"poison"), ..Outgoing::default() };
-    for thread in ["learning", "writing", "impressions-reading", "clicks-reading", "announcing", "letters"] {
+    for thread in
+        ["learning", "writing", "impressions-reading", "clicks-reading", "announcing", "ends-asking", "letters"]
+    {
         if thread == "letters" {
             // The first letter is sent by now.
             broker.produce(&place.kafka.impressions_topic, 1, std::slice::from_ref(&poison));

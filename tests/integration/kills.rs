@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use deepfm_stream::feature::hash;
 
 use super::commands::{Place, digest, simulated_fields};
-use super::live::{Live, announcements, check_chain};
+use super::live::{Live, announcements, check_chain, patient};
 use crate::support::command::{Running, installed, run};
 use crate::support::{broker, cluster, rounds, wait_for};
 
@@ -51,6 +51,7 @@ fn a_worker_that_is_killed_again_and_again_some_times_with_its_broker_ends_where
     let slow = "queue_records_max = 500\n[kafka.properties]\n\"fetch.message.max.bytes\" = \"20000\"\n";
     let place = Place::new(cluster.kafka("killed"), simulated_fields());
     let config = place.config("killed", slow);
+    patient(&config);
     assert_eq!(run(&["topics", "apply", "--config", &config, "--partitions", "3"]).code, Some(0));
     assert_eq!(run(&["events", "send", "--config", &config, "--events", &out]).code, Some(0));
     let undisturbed = run(&["backtest", "--config", &place.config("undisturbed", ""), "--json"]).json();

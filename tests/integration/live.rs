@@ -47,9 +47,7 @@ impl<'b> Live<'b> {
 
     /// Lets everything be tried again for longer than any test lasts.
     pub(super) fn patient(&self) {
-        let text = fs::read_to_string(&self.config).expect("it was written");
-        fs::write(&self.config, text.replace("retry_max_seconds = 30", "retry_max_seconds = 300"))
-            .expect("the disk takes it");
+        patient(&self.config);
     }
 
     /// What the worker has said.
@@ -127,6 +125,15 @@ impl Live<'_> {
             self.broker.produce(&self.place.kafka.impressions_topic, 0, &[record]);
         }
     }
+}
+
+/// Lets everything be tried again for longer than any test lasts: on a loaded machine a broker that was killed may take its time
+/// to come back.
+pub(super) fn patient(config: &str) {
+    let text = fs::read_to_string(config).expect("it was written");
+    assert!(text.contains("retry_max_seconds = 30\n"), "{text}");
+    fs::write(config, text.replace("retry_max_seconds = 30\n", "retry_max_seconds = 300\n"))
+        .expect("the disk takes it");
 }
 
 /// The announcements of the versions topic, in order; that a version is abandoned is not one.

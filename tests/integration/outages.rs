@@ -16,6 +16,7 @@ fn a_broker_that_is_killed_and_restarted_under_a_worker_costs_no_record_and_repe
     let name = "a_broker_that_is_killed_and_restarted_under_a_worker_costs_no_record_and_repeats_none";
     let Some(cluster) = cluster::of_one(name) else { return };
     let mut live = Live::new(&cluster, "killed-broker", 1, "");
+    live.patient();
     live.send(1);
     let mut worker = live.worker();
     live.wait_for_announced(&mut worker, 1);
@@ -35,6 +36,7 @@ fn a_leader_that_is_killed_is_replaced_while_the_worker_goes_on() {
     let name = "a_leader_that_is_killed_is_replaced_while_the_worker_goes_on";
     let Some(cluster) = cluster::of_three(name) else { return };
     let mut live = Live::new(&cluster, "moved-leader", 3, "");
+    live.patient();
     live.send(1);
     let mut worker = live.worker();
     live.wait_for_announced(&mut worker, 1);

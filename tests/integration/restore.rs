@@ -106,7 +106,7 @@ fn a_worker_restored_from_a_training_export_goes_on_to_the_same_digest() {
     let before = announced(broker, &place.kafka.versions_topic);
     // A version that was made and never announced has had its number as well.
     let made = before.keys().next_back().expect("there are versions") + 1;
-    let never_announced = place.path("restored-artefacts").join(format!("{made}-000000000000"));
+    let never_announced = place.path("restored-artefacts/restored").join(format!("{made}-000000000000"));
     fs::create_dir(&never_announced).expect("the disk takes it");
     let restored = run(&["run", "--config", &config, "--until-end", "--restore", &export, "--json"]).json();
     assert_eq!(digest(&restored), digest(&undisturbed));

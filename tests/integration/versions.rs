@@ -9,7 +9,7 @@ use deepfm_stream::event::{Click, Decoded, Event, EventKind, Impression};
 use deepfm_stream::feature::encoder::Encoder;
 use deepfm_stream::model::Inline;
 use deepfm_stream::publish::announcement::{Alias, Announcement};
-use deepfm_stream::publish::artefacts;
+use deepfm_stream::publish::artefacts::{self, Installed};
 use deepfm_stream::publish::settle::{Settlement, settlement};
 use deepfm_stream::snapshot::artefact::{Artefact, Cut, MODEL, PROBES, verify};
 use deepfm_stream::snapshot::outbox::OutboxEntry;
@@ -92,7 +92,8 @@ fn a_version_exists_only_when_it_was_installed_and_then_it_is_whole() {
     artefacts::install(root.path(), &artefact.directory()).expect("it was staged");
     artefacts::install(root.path(), &artefact.directory()).expect("once more does no harm");
     let versions = artefacts::list(root.path()).expect("it is there");
-    let verified = artefacts::verify(&versions[&7]).expect("it is whole");
+    let [Installed { version: 7, path, .. }] = &versions[..] else { panic!("{versions:?}") };
+    let verified = artefacts::verify(path).expect("it is whole");
     assert_eq!((verified.digest, verified.probes), (artefact.digest, 3));
     assert!(verified.servable.rows() > 10 && verified.servable.is_finite());
 }

@@ -105,16 +105,15 @@ impl Drop for Running {
     }
 }
 
-/// The installed versions of a directory of artefacts.
+/// The installed versions of all models of a directory of artefacts.
 pub(crate) fn installed(directory: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(directory) else {
-        return Vec::new();
+    let entries = |directory: &Path| std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let is_version = |path: &PathBuf| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        name.split_once('-').is_some_and(|(number, _)| number.parse::<u64>().is_ok())
     };
-    let mut versions: Vec<PathBuf> = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.')))
-        .collect();
+    let models = entries(directory).flat_map(|model| entries(&model.path()));
+    let mut versions: Vec<PathBuf> = models.map(|version| version.path()).filter(is_version).collect();
     versions.sort();
     versions
 }

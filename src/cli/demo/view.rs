@@ -168,8 +168,9 @@ fn block() -> Out {
 }
 
 fn published(artefacts: &Path, number: u64, at: Duration) -> Published {
-    let path = artefacts::list(artefacts).ok().and_then(|mut versions| versions.remove(&number));
-    let manifest = path.and_then(|path| artefacts::manifest(&path).ok()).map(|(manifest, _)| manifest);
+    let versions = artefacts::list(artefacts).unwrap_or_default();
+    let version = versions.iter().find(|version| version.version == number);
+    let manifest = version.and_then(|version| artefacts::manifest(&version.path).ok()).map(|(manifest, _)| manifest);
     let log_loss = manifest.as_ref().and_then(|manifest| manifest.metrics.get("window")?["log_loss"].as_f64());
     Published { number, log_loss, watermark: manifest.and_then(|manifest| manifest.watermark), at }
 }

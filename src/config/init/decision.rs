@@ -10,6 +10,7 @@ use super::times::{Order, Unit, names};
 use crate::config::embedding_alpha;
 use crate::config::join::Join;
 use crate::config::model::Model;
+use crate::config::operation::Versions;
 use crate::event::EventKind;
 use crate::event::options::TimeUnit;
 
@@ -115,6 +116,9 @@ pub(super) fn join(
     let retention = window.retention_seconds.unwrap_or(window.seconds);
     let decide = if window.retention_seconds.is_some() { Decision::set } else { Decision::shown };
     decisions.push(decide("join.retention_seconds", &retention, window.retention_comment()));
+    let silence = Versions::click_silence_of(window.seconds);
+    let reason = "Ten windows, and no less than a minute.".to_owned();
+    decisions.push(Decision::shown("versions.click_silence_max_seconds", &silence, vec![reason]));
     let held = window.seconds + retention;
     decisions.extend(bound("join.open_impressions_max", &times, window.seconds, default.open_impressions_max));
     decisions.extend(bound("join.remembered_max", &times, held, default.remembered_max));

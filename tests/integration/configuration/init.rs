@@ -84,11 +84,14 @@ fn everything_that_is_not_particular_to_the_data_stays_at_its_default() {
     assert_eq!(keys, [&field[..], &field, &field, &others].concat());
     assert_eq!((config.join.attribution_window_seconds, config.join.retention_seconds), (5, 5));
     assert!(draft.toml.contains("\n#retention_seconds = 5\n"), "{}", draft.toml);
+    assert!(draft.toml.contains("\n#click_silence_max_seconds = 60\n"), "{}", draft.toml);
+    assert_eq!(config.versions.click_silence_max_seconds, 60);
     config.join = Config::default().join;
     config.model.expire_after_seconds = Config::default().model.expire_after_seconds;
     config.optimizer.embedding.alpha = Config::default().optimizer.embedding.alpha;
     assert_eq!(config.fields.shares().len(), 3, "what a worker is to expect");
     config.fields = Config::default().fields;
+    config.versions.click_silence_max_seconds = Config::default().versions.click_silence_max_seconds;
     assert_eq!(config, Config::default());
     assert!(draft.toml.contains("\n#embedding_dim = 10\n"), "defaults are shown:\n{}", draft.toml);
 }

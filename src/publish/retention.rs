@@ -1,0 +1,131 @@
+//! Which versions are removed: all but the newest few, whatever an alias points at, and what is still needed of their journals.
+//!
+//! First their announcements become tombstones, then their directories go: a server that looks a version up finds it whole, or
+//! does not find it announced. What a crash in between leaves is removed by a later run.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::artefacts::{self, ArtefactIoError, Installed, Journal};
+use super::exports;
+use super::topic::Versions;
+use crate::config::operation;
+
+/// How long a directory is left alone that is not announced under its own name: its worker may be about to do that.
+const UNANNOUNCED_MIN: Duration = Duration::from_hours(24);
+
+/// A version that is removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Removal {
+    /// Its number.
+    pub version: u64,
+    /// The name of its directory.
+    pub directory: String,
+    /// The key of its announcement; `None` if this content was never announced: a fenced worker's, or what is left of a removal
+    /// that was cut short.
+    pub key: Option<String>,
+    /// Bytes of its files; 0 when it is not here.
+    pub bytes: u64,
+    /// Whether its segment of the journal stays, since a training export that is kept is from before it.
+    pub keeps_journal: bool,
+}
+
+/// What is to be removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// Versions, by rising number.
+    pub versions: Vec<Removal>,
+    /// Journals of versions that were removed before, which no export needs any more.
+    pub journals: Vec<PathBuf>,
+}
+
+impl Plan {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.versions.is_empty() && self.journals.is_empty()
+    }
+}
+
+/// Decides what is removed. Never the newest version, nor the newest that the model descends from (each version is whole, and so
+/// its own base), nor one that an alias points at.
+///
+/// # Errors
+/// When the directories cannot be read.
+pub fn plan(
+    settings: &operation::Versions,
+    known: &Versions,
+    root: &Path,
+    exports: &Path,
+    now: jiff::Timestamp,
+) -> Result<Plan, ArtefactIoError> {
+    let Some(newest) = known.newest().filter(|_| settings.keep > 0 && root.exists()) else {
+        return Ok(Plan::default());
+    };
+    let parent = known.announced.values().rev().find(|one| one.abandoned.is_none()).map(|one| one.version);
+    let mut kept: BTreeSet<u64> = known.aliases.values().map(|alias| alias.version).collect();
+    kept.extend([Some(newest), parent].into_iter().flatten());
+    kept.extend(known.announced.keys().rev().take(settings.keep));
+    let days = jiff::SignedDuration::from_hours(24 * i64::try_from(settings.keep_days).unwrap_or(i64::MAX / 24));
+    let is_young = |created_at: &str| {
+        // Of one that does not say how old it is nothing is known.
+        settings.keep_days > 0
+            && created_at.parse::<jiff::Timestamp>().is_ok_and(|created| now.duration_since(created) < days)
+    };
+    let needed_since = needed_since(exports);
+    let installed = artefacts::list(root)?;
+    let bytes = |directory: &str| {
+        installed.iter().find(|one| one.directory == directory).map_or(0, |one| artefacts::size(&one.path))
+    };
+    let announced = known.announced.values().filter(|one| !kept.contains(&one.version) && !is_young(&one.created_at));
+    let mut versions: Vec<Removal> = announced
+        .map(|one| Removal {
+            version: one.version,
+            directory: one.directory.clone(),
+            key: Some(one.key()),
+            bytes: bytes(&one.directory),
+            keeps_journal: one.abandoned.is_none() && one.version > needed_since,
+        })
+        .collect();
+    let is_announced = |one: &&Installed| {
+        known.unreadable.contains(&one.version)
+            || known.announced.get(&one.version).is_some_and(|announced| announced.directory == one.directory)
+    };
+    let is_unwanted = |one: &&Installed| one.version <= newest && !is_announced(one) && is_old(&one.path);
+    versions.extend(installed.iter().filter(is_unwanted).map(|one| Removal {
+        version: one.version,
+        directory: one.directory.clone(),
+        key: None,
+        bytes: artefacts::size(&one.path),
+        keeps_journal: false,
+    }));
+    versions.sort_unstable_by(|one, other| (one.version, &one.directory).cmp(&(other.version, &other.directory)));
+    let journals = artefacts::list_journals(root)?.into_iter().filter(|journal| journal.version <= needed_since);
+    Ok(Plan { versions, journals: journals.map(|journal| journal.path).collect() })
+}
+
+/// Removes the directories of a plan, whose announcements are tombstones by now; says what could not be removed.
+pub fn carry_out(plan: &Plan, root: &Path) -> Vec<ArtefactIoError> {
+    let mut failed = Vec::new();
+    for removal in &plan.versions {
+        let journal = if removal.keeps_journal { Journal::Keep } else { Journal::Remove };
+        failed.extend(artefacts::retire(root, &removal.directory, journal).err());
+    }
+    plan.journals.iter().for_each(|path| artefacts::remove_or_say(path));
+    failed
+}
+
+/// The version from which on journals are needed, itself not: that from which the oldest training export goes on. Without an
+/// export a replay begins where the log does, and needs all.
+fn needed_since(root: &Path) -> u64 {
+    let oldest = exports::list(root).into_iter().next();
+    let manifest = oldest.and_then(|path| exports::manifest(&path).ok());
+    manifest.and_then(|manifest| manifest.parent).map_or(0, |parent| parent.version)
+}
+
+fn is_old(path: &Path) -> bool {
+    let modified = path.metadata().and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|modified| SystemTime::now().duration_since(modified).is_ok_and(|age| age >= UNANNOUNCED_MIN))
+}
