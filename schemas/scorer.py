@@ -17,14 +17,25 @@ def text(value):  # What a value is called: 21, 21.0 and "21" are one.
     return digits.rstrip("0").rstrip(".") if "." in digits else digits
 
 
+def scaled(scaling, weights):  # The weights of an object.
+    if scaling == "log":
+        return [math.copysign(math.log1p(abs(w)), w) for w in weights]
+    norm = {"l1": sum(map(abs, weights)), "l2": math.sqrt(sum(w * w for w in weights)), "raw": 1.0}[scaling]
+    return [w / norm for w in weights]
+
+
 def entries(field, value):  # (feature id, weight) of each value of a field.
-    if isinstance(field["kind"], dict) and str(value).lower() in ("na", "n/a", "nan", "null", "-"):
+    if "numeric" in field["kind"] and str(value).lower() in ("na", "n/a", "nan", "null", "-"):
         value = None
-    if isinstance(field["kind"], dict) and value not in (None, ""):
+    if "numeric" in field["kind"] and value not in (None, ""):
         edges, x = field["kind"]["numeric"]["edges"], float(value)
         log_bucket = int(math.copysign(math.floor(4 * math.log(1 + abs(x))), x))
         value = log_bucket if edges is None else bisect.bisect_right(edges, x)
-    pairs = value.items() if isinstance(value, dict) else ((v, 1) for v in (value if isinstance(value, list) else [value]))
+    if isinstance(value, dict):
+        given = {key: float(np.float32(w)) for key, w in value.items() if key != "" and w}
+        pairs = zip(given, scaled(field["kind"]["multi"]["weights"], given.values()))
+    else:
+        pairs = ((v, 1) for v in (value if isinstance(value, list) else [value]))
     name = field["name"].encode()
     for value, weight in pairs:
         if value not in (None, "") and weight:

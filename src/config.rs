@@ -156,7 +156,7 @@ impl Config {
 
     /// What the model and its optimizers are given.
     pub fn model_params(&self) -> ModelParams {
-        self.model.params(self.fields.len(), &self.optimizer, self.training.n_max)
+        self.model.params(self.fields.len(), &self.optimizer, &self.training)
     }
 
     /// The fields of the model.

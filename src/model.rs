@@ -6,7 +6,8 @@
 //! not at all:
 //!
 //! * all examples of a batch are scored with the weights from before it;
-//! * a batch that would leave a non-finite value anywhere is refused as a whole, and the model stays as it was.
+//! * an example that would leave a non-finite value anywhere is left out, and the others are learned;
+//! * no example moves a row further than the bound that the parameters give, so that none can spoil its learning rate.
 
 pub mod batch;
 pub mod candidates;
@@ -14,7 +15,9 @@ pub mod executor;
 pub mod gather;
 pub mod loss;
 pub mod mlp;
+mod oldest;
 pub mod params;
+mod slot;
 pub mod table;
 
 use serde::{Deserialize, Serialize};
@@ -47,19 +50,35 @@ pub struct DenseState {
 }
 
 /// What a step did.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Learned {
     /// Norm of the MLP's gradient, divided but not clipped.
     pub mlp_gradient_norm: f64,
     /// Rows that the step created.
     pub rows_created: usize,
-    /// Ids that were not admitted since there is no room.
+    /// Rows that made room.
+    pub rows_evicted: usize,
+    /// Ids counted towards admission that made room.
+    pub candidates_evicted: usize,
+    /// New ids for which there is no room, although all that were there before made room: the batch has more than fit.
     pub ids_refused: usize,
+    /// Places in the batch, ascending, of the examples that were left out: a gradient, state or weight would not have been
+    /// finite.
+    pub at_fault: Vec<usize>,
 }
 
-/// A batch would have left a non-finite gradient, state or weight: nothing was changed.
+/// Bias and norm of a step that is computed and not the model's yet.
+#[derive(Clone, Copy, Debug)]
+struct DenseStep {
+    bias_z: f32,
+    bias_n: f32,
+    mlp_gradient_norm: f64,
+}
+
+/// Not one example of a batch could be learned without leaving a gradient, state or weight that is not finite: nothing was
+/// changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the batch has a non-finite gradient or weight")]
+#[error("every example of the batch has a non-finite gradient or weight")]
 pub struct NonFinite;
 
 /// The model with its optimizer state.
@@ -101,12 +120,13 @@ impl DeepFm {
         scratch.logits()
     }
 
-    /// Scores a batch, then learns from it: one FTRL round for each touched row and the bias with the summed gradient, one
-    /// SGD step for the MLP with the summed gradient over `divisor`. `seconds` is the event time that touched rows note.
-    /// The training logits are in `scratch` afterwards, also when the batch was refused.
+    /// Learns from a batch: one FTRL round for each touched row and the bias with the summed gradient, one SGD step for the
+    /// MLP with the summed gradient over `divisor`. `seconds` is the event time that touched rows note. Examples that would
+    /// leave a gradient, state or weight that is not finite are left out, and the others learned as if those were not there.
+    /// The training logits of what was learned are in `scratch` afterwards.
     ///
     /// # Errors
-    /// When a gradient, state or weight would not be finite; nothing is changed then.
+    /// When not one example can be learned; nothing is changed then.
     pub fn learn<E: Executor>(
         &mut self,
         batch: &[Example<'_>],
@@ -115,8 +135,33 @@ impl DeepFm {
         scratch: &mut Scratch,
         executor: &E,
     ) -> Result<Learned, NonFinite> {
+        if let Ok(step) = self.evaluate(batch, divisor, scratch, executor) {
+            return Ok(self.commit(step, seconds, scratch));
+        }
+        let (mut at_fault, mut sound) = (Vec::new(), Vec::new());
+        for (place, example) in batch.iter().enumerate() {
+            match self.evaluate(&[*example], divisor, scratch, executor) {
+                Ok(_) => sound.push(*example),
+                Err(NonFinite) => at_fault.push(place),
+            }
+        }
+        if sound.is_empty() {
+            return Err(NonFinite);
+        }
+        let step = self.evaluate(&sound, divisor, scratch, executor)?;
+        Ok(Learned { at_fault, ..self.commit(step, seconds, scratch) })
+    }
+
+    /// Computes everything that a batch changes into `scratch`.
+    fn evaluate<E: Executor>(
+        &self,
+        batch: &[Example<'_>],
+        divisor: f32,
+        scratch: &mut Scratch,
+        executor: &E,
+    ) -> Result<DenseStep, NonFinite> {
         self.gather(batch, scratch);
-        scratch.backward(&self.architecture, self.dense_weights(), batch, executor);
+        scratch.backward(&self.architecture, self.dense_weights(), batch, self.params.gradient_max, executor);
         let (bias_z, bias_n) = self.next_bias(scratch);
         self.update_slots(scratch);
         let mlp_gradient_norm = self.update_mlp(divisor, scratch);
@@ -126,14 +171,15 @@ impl DeepFm {
             && mlp_gradient_norm.is_finite()
             && all_finite(&scratch.mlp_next)
             && groups.iter().all(|group| all_finite(&group.z) && all_finite(&group.n));
-        if !finite {
-            return Err(NonFinite);
-        }
-        (self.dense.bias_z, self.dense.bias_n) = (bias_z, bias_n);
+        if finite { Ok(DenseStep { bias_z, bias_n, mlp_gradient_norm }) } else { Err(NonFinite) }
+    }
+
+    /// Makes what was computed the model's.
+    fn commit(&mut self, step: DenseStep, seconds: u32, scratch: &mut Scratch) -> Learned {
+        (self.dense.bias_z, self.dense.bias_n) = (step.bias_z, step.bias_n);
         std::mem::swap(&mut self.dense.mlp, &mut scratch.mlp_next);
         std::mem::swap(&mut self.dense.momentum, &mut scratch.momentum_next);
-        let (rows_created, ids_refused) = self.write_rows(seconds, scratch);
-        Ok(Learned { mlp_gradient_norm, rows_created, ids_refused })
+        Learned { mlp_gradient_norm: step.mlp_gradient_norm, ..self.write_rows(seconds, scratch) }
     }
 
     /// Everything but the table.
@@ -192,8 +238,9 @@ impl DeepFm {
     /// rounding.
     pub fn reconfigure(&mut self, params: &ModelParams) -> f32 {
         let old = self.params.clone();
-        let ModelParams { fields, bias, linear, embedding, sgd, n_max, admission, .. } = params.clone();
-        self.params = ModelParams { fields, bias, linear, embedding, sgd, n_max, admission, ..old.clone() };
+        let ModelParams { fields, bias, linear, embedding, sgd, n_max, gradient_max, admission, .. } = params.clone();
+        self.params =
+            ModelParams { fields, bias, linear, embedding, sgd, n_max, gradient_max, admission, ..old.clone() };
         let architecture = Architecture::new(&self.params);
         for values in [&mut self.dense.mlp, &mut self.dense.momentum] {
             *values = self.architecture.mlp.widened(values, &architecture.mlp);
@@ -268,8 +315,8 @@ impl DeepFm {
         let Scratch { layout, linear, embedding, rows, .. } = scratch;
         layout.fill(self.architecture.fields, batch.iter().map(|example| example.features));
         rows.clear();
-        let rows_max = self.params.admission.rows_max;
-        let mut room = [rows_max.saturating_sub(self.table.len()), rows_max.saturating_sub(self.candidates.len())];
+        // A batch of more new ids than there can be rows refuses what comes last.
+        let mut room = [self.params.admission.rows_max; 2];
         rows.extend(layout.ids.iter().map(|id| self.table.find(*id).map_or(Slot::Refused, Slot::Row)));
         for (id, slot) in layout.ids.iter().zip(rows.iter_mut()).filter(|(_, slot)| **slot == Slot::Refused) {
             *slot = self.new_slot(*id, &mut room);
@@ -310,7 +357,7 @@ impl DeepFm {
         }
     }
 
-    /// What an id without a row is in this batch; `room` are the rows and the candidates that can still be added.
+    /// What an id without a row is in this batch; `room` are the rows and the candidates that it can still add.
     fn new_slot(&self, id: FeatureId, [rows, candidates]: &mut [usize; 2]) -> Slot {
         let min_count = self.params.admission.min_count;
         let counted = if min_count > 1 { self.candidates.count(id) } else { 0 };
@@ -329,7 +376,10 @@ impl DeepFm {
     }
 
     fn next_bias(&self, scratch: &Scratch) -> (f32, f32) {
-        let gradient = scratch.dlogits().iter().map(|d| f64::from(*d)).sum::<f64>() as f32;
+        let bound = self.params.gradient_max.map_or(f32::INFINITY, |max| max * self.dense.bias_n.sqrt().max(1.0));
+        // Not `clamp`: what is not finite stays so.
+        let bounded = |d: f32| if d.abs() > bound && d.is_finite() { bound.copysign(d) } else { d };
+        let gradient = scratch.dlogits().iter().map(|d| f64::from(bounded(*d))).sum::<f64>() as f32;
         let (mut z, mut n) = ([self.dense.bias_z], [self.dense.bias_n]);
         ftrl::update(&self.params.bias, self.params.n_max, &[gradient], &[self.bias()], &mut z, &mut n);
         (z[0], n[0])
@@ -358,33 +408,40 @@ impl DeepFm {
         norm
     }
 
-    fn write_rows(&mut self, seconds: u32, scratch: &Scratch) -> (usize, usize) {
-        let dim = self.params.embedding_dim;
-        let (mut created, mut refused) = (0, 0);
-        let (mut z, mut n) = (vec![0.0; 1 + dim], vec![0.0; 1 + dim]);
-        for (slot, (id, row)) in scratch.layout.ids.iter().zip(&scratch.rows).enumerate() {
-            let row = match *row {
-                Slot::Row(row) => row,
-                Slot::Admitted => {
-                    created += 1;
-                    self.candidates.remove(*id);
-                    self.table.insert(*id)
-                }
-                Slot::Counted => {
-                    self.candidates.count_once(*id, seconds);
-                    continue;
-                }
-                Slot::Refused => {
-                    refused += 1;
-                    continue;
-                }
-            };
-            (z[0], n[0]) = (scratch.linear.z[slot], scratch.linear.n[slot]);
-            z[1..].copy_from_slice(&scratch.embedding.z[slot * dim..][..dim]);
-            n[1..].copy_from_slice(&scratch.embedding.n[slot * dim..][..dim]);
-            self.table.write(row, &z, &n, seconds);
+    /// Writes the slots back. Rows of before come first, so that they are not among those that make room for new ones.
+    fn write_rows(&mut self, seconds: u32, scratch: &Scratch) -> Learned {
+        let slots = || scratch.layout.ids.iter().zip(&scratch.rows).enumerate();
+        let (mut created, mut ids_refused, mut counted) = (0, 0, Vec::new());
+        for (at, (id, slot)) in slots() {
+            match *slot {
+                Slot::Row(row) => self.write_row(row, at, seconds, scratch),
+                Slot::Admitted => created += 1,
+                Slot::Counted if self.candidates.count(*id) == 0 => counted.push(*id),
+                Slot::Counted => self.candidates.count_once(*id, seconds),
+                Slot::Refused => ids_refused += 1,
+            }
         }
-        (created, refused)
+        let rows_max = self.params.admission.rows_max;
+        let rows_evicted = self.table.evict((self.table.len() + created).saturating_sub(rows_max));
+        for (at, (id, _)) in slots().filter(|(_, (_, slot))| **slot == Slot::Admitted) {
+            self.candidates.remove(*id);
+            let row = self.table.insert(*id);
+            self.write_row(row, at, seconds, scratch);
+        }
+        let candidates_evicted =
+            self.candidates.evict((self.candidates.len() + counted.len()).saturating_sub(rows_max));
+        for id in counted {
+            self.candidates.count_once(id, seconds);
+        }
+        Learned { rows_created: created, rows_evicted, candidates_evicted, ids_refused, ..Learned::default() }
+    }
+
+    fn write_row(&mut self, row: RowNumber, slot: usize, seconds: u32, scratch: &Scratch) {
+        let dim = self.params.embedding_dim;
+        let (linear, embedding) = (&scratch.linear, &scratch.embedding);
+        let lanes = slot * dim..(slot + 1) * dim;
+        let (z, n) = (&embedding.z[lanes.clone()], &embedding.n[lanes]);
+        self.table.write(row, (linear.z[slot], z), (linear.n[slot], n), seconds);
     }
 }
 
@@ -398,3 +455,6 @@ fn all_finite(values: &[f32]) -> bool {
     }
     sums.iter().sum::<f32>() + rest == 0.0
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use std::collections::BinaryHeap;
 use std::fmt::Write;
 
 use crate::event::EventKind;
-use crate::feature::field::{Field, FieldKind};
+use crate::feature::field::{Field, FieldKind, Weights};
 use crate::feature::hash;
 use crate::metric::log_loss;
 use truth::{Shown, Truth};
@@ -57,7 +57,7 @@ pub fn fields() -> Vec<Field> {
         field("item", FieldKind::Categorical),
         field("category", FieldKind::Categorical),
         field("device", FieldKind::Categorical),
-        field("tags", FieldKind::Multi),
+        field("tags", FieldKind::Multi { weights: Weights::default() }),
         field("price", FieldKind::Numeric { edges: None }),
     ]
 }

@@ -23,5 +23,6 @@ mod integration {
     mod scorer;
     mod store;
     mod versions;
+    mod weights;
 }
 mod support;

@@ -77,6 +77,7 @@ impl Default for Training {
             batch_span_ms: 500,
             negative_sampling_rate: 1.0,
             n_max: None,
+            gradient_max: Some(1.0),
         }
     }
 }
@@ -106,6 +107,7 @@ impl Default for Events {
             future_max_seconds: limits.future_max_seconds,
             record_bytes_max: limits.record_bytes_max,
             features_max: limits.features_max,
+            weight_max: limits.weight_max as f32,
             dead_letter_bytes_max: 65_536,
             mapping: Mappings::default(),
         }

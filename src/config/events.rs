@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::event::options::{EventOptions, Mapping, Mappings, TimeUnit};
 
-use super::section::Section;
+use super::section::{Bounds, Section};
 
 /// Limits of one record, and how topics that look different are read.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -15,6 +15,8 @@ pub struct Events {
     pub record_bytes_max: usize,
     /// The most feature entries that one impression may have.
     pub features_max: usize,
+    /// The largest weight of an example, or of a value of a field.
+    pub weight_max: f32,
     /// The most bytes of a refused record that its dead letter carries.
     pub dead_letter_bytes_max: usize,
     /// Where foreign events keep their parts.
@@ -33,6 +35,12 @@ impl Events {
             future_max_seconds: section.whole("future_max_seconds", default.future_max_seconds, 0, 86_400, future),
             record_bytes_max: section.count("record_bytes_max", default.record_bytes_max, 64, 64 << 20, record),
             features_max: section.count("features_max", default.features_max, 1, 1 << 20, features),
+            weight_max: section.number(
+                "weight_max",
+                default.weight_max,
+                Bounds::WEIGHT,
+                "its square must be a number too",
+            ),
             dead_letter_bytes_max: section.count(
                 "dead_letter_bytes_max",
                 default.dead_letter_bytes_max,
@@ -53,6 +61,7 @@ impl Events {
             future_max_seconds: self.future_max_seconds,
             record_bytes_max: self.record_bytes_max,
             features_max: self.features_max,
+            weight_max: f64::from(self.weight_max),
             mapping: self.mapping.clone(),
         }
     }

@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 
 use serde::{Serialize, Serializer};
 
-use crate::feature::field::{Field, FieldKind};
+use crate::feature::field::{Field, FieldKind, Weights};
 
 use super::document::{Node, Value};
 use super::error::Origin;
@@ -48,6 +48,10 @@ pub(super) const NAME_BYTES_MAX: usize = 256;
 
 /// The most edges of a numeric field.
 const EDGES_MAX: usize = 4096;
+
+/// The scalings of weights, by their names in the file.
+const WEIGHTS: [(&str, Weights); 4] =
+    [("l1", Weights::L1), ("l2", Weights::L2), ("log", Weights::Log), ("raw", Weights::Raw)];
 
 const EXAMPLE: &str =
     "add [[fields]] with name and kind for each feature to learn from, or let `deepfm config init` find them";
@@ -102,19 +106,24 @@ fn read_field(
 
 fn read_kind(section: &Section<'_>) -> FieldKind {
     let numeric = FieldKind::Numeric { edges: None };
-    let kinds = [("categorical", &FieldKind::Categorical), ("multi", &FieldKind::Multi), ("numeric", &numeric)];
+    let multi = FieldKind::Multi { weights: Weights::default() };
+    let kinds = [("categorical", &FieldKind::Categorical), ("multi", &multi), ("numeric", &numeric)];
     if section.node("kind").is_none() {
         section.refuse("kind", "is missing", "give \"categorical\" or \"multi\" or \"numeric\"");
         return FieldKind::Categorical;
     }
-    match section.choice("kind", kinds[0].1, &kinds) {
+    let kind = section.choice("kind", kinds[0].1, &kinds);
+    let misplaced = |key: &str| section.node(key).is_some() && section.are_sound(&["kind"]);
+    if !matches!(kind, FieldKind::Numeric { .. }) && misplaced("edges") {
+        section.refuse("edges", "only numeric fields have edges", "remove them, or set kind = \"numeric\"");
+    }
+    if !matches!(kind, FieldKind::Multi { .. }) && misplaced("weights") {
+        section.refuse("weights", "only multi-valued fields have weights", "remove it, or set kind = \"multi\"");
+    }
+    match kind {
         FieldKind::Numeric { .. } => FieldKind::Numeric { edges: read_edges(section) },
-        other => {
-            if section.node("edges").is_some() && section.are_sound(&["kind"]) {
-                section.refuse("edges", "only numeric fields have edges", "remove them, or set kind = \"numeric\"");
-            }
-            other.clone()
-        }
+        FieldKind::Multi { weights } => FieldKind::Multi { weights: section.choice("weights", *weights, &WEIGHTS) },
+        FieldKind::Categorical => FieldKind::Categorical,
     }
 }
 
@@ -154,6 +163,8 @@ impl Serialize for Fields {
             #[serde(skip_serializing_if = "Option::is_none")]
             edges: Option<&'a [f64]>,
             #[serde(skip_serializing_if = "Option::is_none")]
+            weights: Option<Weights>,
+            #[serde(skip_serializing_if = "Option::is_none")]
             share: Option<f32>,
         }
         serializer.collect_seq(self.list.iter().map(|field| Entry {
@@ -161,7 +172,11 @@ impl Serialize for Fields {
             kind: kind_name(&field.kind),
             edges: match &field.kind {
                 FieldKind::Numeric { edges } => edges.as_deref(),
-                FieldKind::Categorical | FieldKind::Multi => None,
+                FieldKind::Categorical | FieldKind::Multi { .. } => None,
+            },
+            weights: match field.kind {
+                FieldKind::Multi { weights } => Some(weights),
+                FieldKind::Categorical | FieldKind::Numeric { .. } => None,
             },
             share: self.shares.get(&field.name).copied(),
         }))
@@ -172,7 +187,7 @@ impl Serialize for Fields {
 pub(super) fn kind_name(kind: &FieldKind) -> &'static str {
     match kind {
         FieldKind::Categorical => "categorical",
-        FieldKind::Multi => "multi",
+        FieldKind::Multi { .. } => "multi",
         FieldKind::Numeric { .. } => "numeric",
     }
 }

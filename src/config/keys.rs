@@ -19,7 +19,7 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
             "metrics",
         ],
     ),
-    ("fields", &["name", "kind", "edges", "share"]),
+    ("fields", &["name", "kind", "edges", "weights", "share"]),
     (
         "model",
         &[
@@ -42,7 +42,15 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("optimizer.mlp", &["learning_rate", "momentum", "l2", "clip_norm"]),
     (
         "training",
-        &["batch_min", "batch_max", "batch_growth_examples", "batch_span_ms", "negative_sampling_rate", "n_max"],
+        &[
+            "batch_min",
+            "batch_max",
+            "batch_growth_examples",
+            "batch_span_ms",
+            "negative_sampling_rate",
+            "n_max",
+            "gradient_max",
+        ],
     ),
     (
         "join",
@@ -60,7 +68,10 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
             "remembered_max",
         ],
     ),
-    ("events", &["future_max_seconds", "record_bytes_max", "features_max", "dead_letter_bytes_max", "mapping"]),
+    (
+        "events",
+        &["future_max_seconds", "record_bytes_max", "features_max", "weight_max", "dead_letter_bytes_max", "mapping"],
+    ),
     ("events.mapping", &["impression", "click"]),
     ("events.mapping.impression", &["impression_id", "event_id", "event_time", "features", "weight", "time_unit"]),
     ("events.mapping.click", &["impression_id", "event_id", "event_time", "time_unit"]),

@@ -8,6 +8,7 @@ use crate::optim::params::{FtrlParams, SgdParams};
 use super::defaults::linear_alpha;
 use super::document::Value;
 use super::section::{Bounds, Section};
+use super::training::Training;
 
 /// The most rows that a table can have.
 const ROWS_MAX: usize = 1 << 31;
@@ -98,7 +99,7 @@ impl Model {
 
     /// What the core is given: the model's shape together with its optimizers. Parts that are switched off have no
     /// layers.
-    pub(super) fn params(&self, fields: usize, optimizer: &Optimizer, n_max: Option<f32>) -> ModelParams {
+    pub(super) fn params(&self, fields: usize, optimizer: &Optimizer, training: &Training) -> ModelParams {
         let mlp = match self.parts {
             Parts::Deepfm => self.mlp.clone(),
             Parts::Fm | Parts::Linear => Mlp { layers: Vec::new(), dropout: Vec::new(), ..self.mlp },
@@ -114,7 +115,8 @@ impl Model {
             linear: optimizer.linear,
             embedding: optimizer.embedding,
             sgd: optimizer.mlp,
-            n_max,
+            n_max: training.n_max,
+            gradient_max: training.gradient_max,
             admission: AdmissionParams {
                 rows_max: self.rows_max,
                 min_count: self.admission_min_count,

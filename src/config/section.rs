@@ -29,6 +29,8 @@ impl Bounds {
     pub(super) const NOT_NEGATIVE: Self = Self::new(0.0, true, f64::INFINITY, false);
     /// From 0, included, to 1, excluded.
     pub(super) const BELOW_ONE: Self = Self::new(0.0, true, 1.0, false);
+    /// Above 0, and small enough for squares of it to be added up in 32 bits.
+    pub(super) const WEIGHT: Self = Self::new(0.0, false, 1e12, true);
     /// From 0, excluded, to 1, included.
     pub(super) const SHARE: Self = Self::new(0.0, false, 1.0, true);
 

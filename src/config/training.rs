@@ -20,6 +20,9 @@ pub struct Training {
     /// Bound on a coordinate's summed squared gradients; `None` is off.
     #[serde(serialize_with = "zero_for_off")]
     pub n_max: Option<f32>,
+    /// Bound on what one example may add to a row; `None` is off.
+    #[serde(serialize_with = "zero_for_off")]
+    pub gradient_max: Option<f32>,
 }
 
 impl Training {
@@ -30,6 +33,8 @@ impl Training {
         let sampling = "it is the share of negatives that is kept";
         let off = default.n_max.unwrap_or_default();
         let n_max = section.number("n_max", off, Bounds::NOT_NEGATIVE, "it bounds a sum of squares; 0 is off");
+        let off = default.gradient_max.unwrap_or_default();
+        let gradient_max = section.number("gradient_max", off, Bounds::NOT_NEGATIVE, "it bounds a gradient; 0 is off");
         let training = Self {
             batch_min: section.count("batch_min", default.batch_min, 1, 65_536, size),
             batch_max: section.count("batch_max", default.batch_max, 1, 65_536, size),
@@ -48,6 +53,7 @@ impl Training {
                 sampling,
             ),
             n_max: (n_max > 0.0).then_some(n_max),
+            gradient_max: (gradient_max > 0.0).then_some(gradient_max),
         };
         if training.batch_min > training.batch_max && section.are_sound(&["batch_min", "batch_max"]) {
             let problem = format!("{} is above batch_max, {}", training.batch_min, training.batch_max);

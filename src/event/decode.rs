@@ -14,8 +14,6 @@ use crate::feature::field::FieldSet;
 
 /// The longest id, in characters.
 const ID_CHARS_MAX: usize = 256;
-/// The largest example weight.
-const WEIGHT_MAX: f64 = 1e6;
 /// Event times below this are seconds: as milliseconds it is March 1973.
 const MILLISECONDS_MIN: i64 = 100_000_000_000;
 /// Event times from this on are microseconds or nanoseconds: as milliseconds it is the year 5138.
@@ -41,6 +39,7 @@ struct Reading {
     event_id: Option<Box<str>>,
     event_time: Option<i64>,
     weight: Option<f32>,
+    weight_max: f64,
     time_unit: TimeUnit,
 }
 
@@ -53,7 +52,7 @@ impl Decoder {
         Ok(Self {
             impression: Place::document(EventKind::Impression, &options.mapping.impression)?,
             click: Place::document(EventKind::Click, &options.mapping.click)?,
-            encoder: Encoder::new(fields, options.features_max),
+            encoder: Encoder::new(fields, options.bounds()),
             options,
             reading: Reading::default(),
         })
@@ -90,7 +89,8 @@ impl Decoder {
         };
         let reading = &mut self.reading;
         let encoding = std::mem::take(&mut reading.encoding);
-        *reading = Reading { encoding, time_unit: mapping.time_unit, ..Reading::default() };
+        let (weight_max, time_unit) = (self.options.weight_max, mapping.time_unit);
+        *reading = Reading { encoding, weight_max, time_unit, ..Reading::default() };
         reading.encoding.clear(self.encoder.fields().len());
         let mut reader = serde_json::Deserializer::from_str(text);
         let seed = PlaceSeed { place, encoder: &self.encoder, reading, depth: 0 };
@@ -136,6 +136,7 @@ fn refusal(misfit: &Misfit) -> Refusal {
         Misfit::Mistyped { .. } => Reason::Mistyped,
         Misfit::Duplicate(_) => Reason::DuplicateKey,
         Misfit::TooMany(_) => Reason::TooManyFeatures,
+        Misfit::Weight { .. } => Reason::WeightOutOfRange,
     };
     Refusal::new(reason, misfit.to_string())
 }
@@ -349,7 +350,7 @@ impl PartVisitor<'_> {
             (Part::EventTime, TimeUnit::Rfc3339) => "a date and time with offset (RFC 3339)",
             (Part::EventTime, TimeUnit::S) => "a number of seconds",
             (Part::EventTime, _) => "an integer",
-            (Part::Weight, _) => "a number from 0 to 1000000",
+            (Part::Weight, _) => "a number of at least 0",
             (Part::ModelVersion, _) => "an integer of at least 0",
             (Part::Prediction, _) => "a number from 0 to 1",
             (Part::Features, _) => "an object",
@@ -382,7 +383,13 @@ impl PartVisitor<'_> {
 
     fn real<E: de::Error>(self, value: f64) -> Result<(), E> {
         match self.part {
-            Part::Weight if (0.0..=WEIGHT_MAX).contains(&value) => self.reading.weight = Some(value as f32),
+            Part::Weight if (0.0..=self.reading.weight_max).contains(&value) => {
+                self.reading.weight = Some(value as f32);
+            }
+            Part::Weight if value > 0.0 => {
+                let (path, max) = (self.part.name().to_owned(), self.reading.weight_max);
+                return Err(self.reading.encoding.refuse(Misfit::Weight { path, weight: value, max }));
+            }
             Part::Prediction if (0.0..=1.0).contains(&value) => {}
             Part::EventTime if self.reading.time_unit == TimeUnit::S => {
                 self.reading.event_time = Some((value * 1000.0).round() as i64);

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::feature::encoder::EntryBounds;
+
 /// Limits of one record, and how topics that look different are read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -12,13 +14,28 @@ pub struct EventOptions {
     pub record_bytes_max: usize,
     /// The most feature entries that one impression may have, all fields together.
     pub features_max: usize,
+    /// The largest magnitude of a weight: an example's, or one that an object gives a value of a field.
+    pub weight_max: f64,
     /// Where foreign events keep their parts.
     pub mapping: Mappings,
 }
 
+impl EventOptions {
+    /// The part of them that concerns features.
+    pub fn bounds(&self) -> EntryBounds {
+        EntryBounds { features_max: self.features_max, weight_max: self.weight_max }
+    }
+}
+
 impl Default for EventOptions {
     fn default() -> Self {
-        Self { future_max_seconds: 10, record_bytes_max: 1 << 20, features_max: 4096, mapping: Mappings::default() }
+        Self {
+            future_max_seconds: 10,
+            record_bytes_max: 1 << 20,
+            features_max: 4096,
+            weight_max: 1e6,
+            mapping: Mappings::default(),
+        }
     }
 }
 

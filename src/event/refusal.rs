@@ -29,6 +29,8 @@ pub enum Reason {
     DuplicateKey,
     /// There are more feature values than `features_max`.
     TooManyFeatures,
+    /// A weight, the example's or that of a value of a field, is beyond `weight_max`.
+    WeightOutOfRange,
     /// The event time is in seconds.
     SecondsNotMilliseconds,
     /// The event time is in microseconds or nanoseconds.
@@ -41,7 +43,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Tombstone,
         Self::Oversized,
         Self::UnsupportedFraming,
@@ -50,6 +52,7 @@ impl Reason {
         Self::MissingKey,
         Self::DuplicateKey,
         Self::TooManyFeatures,
+        Self::WeightOutOfRange,
         Self::SecondsNotMilliseconds,
         Self::MicrosecondsNotMilliseconds,
         Self::TimeOutOfRange,
@@ -67,6 +70,7 @@ impl Reason {
             Self::MissingKey => "missing_key",
             Self::DuplicateKey => "duplicate_key",
             Self::TooManyFeatures => "too_many_features",
+            Self::WeightOutOfRange => "weight_out_of_range",
             Self::SecondsNotMilliseconds => "seconds_not_milliseconds",
             Self::MicrosecondsNotMilliseconds => "microseconds_not_milliseconds",
             Self::TimeOutOfRange => "time_out_of_range",

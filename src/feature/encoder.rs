@@ -21,11 +21,20 @@ pub struct Encoder {
     fields: FieldSet,
     prefixes: Vec<Vec<u8>>,
     by_name: HashTable<u16>,
-    features_max: usize,
+    bounds: EntryBounds,
+}
+
+/// What one event's features may hold.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EntryBounds {
+    /// The most entries, all fields together.
+    pub features_max: usize,
+    /// The largest magnitude of a weight that an object gives a value, before it is scaled.
+    pub weight_max: f64,
 }
 
 /// Features that do not fit.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Misfit {
     /// The text is not JSON.
     #[error("{0}")]
@@ -46,6 +55,16 @@ pub enum Misfit {
     /// There are more entries than allowed.
     #[error("more than {0} feature values")]
     TooMany(usize),
+    /// A weight is beyond the bound, or below 0 where it may not be.
+    #[error("{path}: a weight of {weight:?}, at most {max:?} is taken")]
+    Weight {
+        /// Where it is.
+        path: String,
+        /// The weight.
+        weight: f64,
+        /// The bound that it is beyond.
+        max: f64,
+    },
 }
 
 /// The event at hand: what was found so far.
@@ -79,8 +98,8 @@ impl Encoding {
 }
 
 impl Encoder {
-    /// An encoder; an event may have at most `features_max` entries.
-    pub fn new(fields: FieldSet, features_max: usize) -> Self {
+    /// An encoder.
+    pub fn new(fields: FieldSet, bounds: EntryBounds) -> Self {
         let names: Vec<&str> = fields.as_slice().iter().map(|field| field.name.as_str()).collect();
         let prefixes = names.iter().map(|name| id::prefix(name)).collect();
         let mut by_name = HashTable::with_capacity(names.len());
@@ -88,7 +107,7 @@ impl Encoder {
         for number in 0..names.len() as u16 {
             by_name.insert_unique(hash(&number), number, hash);
         }
-        Self { fields, prefixes, by_name, features_max }
+        Self { fields, prefixes, by_name, bounds }
     }
 
     /// The fields.
@@ -199,7 +218,7 @@ impl ValueSeed<'_> {
     fn misfit<E: de::Error>(&mut self, found: impl Into<Cow<'static, str>>) -> E {
         let expected = match self.kind() {
             FieldKind::Categorical => "one string, number or boolean (the field is categorical)",
-            FieldKind::Multi => "a list of values or an object of weights (the field is multi-valued)",
+            FieldKind::Multi { .. } => "a list of values or an object of weights (the field is multi-valued)",
             FieldKind::Numeric { .. } => "a number, or its digits in a string (the field is numeric)",
         };
         let path = self.encoder.path(self.field);
@@ -207,8 +226,9 @@ impl ValueSeed<'_> {
     }
 
     fn add<E: de::Error>(&mut self, text: &[u8], x: f32) -> Result<(), E> {
-        if self.encoding.pairs.len() >= self.encoder.features_max {
-            return Err(self.encoding.refuse(Misfit::TooMany(self.encoder.features_max)));
+        let most = self.encoder.bounds.features_max;
+        if self.encoding.pairs.len() >= most {
+            return Err(self.encoding.refuse(Misfit::TooMany(most)));
         }
         let bytes = &mut self.encoding.bytes;
         bytes.clear();
@@ -232,7 +252,7 @@ impl ValueSeed<'_> {
         let bucket = match self.kind() {
             FieldKind::Numeric { edges: Some(edges) } => Some(id::edge_bucket(edges, value)),
             FieldKind::Numeric { edges: None } => Some(id::log_bucket(value)),
-            FieldKind::Categorical | FieldKind::Multi => None,
+            FieldKind::Categorical | FieldKind::Multi { .. } => None,
         };
         self.add_text(|text| match (bucket.map(i128::from).or(digits), value) {
             (Some(whole), _) => write!(text, "{whole}").expect("writing to a string cannot fail"),
@@ -263,15 +283,15 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
                 NumberText::Number(number) => self.number(number, None),
                 NumberText::Other => Err(self.misfit("a string that is no number")),
             },
-            FieldKind::Categorical | FieldKind::Multi if value.is_empty() => Ok(()),
-            FieldKind::Categorical | FieldKind::Multi => self.add(value.as_bytes(), 1.0),
+            FieldKind::Categorical | FieldKind::Multi { .. } if value.is_empty() => Ok(()),
+            FieldKind::Categorical | FieldKind::Multi { .. } => self.add(value.as_bytes(), 1.0),
         }
     }
 
     fn visit_bool<E: de::Error>(mut self, value: bool) -> Result<(), E> {
         match self.kind() {
             FieldKind::Numeric { .. } => Err(self.misfit("a boolean")),
-            FieldKind::Categorical | FieldKind::Multi => self.add(if value { b"true" } else { b"false" }, 1.0),
+            FieldKind::Categorical | FieldKind::Multi { .. } => self.add(if value { b"true" } else { b"false" }, 1.0),
         }
     }
 
@@ -292,7 +312,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
-        if *self.kind() != FieldKind::Multi {
+        if !matches!(self.kind(), FieldKind::Multi { .. }) {
             return Err(self.misfit("a list"));
         }
         let Self { encoder, encoding, field } = self;
@@ -301,15 +321,17 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
-        if *self.kind() != FieldKind::Multi {
+        let FieldKind::Multi { weights } = *self.kind() else {
             return Err(self.misfit("an object"));
-        }
+        };
+        let start = self.encoding.pairs.len();
         while let Some(key) = map.next_key::<CowStr<'de>>()? {
             let weight = map.next_value_seed(WeightSeed(&mut self))?.filter(|weight| *weight != 0.0);
             if let Some(weight) = weight.filter(|_| !key.0.is_empty()) {
                 self.add(key.0.as_bytes(), weight)?;
             }
         }
+        weights.scale(&mut self.encoding.pairs[start..]);
         Ok(())
     }
 }
@@ -384,16 +406,20 @@ impl<'de> Visitor<'de> for WeightSeed<'_, '_> {
     }
 
     fn visit_f64<E: de::Error>(self, weight: f64) -> Result<Option<f32>, E> {
-        let weight = weight as f32;
-        if weight.is_finite() { Ok(Some(weight)) } else { Err(self.0.misfit("a weight that is too large")) }
+        let max = self.0.encoder.bounds.weight_max;
+        if weight.abs() <= max {
+            return Ok(Some(weight as f32));
+        }
+        let path = self.0.encoder.path(self.0.field);
+        Err(self.0.encoding.refuse(Misfit::Weight { path, weight, max }))
     }
 
     fn visit_i64<E: de::Error>(self, weight: i64) -> Result<Option<f32>, E> {
-        Ok(Some(weight as f64 as f32))
+        self.visit_f64(weight as f64)
     }
 
     fn visit_u64<E: de::Error>(self, weight: u64) -> Result<Option<f32>, E> {
-        Ok(Some(weight as f64 as f32))
+        self.visit_f64(weight as f64)
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<Option<f32>, E> {

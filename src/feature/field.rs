@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::Entry;
 use super::id::HASHING;
 
 /// The most fields of a model.
@@ -24,12 +25,52 @@ pub enum FieldKind {
     /// One value: a string, number or boolean.
     Categorical,
     /// Several values: a list (each weighs 1) or an object of weights.
-    Multi,
+    Multi {
+        /// What becomes of the weights of an object.
+        weights: Weights,
+    },
     /// A number, by its bucket.
     Numeric {
         /// Ascending bucket edges; without them buckets are logarithmic.
         edges: Option<Vec<f64>>,
     },
+}
+
+/// How the weights that an object gives its values are scaled, so that what they are measured in does not decide how far
+/// an example moves the model. A list and a single value give no weights: their entries weigh 1 under all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Weights {
+    /// Over the sum of their magnitudes: shares, which together move a score as far as one plain value.
+    L1,
+    /// Over the root of the sum of their squares: their direction, with length 1.
+    #[default]
+    L2,
+    /// `sign(w) · ln(1 + |w|)`, each by itself: counts whose amount matters too.
+    Log,
+    /// As they are: for weights that the producer has scaled.
+    Raw,
+}
+
+impl Weights {
+    /// Scales the weights of one object, in their order; sums are in f64.
+    pub(super) fn scale(self, entries: &mut [(u16, Entry)]) {
+        let sum = |term: fn(f64) -> f64| entries.iter().map(|(_, entry)| term(f64::from(entry.x))).sum::<f64>();
+        let divisor = match self {
+            Self::L1 => sum(f64::abs),
+            Self::L2 => sum(|x| x * x).sqrt(),
+            Self::Log => {
+                for (_, entry) in entries {
+                    entry.x = f64::from(entry.x.abs()).ln_1p().copysign(f64::from(entry.x)) as f32;
+                }
+                return;
+            }
+            Self::Raw => return,
+        };
+        for (_, entry) in entries {
+            entry.x = (f64::from(entry.x) / divisor) as f32;
+        }
+    }
 }
 
 /// A list of fields that cannot be one model's.
@@ -94,7 +135,7 @@ impl FieldSet {
         self.0.is_empty()
     }
 
-    /// 16 hexadecimal digits that name the fields, their order, kinds and edges, and the scheme of ids.
+    /// 16 hexadecimal digits that name the fields, their order, kinds, edges and scaling of weights, and the scheme of ids.
     pub fn fingerprint(&self) -> String {
         let canonical = serde_json::to_string(&(HASHING, &self.0)).expect("fields always encode");
         format!("{:016x}", xxh3_64(canonical.as_bytes()))

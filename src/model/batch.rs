@@ -4,6 +4,8 @@
 //! cut into chunks of a fixed size; a chunk's results do not depend on the others, and gradients are added up in the order
 //! of chunks and examples, so the executor does not show in the bits.
 
+use std::ops::Range;
+
 use super::executor::Executor;
 use super::gather::Layout;
 use super::loss::{Importance, sigmoid};
@@ -69,6 +71,21 @@ pub struct Group {
 }
 
 impl Group {
+    /// Adds `x · d` to the gradients of a slot, shortened so that none is beyond `max · max(1, √n)`. Not finite stays so.
+    #[inline]
+    fn add_bounded(&mut self, coordinates: Range<usize>, x: f32, d: &[f32], max: f32) {
+        let g = &mut self.g[coordinates.clone()];
+        // Almost always all are within the least that the bound can be.
+        let beyond = d.iter().fold(false, |beyond, d| beyond | ((x * d).abs() > max));
+        let mut factor = 1.0_f32;
+        if beyond {
+            for (d, n) in d.iter().zip(&self.n[coordinates]) {
+                factor = factor.min(max * n.sqrt().max(1.0) / (x * d).abs());
+            }
+        }
+        g.iter_mut().zip(d).for_each(|(g, d)| *g += factor * (x * d));
+    }
+
     pub(super) fn clear(&mut self) {
         self.z.clear();
         self.n.clear();
@@ -98,6 +115,7 @@ pub struct Scratch {
     pub(super) mlp_next: Vec<f32>,
     pub(super) momentum_next: Vec<f32>,
     pub(super) rows: Vec<Slot>,
+    repeats: Repeats,
     chunks: Vec<Chunk>,
     logits: Vec<f32>,
     dlogits: Vec<f32>,
@@ -194,12 +212,14 @@ impl Scratch {
         self.collect_logits();
     }
 
-    /// Scores the batch that was laid out, with dropout, and computes every gradient.
+    /// Scores the batch that was laid out, with dropout, and computes every gradient; what one example adds to a row is
+    /// bounded (see [`ModelParams::gradient_max`]), where the groups' `n` must be those of the rows.
     pub fn backward<E: Executor>(
         &mut self,
         architecture: &Architecture,
         dense: Dense<'_>,
         examples: &[Example<'_>],
+        gradient_max: Option<f32>,
         executor: &E,
     ) {
         self.cut(examples);
@@ -209,7 +229,7 @@ impl Scratch {
             chunk.backward(architecture, dense);
         });
         self.collect_logits();
-        self.scatter(architecture);
+        self.scatter(architecture, gradient_max);
         self.mlp_gradient.clear();
         self.mlp_gradient.resize(architecture.mlp.len, 0.0);
         for chunk in &self.chunks {
@@ -245,7 +265,7 @@ impl Scratch {
     }
 
     /// Adds the gradients of all entries up on their slots, in the order of examples.
-    fn scatter(&mut self, architecture: &Architecture) {
+    fn scatter(&mut self, architecture: &Architecture, gradient_max: Option<f32>) {
         let (fields, dim) = (architecture.fields, architecture.dim);
         let slots = self.layout.ids.len();
         for (group, width) in [(&mut self.linear, 1), (&mut self.embedding, dim)] {
@@ -256,15 +276,53 @@ impl Scratch {
             for (example, &dlogit) in chunk.dlogits.iter().enumerate() {
                 for field in 0..fields {
                     let dx = &chunk.dx[(example * fields + field) * dim..][..dim];
-                    for &(slot, x) in self.layout.field(chunk.start + example, field) {
+                    let entries = self.layout.field(chunk.start + example, field);
+                    let Some(max) = gradient_max else {
+                        for &(slot, x) in entries {
+                            let slot = slot as usize;
+                            self.linear.g[slot] += x * dlogit;
+                            let g = &mut self.embedding.g[slot * dim..][..dim];
+                            g.iter_mut().zip(dx).for_each(|(g, d)| *g += x * d);
+                        }
+                        continue;
+                    };
+                    for &(slot, x) in self.repeats.summed(entries, slots) {
                         let slot = slot as usize;
-                        self.linear.g[slot] += x * dlogit;
-                        let g = &mut self.embedding.g[slot * dim..][..dim];
-                        g.iter_mut().zip(dx).for_each(|(g, d)| *g += x * d);
+                        self.linear.add_bounded(slot..slot + 1, x, &[dlogit], max);
+                        self.embedding.add_bounded(slot * dim..(slot + 1) * dim, x, dx, max);
                     }
                 }
             }
         }
+    }
+}
+
+/// Adds up the entries of one field that are for one slot: they move it together.
+#[derive(Clone, Debug, Default)]
+struct Repeats {
+    /// Where a slot is in `summed`, if that says so too.
+    places: Vec<u32>,
+    summed: Vec<(u32, f32)>,
+}
+
+impl Repeats {
+    /// The entries, each slot once, in the order in which they come first.
+    fn summed<'s>(&'s mut self, entries: &'s [(u32, f32)], slots: usize) -> &'s [(u32, f32)] {
+        if entries.len() <= 1 {
+            return entries;
+        }
+        self.places.resize(self.places.len().max(slots), 0);
+        self.summed.clear();
+        for &(slot, x) in entries {
+            let place = self.places[slot as usize] as usize;
+            if let Some((_, sum)) = self.summed.get_mut(place).filter(|(other, _)| *other == slot) {
+                *sum += x;
+            } else {
+                self.places[slot as usize] = self.summed.len() as u32;
+                self.summed.push((slot, x));
+            }
+        }
+        &self.summed
     }
 }
 

@@ -6,7 +6,9 @@
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::table::{SHARDS, index_hash, shard};
+use super::oldest::{looked_through, oldest};
+use super::slot::SlotKey;
+use super::table::{SHARDS, shard};
 use crate::feature::FeatureId;
 
 /// Bytes of a candidate.
@@ -27,6 +29,7 @@ pub struct Candidate {
 #[derive(Debug)]
 pub struct Candidates {
     shards: Vec<HashTable<Candidate>>,
+    key: SlotKey,
     len: usize,
     sum: u128,
     /// What changed since the last copy; nothing is noted before the first one.
@@ -54,7 +57,7 @@ impl Candidate {
 
 impl Default for Candidates {
     fn default() -> Self {
-        Self { shards: vec![HashTable::new(); SHARDS], len: 0, sum: 0, changes: None }
+        Self { shards: vec![HashTable::new(); SHARDS], key: SlotKey::default(), len: 0, sum: 0, changes: None }
     }
 }
 
@@ -71,8 +74,8 @@ impl Candidates {
 
     /// How often an id was counted.
     pub fn count(&self, id: FeatureId) -> u32 {
-        let hash = index_hash(id);
-        self.shards[shard(hash)].find(hash, |candidate| candidate.id == id).map_or(0, |candidate| candidate.count)
+        let found = self.shards[shard(id)].find(self.key.hash(id), |candidate| candidate.id == id);
+        found.map_or(0, |candidate| candidate.count)
     }
 
     /// Counts an id once more.
@@ -93,12 +96,26 @@ impl Candidates {
 
     /// Forgets the ids of a shard that were last counted before a time; says how many.
     pub fn sweep(&mut self, shard: usize, before_seconds: u32) -> usize {
-        let old: Vec<FeatureId> = self.shards[shard]
-            .iter()
-            .filter(|candidate| candidate.last_seen < before_seconds)
-            .map(|candidate| candidate.id)
-            .collect();
-        for id in &old {
+        let all = self.shards[shard].iter().map(|candidate| (candidate.last_seen, candidate.id));
+        let mut old: Vec<(u32, FeatureId)> = all.filter(|(last_seen, _)| *last_seen < before_seconds).collect();
+        old.sort_unstable();
+        self.remove_all(&old)
+    }
+
+    /// Forgets at least `count` of them, or all: those last counted the longest ago, as
+    /// [`Table::evict`](super::table::Table::evict) does with rows. Says how many.
+    pub fn evict(&mut self, count: usize) -> usize {
+        let mut evicted = 0;
+        while evicted < count && !self.is_empty() {
+            let (shards, due) = looked_through(self.shards.iter().map(HashTable::len), count - evicted);
+            let ages = self.shards[shards].iter().flatten().map(|found| (found.last_seen, found.id)).collect();
+            evicted += self.remove_all(&oldest(ages, due));
+        }
+        evicted
+    }
+
+    fn remove_all(&mut self, old: &[(u32, FeatureId)]) -> usize {
+        for (_, id) in old {
             self.remove(*id);
         }
         old.len()
@@ -118,7 +135,15 @@ impl Candidates {
     /// All candidates; begins to note what changes.
     pub fn copy_all(&mut self) -> Vec<u8> {
         self.note_saved();
-        self.shards.iter().flatten().flat_map(|candidate| candidate.bytes()).collect()
+        let mut bytes = Vec::with_capacity(self.len * CANDIDATE_BYTES);
+        for shard in &self.shards {
+            let mut sorted: Vec<Candidate> = shard.iter().copied().collect();
+            sorted.sort_unstable_by_key(|candidate| candidate.id);
+            for candidate in sorted {
+                bytes.extend(candidate.bytes());
+            }
+        }
+        bytes
     }
 
     /// Begins to note what changes: a checkpoint has everything as it is now.
@@ -144,13 +169,13 @@ impl Candidates {
     fn insert(&mut self, candidate: Candidate) {
         self.sum = self.sum.wrapping_add(candidate.hash());
         self.len += 1;
-        let hash = index_hash(candidate.id);
-        self.shards[shard(hash)].insert_unique(hash, candidate, |other| index_hash(other.id));
+        let key = self.key;
+        self.shards[shard(candidate.id)].insert_unique(key.hash(candidate.id), candidate, |other| key.hash(other.id));
     }
 
     fn remove_silently(&mut self, id: FeatureId) -> Option<Candidate> {
-        let hash = index_hash(id);
-        let (candidate, _) = self.shards[shard(hash)].find_entry(hash, |candidate| candidate.id == id).ok()?.remove();
+        let hash = self.key.hash(id);
+        let (candidate, _) = self.shards[shard(id)].find_entry(hash, |candidate| candidate.id == id).ok()?.remove();
         self.sum = self.sum.wrapping_sub(candidate.hash());
         self.len -= 1;
         Some(candidate)
@@ -160,5 +185,33 @@ impl Candidates {
         if let Some(changes) = &mut self.changes {
             changes.extend(candidate.bytes());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feature::hash::mix64;
+
+    #[test]
+    fn what_is_copied_out_does_not_show_the_key_of_places() {
+        let bytes = |seed| {
+            let mut candidates =
+                Candidates { key: SlotKey { key: mix64(seed), factor: mix64(!seed) | 1 }, ..Candidates::default() };
+            let mut copied = candidates.copy_all();
+            for id in 0..12_000 {
+                candidates.count_once(mix64(id), (id % 50) as u32);
+            }
+            (0..SHARDS).for_each(|shard| {
+                candidates.sweep(shard, 3);
+            });
+            candidates.evict(1500);
+            copied.extend(candidates.copy_unsaved().expect("everything was saved before"));
+            copied.extend(candidates.copy_all());
+            (candidates.digest(), copied)
+        };
+        let (one, other) = (bytes(1), bytes(2));
+        assert_eq!(one.0, other.0);
+        assert!(one.1 == other.1, "copies differ");
     }
 }

@@ -3,7 +3,7 @@
 
 use hashbrown::HashTable;
 
-use crate::feature::hash::mix64;
+use super::slot::SlotKey;
 use crate::feature::{FeatureId, Features};
 
 /// Which slot each entry of a batch refers to.
@@ -18,6 +18,7 @@ pub struct Layout {
     /// Fields of an example.
     pub fields: usize,
     slots: HashTable<u32>,
+    key: SlotKey,
 }
 
 impl Layout {
@@ -57,9 +58,10 @@ impl Layout {
     }
 
     fn slot(&mut self, id: FeatureId) -> u32 {
-        let ids = &mut self.ids;
+        let (ids, key) = (&mut self.ids, self.key);
         let next = ids.len() as u32;
-        let entry = self.slots.entry(mix64(id), |&slot| ids[slot as usize] == id, |&slot| mix64(ids[slot as usize]));
+        let entry =
+            self.slots.entry(key.hash(id), |&slot| ids[slot as usize] == id, |&slot| key.hash(ids[slot as usize]));
         let slot = *entry.or_insert(next).get();
         if slot == next {
             ids.push(id);

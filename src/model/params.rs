@@ -29,6 +29,9 @@ pub struct ModelParams {
     pub sgd: SgdParams,
     /// Bound on a coordinate's `n`, which keeps an old model able to move; `None` is off.
     pub n_max: Option<f32>,
+    /// Bound on the gradient by which one example moves a row or the bias, in units of the larger of 1 and the root of the
+    /// coordinate's `n`: at 1 no example more than doubles an `n` above 1. `None` is off.
+    pub gradient_max: Option<f32>,
     /// Which ids have a row, and for how long.
     pub admission: AdmissionParams,
 }
@@ -36,7 +39,7 @@ pub struct ModelParams {
 /// Which ids have a row of the table. An id without one weighs nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdmissionParams {
-    /// The most rows, and the most ids that are counted towards admission; beyond, new ids are refused.
+    /// The most rows, and the most ids that are counted towards admission; those unseen the longest make room for new ones.
     pub rows_max: usize,
     /// The batch in which an id is counted for the so-manieth time admits it; 1 is the first.
     pub min_count: u32,
@@ -111,6 +114,7 @@ impl Default for ModelParams {
             embedding: ftrl,
             sgd: SgdParams { learning_rate: 0.01, momentum: 0.0, l2: 0.0, clip_norm: 0.0 },
             n_max: None,
+            gradient_max: None,
             admission: AdmissionParams::default(),
         }
     }

@@ -13,6 +13,8 @@ mod touched;
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::oldest::{looked_through, oldest};
+use super::slot::SlotKey;
 use crate::feature::FeatureId;
 use crate::feature::hash::mix64;
 use touched::Touched;
@@ -32,6 +34,14 @@ const HEAD_WORDS: usize = 4;
 /// A row's number in the arena.
 pub type RowNumber = u32;
 
+/// A row in the order in which rows make room: last seen the longest ago first, then by id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Age {
+    last_seen: u32,
+    id: FeatureId,
+    row: RowNumber,
+}
+
 /// Feature ids and their rows.
 #[derive(Debug)]
 pub struct Table {
@@ -44,6 +54,7 @@ pub struct Table {
     /// Ids that were removed since the last copy.
     gone: Vec<FeatureId>,
     shards: Vec<HashTable<RowNumber>>,
+    key: SlotKey,
     /// Rows that `sum` does not cover.
     unhashed: Touched,
     /// Rows that no checkpoint has yet in this form; nothing is noted before the first one.
@@ -72,6 +83,7 @@ impl Table {
             free: Vec::new(),
             gone: Vec::new(),
             shards: vec![HashTable::new(); SHARDS],
+            key: SlotKey::default(),
             unhashed: Touched::default(),
             unsaved: None,
             sum: 0,
@@ -109,8 +121,7 @@ impl Table {
     /// The row of an id.
     #[inline]
     pub fn find(&self, id: FeatureId) -> Option<RowNumber> {
-        let hash = index_hash(id);
-        self.shards[shard(hash)].find(hash, |&row| self.id(row) == id).copied()
+        self.shards[shard(id)].find(self.key.hash(id), |&row| self.id(row) == id).copied()
     }
 
     /// Makes a row of zeros for an id that has none.
@@ -122,10 +133,9 @@ impl Table {
         words[1] = (id >> 32) as u32;
         self.unhashed.mark(row);
         self.mark_unsaved(row);
-        let hash = index_hash(id);
-        let (chunks, row_words) = (&self.chunks, self.row_words());
-        let rehash = |&row: &RowNumber| index_hash(id_of(&chunks[row as usize / CHUNK_ROWS], row, row_words));
-        self.shards[shard(hash)].insert_unique(hash, row, rehash);
+        let (chunks, row_words, key) = (&self.chunks, self.row_words(), self.key);
+        let rehash = |&row: &RowNumber| key.hash(id_of(&chunks[row as usize / CHUNK_ROWS], row, row_words));
+        self.shards[shard(id)].insert_unique(key.hash(id), row, rehash);
         row
     }
 
@@ -141,10 +151,32 @@ impl Table {
     /// Removes the rows of a shard of the index that were last seen before a time; says how many. Which shard an id is in
     /// depends on the id alone.
     pub fn sweep(&mut self, shard: usize, before_seconds: u32) -> usize {
-        let old: Vec<RowNumber> =
-            self.shards[shard].iter().copied().filter(|row| self.row(*row)[2] < before_seconds).collect();
-        for row in &old {
-            self.remove(*row);
+        let ages = self.shards[shard].iter().map(|row| self.age(*row));
+        let mut old: Vec<Age> = ages.filter(|age| age.last_seen < before_seconds).collect();
+        old.sort_unstable();
+        self.remove_all(&old)
+    }
+
+    /// Removes at least `count` rows, or all: those last seen the longest ago, at one time the lowest ids; see
+    /// [`oldest`](super::oldest). Says how many.
+    pub fn evict(&mut self, count: usize) -> usize {
+        let mut evicted = 0;
+        while evicted < count && !self.is_empty() {
+            let (shards, due) = looked_through(self.shards.iter().map(HashTable::len), count - evicted);
+            let ages = self.shards[shards].iter().flatten().map(|row| self.age(*row)).collect();
+            evicted += self.remove_all(&oldest(ages, due));
+        }
+        evicted
+    }
+
+    fn age(&self, row: RowNumber) -> Age {
+        Age { last_seen: self.row(row)[2], id: self.id(row), row }
+    }
+
+    /// Removes rows, in the order of a list that does not show the order of a shard.
+    fn remove_all(&mut self, old: &[Age]) -> usize {
+        for age in old {
+            self.remove(age.row);
         }
         old.len()
     }
@@ -154,8 +186,7 @@ impl Table {
         if !self.unhashed.unmark(row) {
             self.sum = self.sum.wrapping_sub(self.row_hash(row));
         }
-        let hash = index_hash(id);
-        if let Ok(entry) = self.shards[shard(hash)].find_entry(hash, |&other| other == row) {
+        if let Ok(entry) = self.shards[shard(id)].find_entry(self.key.hash(id), |&other| other == row) {
             entry.remove();
         }
         if self.unsaved.is_some() {
@@ -171,16 +202,18 @@ impl Table {
         bytemuck::cast_slice(&self.row(row)[HEAD_WORDS..])
     }
 
-    /// Writes a row's state back, counts the batch and notes when it was seen.
-    pub fn write(&mut self, row: RowNumber, z: &[f32], n: &[f32], seconds: u32) {
+    /// Writes a row's state back, each the linear coordinate and the embedding's; counts the batch and notes when it was seen.
+    pub fn write(&mut self, row: RowNumber, z: (f32, &[f32]), n: (f32, &[f32]), seconds: u32) {
         self.mark_changed(row);
         let coordinates = self.coordinates;
         let words = self.row_mut(row);
         words[2] = words[2].max(seconds);
         words[3] = words[3].saturating_add(1);
         let state: &mut [f32] = bytemuck::cast_slice_mut(&mut words[HEAD_WORDS..]);
-        state[..coordinates].copy_from_slice(z);
-        state[coordinates..].copy_from_slice(n);
+        for (state, (linear, embedding)) in state.chunks_exact_mut(coordinates).zip([z, n]) {
+            state[0] = linear;
+            state[1..].copy_from_slice(embedding);
+        }
     }
 
     /// Replaces a row's z, and nothing else of it.
@@ -329,16 +362,11 @@ impl Table {
     }
 }
 
-/// Ids are hashes themselves when they come from features, but not in tests and foreign tables.
+/// The shard of an id, without a key: which rows go, and when, depends on it. Ids are hashes themselves when they come from
+/// features, but not in tests and foreign tables.
 #[inline]
-pub(super) fn index_hash(id: FeatureId) -> u64 {
-    mix64(id)
-}
-
-/// The shard of a hash: bits that the shard's own table uses neither for its slot nor for its tag.
-#[inline]
-pub(super) fn shard(hash: u64) -> usize {
-    (hash >> 48) as usize % SHARDS
+pub(super) fn shard(id: FeatureId) -> usize {
+    (mix64(id) >> 48) as usize % SHARDS
 }
 
 #[inline]
@@ -355,9 +383,67 @@ mod tests {
         let mut table = Table::new(10);
         for id in 0..rows {
             let row = table.insert(mix64(id));
-            table.write(row, &[id as f32; 11], &[1.0; 11], 7);
+            table.write(row, (id as f32, &[id as f32; 10]), (1.0, &[1.0; 10]), 7);
         }
         table
+    }
+
+    #[test]
+    fn what_is_copied_out_does_not_show_the_key_of_places() {
+        let bytes = |seed| {
+            let mut table = Table { key: SlotKey { key: mix64(seed), factor: mix64(!seed) | 1 }, ..Table::new(2) };
+            let mut copied = table.copy_all();
+            for id in 0..12_000_u64 {
+                let row = table.insert(mix64(id));
+                table.write(row, (0.5, &[0.25; 2]), (1.0, &[1.0; 2]), (id % 50) as u32);
+            }
+            copied.extend(table.copy_unsaved().expect("everything was saved before"));
+            for shard in 0..SHARDS {
+                table.sweep(shard, 3);
+            }
+            table.evict(1500);
+            for id in 20_000..21_000_u64 {
+                table.insert(mix64(id));
+            }
+            copied.extend(table.copy_unsaved().expect("everything was saved before"));
+            copied.extend(table.copy_all());
+            (table.digest(), copied)
+        };
+        let (one, other) = (bytes(1), bytes(2));
+        assert_eq!(one.0, other.0);
+        assert!(one.1 == other.1, "copies differ");
+    }
+
+    #[test]
+    fn the_rows_seen_the_longest_ago_make_room_at_equal_times_the_lowest_ids() {
+        let mut table = Table::new(1);
+        for id in 1..=10_u64 {
+            let row = table.insert(id);
+            table.write(row, (0.0, &[0.0]), (0.0, &[0.0]), if id <= 4 { 20 } else { 10 });
+        }
+        assert_eq!(table.evict(3), 3);
+        let left: Vec<u64> = (1..=10).filter(|id| table.find(*id).is_some()).collect();
+        assert_eq!(left, [1, 2, 3, 4, 8, 9, 10]);
+        assert_eq!((table.evict(100), table.len()), (7, 0));
+    }
+
+    #[test]
+    fn a_large_table_makes_room_a_shard_at_a_time_and_keeps_nearly_all_of_the_newest() {
+        let mut table = Table::new(1);
+        for id in 0..100_000_u64 {
+            let row = table.insert(mix64(id));
+            table.write(row, (0.0, &[0.0]), (0.0, &[0.0]), id as u32);
+        }
+        let mut evicted = 0;
+        while evicted < 10_000 {
+            let now = table.evict(100);
+            assert!((100..200).contains(&now), "{now} at once");
+            evicted += now;
+        }
+        assert_eq!(table.len(), 100_000 - evicted);
+        let newest_gone = (14_000..100_000_u64).filter(|id| table.find(mix64(*id)).is_none()).count();
+        assert!(newest_gone < 1_000, "{newest_gone} went that were younger than 14 in 100");
+        assert_eq!(table.digest(), recomputed(&table));
     }
 
     fn recomputed(table: &Table) -> u128 {
@@ -391,7 +477,7 @@ mod tests {
         assert_eq!(table.digest(), recomputed(&table));
         for id in [3, 4999, 3] {
             let row = table.find(mix64(id)).expect("it was inserted");
-            table.write(row, &[-1.0; 11], &[2.0; 11], 9);
+            table.write(row, (-1.0, &[-1.0; 10]), (2.0, &[2.0; 10]), 9);
         }
         assert_eq!(table.unhashed.len(), 2, "a digest costs what changed");
         assert_eq!(table.digest(), recomputed(&table));
@@ -412,10 +498,10 @@ mod tests {
         assert_eq!(table.copy_unsaved(), None, "nothing was saved before");
         assert_eq!(table.copy_all().len(), 100 * table.row_bytes());
         let row = table.find(mix64(7)).expect("it was inserted");
-        table.write(row, &[5.0; 11], &[2.0; 11], 9);
+        table.write(row, (5.0, &[5.0; 10]), (2.0, &[2.0; 10]), 9);
         table.digest();
         let new = table.insert(12_345);
-        table.write(new, &[1.0; 11], &[1.0; 11], 9);
+        table.write(new, (1.0, &[1.0; 10]), (1.0, &[1.0; 10]), 9);
         table.digest();
         let copied = table.copy_unsaved().expect("everything was saved before");
         let expected: Vec<u8> =
@@ -429,13 +515,13 @@ mod tests {
         let mut table = filled(1000);
         table.copy_all();
         let kept = table.find(mix64(3)).expect("it was inserted");
-        table.write(kept, &[1.0; 11], &[1.0; 11], 50);
+        table.write(kept, (1.0, &[1.0; 10]), (1.0, &[1.0; 10]), 50);
         let removed: usize = (0..SHARDS).map(|shard| table.sweep(shard, 8)).sum();
         assert_eq!((removed, table.len()), (999, 1));
         assert_eq!(table.find(mix64(4)), None);
         assert_eq!(table.digest(), recomputed(&table));
         let back = table.insert(mix64(4));
-        table.write(back, &[2.0; 11], &[2.0; 11], 60);
+        table.write(back, (2.0, &[2.0; 10]), (2.0, &[2.0; 10]), 60);
         assert_eq!((table.used, table.len()), (1000, 2), "a place is used again");
         assert_eq!(table.digest(), recomputed(&table));
         let copied = table.copy_unsaved().expect("everything was saved before");

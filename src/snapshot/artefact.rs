@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::manifest::{FORMAT, FileDigest, Fingerprints, Kind, Manifest, ParentVersion, Shape, sha256};
 use super::safetensors;
 use super::servable::{Servable, ServableError};
-use crate::feature::encoder::{Encoder, Misfit};
+use crate::feature::encoder::{Encoder, EntryBounds, Misfit};
 use crate::feature::field::{FieldError, FieldSet};
 use crate::feature::id::HASHING;
 use crate::stream::JournalEntry;
@@ -26,8 +26,8 @@ pub const JOURNAL: &str = "journal.jsonl";
 /// How far a server's logit may be from a probe's, relative to 1 plus its size: rounding between CPU types.
 pub const PROBE_TOLERANCE: f64 = 1e-4;
 
-/// The most entries that a probe may have.
-const PROBE_FEATURES_MAX: usize = 1 << 20;
+/// What a probe may hold: more than any configuration lets in.
+const PROBE_BOUNDS: EntryBounds = EntryBounds { features_max: 1 << 20, weight_max: 1e12 };
 
 /// A probe: raw features, and the logit that every copy of the version must give.
 #[derive(Debug, Serialize, Deserialize)]
@@ -254,7 +254,7 @@ pub fn verify(files: &BTreeMap<String, Vec<u8>>) -> Result<Verified, ArtefactErr
 }
 
 fn check_probes(servable: &Servable, fields: FieldSet, lines: &[u8]) -> Result<usize, ArtefactError> {
-    let encoder = Encoder::new(fields, PROBE_FEATURES_MAX);
+    let encoder = Encoder::new(fields, PROBE_BOUNDS);
     let mut number = 0;
     for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let probe: Probe =
@@ -274,7 +274,7 @@ fn check_probes(servable: &Servable, fields: FieldSet, lines: &[u8]) -> Result<u
 
 /// The rows that encode, each with its logit. The empty row is always there: it shows the bias.
 fn probes(servable: &Servable, cut: &Cut<'_>) -> Vec<u8> {
-    let encoder = Encoder::new(cut.fields.clone(), PROBE_FEATURES_MAX);
+    let encoder = Encoder::new(cut.fields.clone(), PROBE_BOUNDS);
     let rows = std::iter::once("{}").chain(cut.probes.iter().map(String::as_str));
     let probe = |row: &str| {
         let features = encoder.encode_json(row).ok()?;

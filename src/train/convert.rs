@@ -29,6 +29,7 @@ impl TrainParams {
                 embedding: theirs.embedding,
                 sgd: theirs.sgd,
                 n_max: theirs.n_max,
+                gradient_max: theirs.gradient_max,
                 admission: theirs.admission,
                 ..ours.clone()
             },

@@ -35,14 +35,18 @@ pub struct Counters {
     pub learned: u64,
     /// Micro-batches learned.
     pub batches: u64,
-    /// Micro-batches refused because of a non-finite gradient or weight.
+    /// Micro-batches of which not one example could be learned.
     pub batches_refused: u64,
-    /// Examples of refused micro-batches.
+    /// Examples that were not learned, since a gradient or weight would not have been finite.
     pub examples_refused: u64,
     /// Rows of the table that expired.
     pub rows_expired: u64,
     /// Ids that were counted towards admission and expired.
     pub candidates_expired: u64,
+    /// Rows that made room for new ids at the bound of the table.
+    pub rows_evicted: u64,
+    /// The same, of ids that were counted towards admission.
+    pub candidates_evicted: u64,
     /// Ids that were refused a row, or a place among those that are counted, for want of room; once a batch.
     pub ids_refused: u64,
     /// Event time of the first impression, in milliseconds.

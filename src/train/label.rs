@@ -192,7 +192,7 @@ impl Trainer {
 
     /// Learns the half-filled batch, after what has arrived was scored; does nothing when it is empty.
     fn learn_batch<E: Executor>(&mut self, executor: &E) {
-        let pending = std::mem::take(&mut self.batch.pending);
+        let mut pending = std::mem::take(&mut self.batch.pending);
         self.batch.since = None;
         if pending.is_empty() {
             return;
@@ -213,20 +213,31 @@ impl Trainer {
         let learned = self.model.learn(&examples, divisor, seconds, &mut self.scratch, executor);
         drop(examples);
         if let Ok(learned) = learned {
+            for place in learned.at_fault.iter().rev() {
+                let refused = pending.remove(*place);
+                self.refuse_example(&refused);
+            }
             self.counters.batches += 1;
             self.counters.learned += pending.len() as u64;
             self.counters.ids_refused += learned.ids_refused as u64;
+            self.counters.rows_evicted += learned.rows_evicted as u64;
+            self.counters.candidates_evicted += learned.candidates_evicted as u64;
             self.sweep();
         } else {
             self.counters.batches_refused += 1;
-            self.counters.examples_refused += pending.len() as u64;
             for refused in &pending {
-                self.join.forsake(&refused.impression_id);
-                self.shown.forget(refused.impression_time, refused.shown.number);
+                self.refuse_example(refused);
             }
         }
         self.batch.pending = pending;
         self.batch.pending.clear();
+    }
+
+    /// What was never learned is not corrected, nor metered.
+    fn refuse_example(&mut self, refused: &Pending) {
+        self.counters.examples_refused += 1;
+        self.join.forsake(&refused.impression_id);
+        self.shown.forget(refused.impression_time, refused.shown.number);
     }
 
     /// Removes what was not learned for long from one shard of the table, or from all of a small one: each comes round every

@@ -314,7 +314,7 @@ fn an_id_weighs_nothing_until_it_was_counted_often_enough() {
 }
 
 #[test]
-fn a_full_table_refuses_new_ids_and_counts_them() {
+fn a_full_table_makes_room_for_new_ids_and_counts_what_goes() {
     let admission = AdmissionParams { rows_max: 1, ..AdmissionParams::default() };
     let model = ModelParams { fields: 1, admission, ..params().model };
     let mut feed = Feed::new(TrainParams { model, ..params() });
@@ -326,8 +326,8 @@ fn a_full_table_refuses_new_ids_and_counts_them() {
         feed.click(&n.to_string(), 10 * n as i64 + 1);
     }
     assert_eq!(feed.trainer.model().row_count(), 1);
-    assert_eq!(feed.trainer.counters().ids_refused, 2);
-    assert_eq!(feed.trainer.counters().learned, 4, "an example is learned without the id");
+    assert_eq!((feed.trainer.counters().rows_evicted, feed.trainer.counters().ids_refused), (3, 0));
+    assert!(feed.trainer.model().table().find(1).is_some(), "what came last is there, though it went before");
 }
 
 #[test]

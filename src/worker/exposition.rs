@@ -61,8 +61,8 @@ const METRICS: &[(Kind, &str, &str)] = &[
     // The model.
     (Counter, "deepfm_examples_learned_total", "Examples learned"),
     (Counter, "deepfm_negatives_sampled_out_total", "Negatives that down-sampling left out"),
-    (Counter, "deepfm_batches_refused_total", "Micro-batches with a gradient or weight that was not finite"),
-    (Counter, "deepfm_examples_refused_total", "Examples that were not learned since their batch was refused"),
+    (Counter, "deepfm_batches_refused_total", "Micro-batches of which not one example could be learned"),
+    (Counter, "deepfm_examples_refused_total", "Examples not learned: a gradient or weight was not finite"),
     (Counter, "deepfm_impressions_unscored_total", "Impressions that sampling left out of the metrics"),
     (Counter, "deepfm_scores_refused_total", "Shown scores that were not finite"),
     (Counter, "deepfm_scores_forgotten_total", "Shown scores forgotten at their bound, before their label was known"),
@@ -71,7 +71,9 @@ const METRICS: &[(Kind, &str, &str)] = &[
     (Gauge, "deepfm_candidates", "Ids that are counted and have no row yet"),
     (Counter, "deepfm_rows_expired_total", "Rows removed since they were not learned for long"),
     (Counter, "deepfm_candidates_expired_total", "Ids that were counted, had no row yet and expired"),
-    (Counter, "deepfm_ids_refused_total", "Ids refused a row for want of room, once a batch"),
+    (Counter, "deepfm_rows_evicted_total", "Rows that made room for new ids: the table is full"),
+    (Counter, "deepfm_candidates_evicted_total", "Ids without a row yet that made room for new ones"),
+    (Counter, "deepfm_ids_refused_total", "Ids of batches that have more new ids than there can be rows"),
     // Its quality.
     (Gauge, "deepfm_window_log_loss", "Progressive log loss of the last window"),
     (Gauge, "deepfm_window_normalized_entropy", "Progressive normalized entropy of the last window"),
@@ -180,6 +182,8 @@ pub(super) fn counts(status: &Status) -> Counts {
         ("deepfm_scores_forgotten_total", counters.scores_forgotten),
         ("deepfm_rows_expired_total", counters.rows_expired),
         ("deepfm_candidates_expired_total", counters.candidates_expired),
+        ("deepfm_rows_evicted_total", counters.rows_evicted),
+        ("deepfm_candidates_evicted_total", counters.candidates_evicted),
         ("deepfm_ids_refused_total", counters.ids_refused),
     ];
     let refused = |reason: Reason| counters.refused.get(&reason).copied().unwrap_or_default();

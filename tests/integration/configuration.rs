@@ -8,7 +8,7 @@ use std::path::Path;
 use deepfm_stream::config::kafka::Start;
 use deepfm_stream::config::{Config, ConfigErrors, check, load};
 use deepfm_stream::event::options::TimeUnit;
-use deepfm_stream::feature::field::FieldKind;
+use deepfm_stream::feature::field::{FieldKind, Weights};
 use deepfm_stream::join::params::{LabelPolicy, LatePolicy};
 use deepfm_stream::model::params::Parts;
 
@@ -128,6 +128,16 @@ fn a_model_needs_fields_of_different_names() {
         complaint("[[fields]]\nname = \"x\"\nkind = \"numeric\"\nedges = [1, 3, 2.5]"),
         "fields[1].edges: 2.5 comes after 3; sort the edges, each once"
     );
+    assert_eq!(
+        complaint("[[fields]]\nname = \"x\"\nkind = \"numeric\"\nweights = \"l1\""),
+        "fields[1].weights: only multi-valued fields have weights; remove it, or set kind = \"multi\""
+    );
+    assert_eq!(
+        complaint("[[fields]]\nname = \"x\"\nkind = \"multi\"\nweights = \"sum\""),
+        "fields[1].weights: \"sum\" is not one of its values; give \"l1\" or \"l2\" or \"log\" or \"raw\""
+    );
+    let multi = valid("[[fields]]\nname = \"x\"\nkind = \"multi\"");
+    assert_eq!(multi.fields[1].kind, FieldKind::Multi { weights: Weights::L2 });
     let numeric = valid("[[fields]]\nname = \"x\"\nkind = \"numeric\"\nedges = [1, 2.5]");
     assert_eq!(numeric.fields[1].kind, FieldKind::Numeric { edges: Some(vec![1.0, 2.5]) });
 }
@@ -276,6 +286,10 @@ const UNUSUAL: &str = "
 name = 'odd \"name\"'
 kind = \"numeric\"
 edges = [-1, 0.5, 1e30]
+[[fields]]
+name = \"counts\"
+kind = \"multi\"
+weights = \"log\"
 [model]
 name = \"m2\"
 seed = 9
@@ -336,7 +350,7 @@ fn the_core_is_given_what_the_file_says() {
     assert_eq!((join.window_ms, join.lateness_ms, join.retention_ms), (60_000, 0, 60_000));
     assert_eq!((join.labels, join.late_clicks), (LabelPolicy::AtMaturity, LatePolicy::Drop));
     let model = config.model_params();
-    assert_eq!((model.fields, model.parts, model.n_max), (2, Parts::Fm, Some(1000.0)));
+    assert_eq!((model.fields, model.parts, model.n_max), (3, Parts::Fm, Some(1000.0)));
     assert_eq!(model.mlp.layers, Vec::<usize>::new(), "a model without an MLP has no layers");
     assert_eq!((model.embedding.alpha, model.embedding.l21, model.linear.l21), (0.07, 0.001, 0.0));
     let events = config.event_options();
@@ -355,6 +369,7 @@ fn the_fingerprint_covers_what_decides_the_state_and_nothing_else() {
     let base = valid("").fingerprint();
     assert_eq!(base.len(), 16);
     assert_eq!(valid("[join]\nretention_seconds = 1800").fingerprint(), base, "defaults count as given");
+    let multi = |weights| format!("[[fields]]\nname = \"x\"\nkind = \"multi\"\nweights = \"{weights}\"");
     let decisive = [
         FIELD.replace("user", "item"),
         "[model]\nembedding_dim = 11".to_owned(),
@@ -364,9 +379,13 @@ fn the_fingerprint_covers_what_decides_the_state_and_nothing_else() {
         "[optimizer.bias]\nalpha = 0.2".to_owned(),
         "[training]\nbatch_max = 128".to_owned(),
         "[training]\nn_max = 10".to_owned(),
+        "[training]\ngradient_max = 10".to_owned(),
         "[join]\nlateness_seconds = 1".to_owned(),
         "[join]\nopen_impressions_max = 10".to_owned(),
         "[events]\nfeatures_max = 10".to_owned(),
+        "[events]\nweight_max = 10".to_owned(),
+        multi("l2"),
+        multi("raw"),
         "[events.mapping.click]\ntime_unit = \"s\"".to_owned(),
         "[metrics]\nwindow_impressions = 500".to_owned(),
     ];

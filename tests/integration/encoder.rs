@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use deepfm_stream::feature::encoder::Encoder;
+use deepfm_stream::feature::encoder::{Encoder, EntryBounds};
 use deepfm_stream::feature::field::{Field, FieldKind, FieldSet};
 use deepfm_stream::feature::{Entry, FeatureId};
 use serde::Deserialize;
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::support::python::python;
 
 const VECTORS_MIN: usize = 200;
-const FEATURES_MAX: usize = 64;
+const BOUNDS: EntryBounds = EntryBounds { features_max: 64, weight_max: 1e6 };
 
 /// A value of a field, and what becomes of it.
 #[derive(Deserialize)]
@@ -46,7 +46,7 @@ fn the_encoder_reproduces_every_vector() {
         let case = format!("{field} ({kind:?}): {value}");
         let name = serde_json::to_string(&field).expect("a string is JSON");
         let fields = FieldSet::new(vec![Field { name: field, kind }]).unwrap_or_else(|error| panic!("{case}: {error}"));
-        let features = Encoder::new(fields, FEATURES_MAX)
+        let features = Encoder::new(fields, BOUNDS)
             .encode_json(&format!("{{{name}: {value}}}"))
             .unwrap_or_else(|misfit| panic!("{case}: {misfit}"));
         let id = |text: &str| text.parse::<FeatureId>().expect("an id is 64 bits");

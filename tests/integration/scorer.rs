@@ -22,6 +22,18 @@ kind = "categorical"
 name = "tags"
 kind = "multi"
 [[fields]]
+name = "counts"
+kind = "multi"
+weights = "log"
+[[fields]]
+name = "shares"
+kind = "multi"
+weights = "l1"
+[[fields]]
+name = "given"
+kind = "multi"
+weights = "raw"
+[[fields]]
 name = "price"
 kind = "numeric"
 [[fields]]
@@ -46,6 +58,8 @@ const ROWS: &[&str] = &[
     r#"{"user":"日本","größe":-0.0,"tags":["é","\u0000"],"unknown":{"x":[1]}}"#,
     r#"{"user":9007199254740993,"größe":9007199254740993.0,"price":-0.1}"#,
     r#"{"tags":{"a":1e-3,"b":3.0000001},"age":null}"#,
+    r#"{"counts":{"a":812,"b":-3},"shares":{"x":1,"y":3,"z":-0.5},"given":{"v":0.7,"w":1}}"#,
+    r#"{"counts":{"a":1e6},"shares":{"x":0.001},"given":["v","w"]}"#,
 ];
 
 /// What differs between the models that are tried.

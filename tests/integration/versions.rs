@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use deepfm_stream::config::Config;
+use deepfm_stream::event::options::EventOptions;
 use deepfm_stream::event::{Click, Decoded, Event, EventKind, Impression};
 use deepfm_stream::feature::encoder::Encoder;
 use deepfm_stream::model::Inline;
@@ -35,7 +36,7 @@ fn artefact(version: u64, seed: u64) -> Artefact {
 /// A version of a model that has learned from 300 impressions with these features, every fifth of them clicked.
 pub(super) fn learned(config: &Config, version: u64, row: impl Fn(u64) -> String, probes: &[String]) -> Artefact {
     let fields = config.field_set().expect("the fields are valid");
-    let encoder = Encoder::new(fields.clone(), 100);
+    let encoder = Encoder::new(fields.clone(), EventOptions::default().bounds());
     let mut trainer = Trainer::new(config.train_params());
     for partition in [IMPRESSIONS, CLICKS] {
         trainer.control(&Control::Start { partition, next_offset: 0 }).expect("it is new");

@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::FoundField;
 use super::number::{grouped, percent, quoted, rounded};
 use crate::config::fields::{NAME_BYTES_MAX, kind_name};
-use crate::feature::field::FieldKind;
+use crate::feature::field::{FieldKind, Weights};
 use crate::feature::hash::hash;
 use crate::feature::value::{NumberText, number_text};
 
@@ -301,7 +301,7 @@ impl Profile {
         }
         if several >= single {
             self.unfit += single;
-            return (Some(FieldKind::Multi), None);
+            return (Some(FieldKind::Multi { weights: Weights::default() }), None);
         }
         self.unfit += several;
         let strays = self.texts + self.bools;

@@ -155,7 +155,7 @@ pub(super) fn gradients(document: &Value) {
     let tolerance = Tolerance::of(&document["tolerance"]["f32"]);
     let batch = batch(&document["batch"]);
     let (architecture, bias, mlp, mut scratch) = plain(document, &batch);
-    scratch.backward(&architecture, Dense { bias, mlp: &mlp }, &examples(&batch), &Inline);
+    scratch.backward(&architecture, Dense { bias, mlp: &mlp }, &examples(&batch), None, &Inline);
     let expected = &document["expected"];
     tolerance.check_all(&format!("{name} dlogit"), scratch.dlogits(), &reals(&expected["dlogit"]));
     let bias_gradient: f64 = scratch.dlogits().iter().map(|d| f64::from(*d)).sum();
