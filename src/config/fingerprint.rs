@@ -65,7 +65,7 @@ pub(super) fn differences(one: &str, other: &str) -> Vec<String> {
 }
 
 /// Paths of what may change under a state that was learned; see [`crate::train::TrainParams::can_become`].
-const CONVERTIBLE: [&str; 18] = [
+const CONVERTIBLE: [&str; 20] = [
     "fields (added ",
     "model.fields ",
     "model.bias.",
