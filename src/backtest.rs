@@ -26,7 +26,7 @@ use crate::source::{Ingest, Source, SourceError, SourceEvent, files};
 use crate::stream::{Arrival, Control, Partition, Positions, StreamError};
 use crate::train::{Scored, Step, TrainParams, Trainer};
 use crate::worker::attendance::{Attendance, Horizon};
-use crate::worker::drive::{Drive, DriveError, Pilot, Witness};
+use crate::worker::drive::{Drive, DriveError, Pilot, Witness, name_unlearned};
 
 /// When a backtest knows an impression's label.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -198,7 +198,11 @@ fn learn_labelled(
             }
             Some(SourceEvent::PartitionAdded { .. } | SourceEvent::Reconnected { .. }) | None => {}
         }
-        while trainer.step_labelled(&|id| clicked.contains(id), &Inline, &mut |scored| scores.add(scored)).is_some() {}
+        while let Some(unlearned) =
+            trainer.step_labelled(&|id| clicked.contains(id), &Inline, &mut |scored| scores.add(scored))
+        {
+            name_unlearned(&unlearned);
+        }
     }
     trainer.learn_rest(&Inline, &mut |scored| scores.add(scored));
     let digest = trainer.state_digest();

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::Event;
+use crate::event::{Event, Reason, Refusal};
 use crate::feature::Features;
 use crate::join::{ClickIn, Emission, ImpressionIn, Join, JoinCounters, Taken, Weigh};
 use crate::metric::Windows;
@@ -86,6 +86,27 @@ pub struct Step {
     pub weight: usize,
     /// Present when the record could not be read: the dead letter to send.
     pub refused: Option<Box<Refused>>,
+    /// Impressions of before whose examples could not be learned with it: more letters to send.
+    pub unlearned: Vec<Unlearned>,
+}
+
+/// An impression whose example would have left a gradient or weight that is not finite.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unlearned {
+    /// The partition that it was read from.
+    pub partition: Partition,
+    /// Its offset there.
+    pub offset: i64,
+    /// Its id.
+    pub impression_id: Arc<str>,
+}
+
+impl Unlearned {
+    /// Why, for its dead letter. The record itself is where it was read.
+    pub fn refusal(&self) -> Refusal {
+        let detail = format!("impression {}: learned, it would leave a weight that is not finite", self.impression_id);
+        Refusal::new(Reason::NotFinite, detail)
+    }
 }
 
 /// The learner: one state over one log.
@@ -102,6 +123,8 @@ pub struct Trainer {
     ledger: Ledger,
     emissions: Vec<Emission<Arc<Shown>>>,
     scratch: Scratch,
+    /// Named with the step that tried to learn them.
+    unlearned: Vec<Unlearned>,
     /// Of a change of parameters, for people; not part of the state.
     largest_change: f32,
 }
@@ -120,6 +143,7 @@ impl Trainer {
             ledger: Ledger::default(),
             emissions: Vec::new(),
             scratch: Scratch::default(),
+            unlearned: Vec::new(),
             largest_change: 0.0,
             params,
         }
@@ -170,7 +194,8 @@ impl Trainer {
         };
         self.ledger.enter(partition, fate, hash);
         self.meter_matured(executor, observe);
-        Some(Step { partition, offset, time, weight, refused })
+        let unlearned = std::mem::take(&mut self.unlearned);
+        Some(Step { partition, offset, time, weight, refused, unlearned })
     }
 
     fn consume<E: Executor>(&mut self, partition: Partition, offset: i64, event: Event, executor: &E) -> Fate {

@@ -39,11 +39,13 @@ pub enum Reason {
     TimeOutOfRange,
     /// The event time is later than the record's own timestamp allows.
     FutureDated,
+    /// The impression could be read, and not be learned: a gradient or weight would not have been finite.
+    NotFinite,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Tombstone,
         Self::Oversized,
         Self::UnsupportedFraming,
@@ -57,6 +59,7 @@ impl Reason {
         Self::MicrosecondsNotMilliseconds,
         Self::TimeOutOfRange,
         Self::FutureDated,
+        Self::NotFinite,
     ];
 
     /// Its name in metrics and dead letters.
@@ -75,6 +78,7 @@ impl Reason {
             Self::MicrosecondsNotMilliseconds => "microseconds_not_milliseconds",
             Self::TimeOutOfRange => "time_out_of_range",
             Self::FutureDated => "future_dated",
+            Self::NotFinite => "not_finite",
         }
     }
 }

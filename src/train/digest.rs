@@ -127,6 +127,7 @@ impl Trainer {
             ledger: saved.ledger,
             emissions: Vec::new(),
             scratch: Scratch::default(),
+            unlearned: Vec::new(),
             largest_change: 0.0,
             params,
         };

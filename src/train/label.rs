@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::batch::Pending;
 use super::shown::UNSCORED_MAX;
-use super::{Scored, Shown, Trainer};
+use super::{Scored, Shown, Trainer, Unlearned};
 use crate::event::Event;
 use crate::feature::{Features, hash};
 use crate::join::{Emission, EmissionKind};
@@ -104,13 +104,13 @@ impl Trainer {
 
     /// Learns the next record at once if it is an impression, with the label that `clicked` knows of it: the order and
     /// the labels of `backtest --labels immediate`. Clicks and refused records are passed over.
-    /// Nothing while a live partition's queue is empty.
+    /// Nothing while a live partition's queue is empty; else what could not be learned with it.
     pub fn step_labelled<E: Executor>(
         &mut self,
         clicked: &dyn Fn(&str) -> bool,
         executor: &E,
         observe: &mut dyn FnMut(Scored),
-    ) -> Option<()> {
+    ) -> Option<Vec<Unlearned>> {
         let Released { partition, offset, body: Arrival { body, .. } } = self.sequencer.pop()?;
         self.cut_batch_by_time(executor);
         self.counters.records += 1;
@@ -135,7 +135,7 @@ impl Trainer {
             Err(refused) => *self.counters.refused.entry(refused.refusal.reason).or_default() += 1,
         }
         self.meter_scored(observe);
-        Some(())
+        Some(std::mem::take(&mut self.unlearned))
     }
 
     /// Learns the half-filled batch: the end of a run with `step_labelled`.
@@ -236,6 +236,8 @@ impl Trainer {
     /// What was never learned is not corrected, nor metered.
     fn refuse_example(&mut self, refused: &Pending) {
         self.counters.examples_refused += 1;
+        let Shown { partition, offset, .. } = *refused.shown;
+        self.unlearned.push(Unlearned { partition, offset, impression_id: Arc::clone(&refused.impression_id) });
         self.join.forsake(&refused.impression_id);
         self.shown.forget(refused.impression_time, refused.shown.number);
     }

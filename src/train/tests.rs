@@ -48,6 +48,7 @@ struct Feed {
     trainer: Trainer,
     next: std::collections::BTreeMap<Partition, i64>,
     scored: Vec<Scored>,
+    unlearned: Vec<Unlearned>,
 }
 
 impl Feed {
@@ -57,7 +58,7 @@ impl Feed {
             let start = Control::Start { partition, next_offset: 0 };
             trainer.control(&start).expect("it is new");
         }
-        Self { trainer, next: [(IMPRESSIONS, 0), (CLICKS, 0)].into(), scored: Vec::new() }
+        Self { trainer, next: [(IMPRESSIONS, 0), (CLICKS, 0)].into(), scored: Vec::new(), unlearned: Vec::new() }
     }
 
     fn event(&mut self, partition: Partition, event: Event) {
@@ -68,7 +69,8 @@ impl Feed {
         let other = if partition == IMPRESSIONS { CLICKS } else { IMPRESSIONS };
         let scored = &mut self.scored;
         self.trainer.control(&Control::Idle(other)).expect("it is live");
-        self.trainer.step(&Inline, &mut |s| scored.push(s)).expect("nothing is waited for");
+        let step = self.trainer.step(&Inline, &mut |s| scored.push(s)).expect("nothing is waited for");
+        self.unlearned.extend(step.unlearned);
         self.trainer.control(&Control::Returned(other)).expect("it was idle");
     }
 
@@ -259,6 +261,24 @@ fn a_fake_negative_is_metered_with_its_matured_label() {
 }
 
 #[test]
+fn of_a_batch_only_the_example_at_fault_is_lost_and_it_is_named() {
+    let batch = BatchParams { min: 3, max: 3, growth_examples: 1, span_ms: 1_000_000 };
+    let mut feed = Feed::new(TrainParams { batch, ..params() });
+    for (n, (id, value)) in [("a", 1.0), ("huge", f32::MIN), ("b", 1.0)].into_iter().enumerate() {
+        feed.impression(id, 20 * n as i64, value);
+        feed.click(id, 20 * n as i64 + 10);
+    }
+    let counters = feed.trainer.counters().clone();
+    assert_eq!((counters.batches, counters.batches_refused), (1, 0));
+    assert_eq!((counters.examples_refused, counters.learned), (1, 2));
+    let huge = Unlearned { partition: IMPRESSIONS, offset: 1, impression_id: "huge".into() };
+    assert_eq!(feed.unlearned, [huge]);
+    feed.passes(200);
+    let numbers: Vec<u64> = feed.scored.iter().map(|scored| scored.number).collect();
+    assert_eq!(numbers, [0, 2], "it is not metered");
+}
+
+#[test]
 fn a_batch_with_a_non_finite_gradient_is_refused_and_the_join_goes_on() {
     let mut feed = Feed::new(params());
     feed.impression("a", 0, 1.0);
@@ -268,6 +288,9 @@ fn a_batch_with_a_non_finite_gradient_is_refused_and_the_join_goes_on() {
     feed.click("huge", 30);
     let counters = feed.trainer.counters().clone();
     assert_eq!((counters.batches_refused, counters.examples_refused, counters.learned), (1, 1, 1));
+    let huge = Unlearned { partition: IMPRESSIONS, offset: 1, impression_id: "huge".into() };
+    assert_eq!(feed.unlearned, [huge]);
+    assert_eq!(feed.unlearned[0].refusal().reason, Reason::NotFinite);
     assert_eq!(feed.trainer.model.rows_digest(), rows);
     feed.impression("b", 40, 1.0);
     feed.click("b", 50);

@@ -194,6 +194,11 @@ impl Letters {
         Ok(count)
     }
 
+    fn take(&mut self, letter: Letter) {
+        self.bytes += letter.bytes();
+        self.unsent.push_back(letter);
+    }
+
     fn forget(&mut self, delivered: usize) -> usize {
         self.in_transit -= delivered;
         self.submitted = self.submitted.saturating_sub(delivered);
@@ -205,9 +210,19 @@ impl Letters {
 impl Witness for Letters {
     fn consumed(&mut self, step: Step) {
         if let Some(refused) = &step.refused {
-            let letter = self.writer.write(step.partition, step.offset, refused);
-            self.bytes += letter.bytes();
-            self.unsent.push_back(letter);
+            self.take(self.writer.write(step.partition, step.offset, refused));
+        }
+        for unlearned in &step.unlearned {
+            let refused = Refused {
+                refusal: unlearned.refusal(),
+                payload: None,
+                payload_bytes: 0,
+                payload_sha256: None,
+                headers: Vec::new(),
+                key: None,
+                timestamp: None,
+            };
+            self.take(self.writer.write(unlearned.partition, unlearned.offset, &refused));
         }
     }
 

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::attendance::{Attendance, Verdict};
+use crate::event::DETAIL_CHARS_MAX;
+use crate::event::plain::plain;
 use crate::model::Executor;
 use crate::source::{Confirmation, Source, SourceError, SourceEvent};
 use crate::stream::{Arrival, Control, Partition, Script, StreamError};
-use crate::train::{Scored, Step, Trainer};
+use crate::train::{Scored, Step, Trainer, Unlearned};
 
 /// Records consumed between two looks at what has arrived.
 const STEPS_PER_TURN: usize = 2048;
@@ -232,6 +234,7 @@ impl<S: Source> Drive<S> {
                 break;
             };
             self.source.consumed(step.partition, step.weight);
+            name_unlearned(&step.unlearned);
             witness.consumed(step);
             consumed += 1;
         }
@@ -291,5 +294,21 @@ impl<S: Source> Drive<S> {
         };
         self.trainer.control(&control)?;
         Ok(true)
+    }
+}
+
+/// Examples of one batch that are named in the log; the dead letters name all.
+const NAMED_MAX: usize = 10;
+
+/// Names impressions that could not be learned in the log.
+pub fn name_unlearned(unlearned: &[Unlearned]) {
+    for Unlearned { partition, offset, impression_id } in unlearned.iter().take(NAMED_MAX) {
+        tracing::warn!(
+            "{partition} offset {offset}: impression {} was not learned: a weight would not be finite",
+            plain(impression_id, DETAIL_CHARS_MAX)
+        );
+    }
+    if unlearned.len() > NAMED_MAX {
+        tracing::warn!("{} more impressions of this batch were not learned either", unlearned.len() - NAMED_MAX);
     }
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use deepfm_stream::backtest::{self, Files, Labels, Report};
 use deepfm_stream::config::Config;
+use deepfm_stream::event::options::EventOptions;
 use deepfm_stream::feature::encoder::Encoder;
 use deepfm_stream::feature::hash;
 use deepfm_stream::metric::Metrics;
@@ -138,7 +139,7 @@ fn frozen(version: &Path, impressions: &[Value], clicks: &Path, window_ms: i64) 
         })
         .collect();
     let fields = Config::parse(&simulated_fields(), "test", []).expect("it is valid").field_set().expect("it is valid");
-    let encoder = Encoder::new(fields, 100);
+    let encoder = Encoder::new(fields, EventOptions::default().bounds());
     let servable = artefacts::verify(version).expect("it is whole").servable;
     let mut metrics = Metrics::default();
     for impression in impressions {

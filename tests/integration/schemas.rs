@@ -141,16 +141,18 @@ fn schema_and_decoder_go_by_the_table_of_values() {
     let quantity = serde_json::json!({"$defs": whole["$defs"], "$ref": "#/$defs/quantity"});
     let quantity = jsonschema::draft202012::options().build(&quantity).expect("it is a schema");
     let numeric = FieldKind::Numeric { edges: None };
+    let multi = FieldKind::Multi { weights: Weights::default() };
     let encode = |kind: &FieldKind, json: &str| {
         let field = Field { name: "x".to_owned(), kind: kind.clone() };
-        let encoder = Encoder::new(FieldSet::new(vec![field]).expect("one field is a set"), 8);
+        let encoder =
+            Encoder::new(FieldSet::new(vec![field]).expect("one field is a set"), EventOptions::default().bounds());
         encoder.encode_json(&format!("{{\"x\": {json}}}"))
     };
     for Row { json, category, number } in TABLE {
         for (kind, text) in [
             (FieldKind::Categorical, (*json).to_owned()),
-            (FieldKind::Multi, (*json).to_owned()),
-            (FieldKind::Multi, format!("[{json}]")),
+            (multi.clone(), (*json).to_owned()),
+            (multi.clone(), format!("[{json}]")),
         ] {
             let ids: Vec<u64> = match category {
                 Meaning::Category(name) => vec![feature_id("x", name.as_bytes())],

@@ -2,6 +2,7 @@
 //! them spoils it.
 
 use deepfm_stream::config::Config;
+use deepfm_stream::event::{Decoder, Event, EventKind, RawRecord, Reason};
 use deepfm_stream::feature::encoder::{Encoder, EntryBounds};
 use deepfm_stream::feature::{Features, hash};
 use deepfm_stream::metric::Metrics;
@@ -77,4 +78,40 @@ fn raw_counts_as_weights_are_no_worse_than_no_field_at_all() {
     assert!(with < without - 0.01, "the counts tell the taste: {with} with them, {without} without");
     let raw = normalized_entropy("[[fields]]\nname = \"counts\"\nkind = \"multi\"\nweights = \"raw\"");
     assert!(raw > with, "only scaled counts can be learned from: {raw} as they are, {with} scaled");
+}
+
+#[test]
+fn a_weight_of_1e20_in_every_250th_record_costs_those_records_and_says_so() {
+    let text = "[[fields]]\nname = \"counts\"\nkind = \"multi\"\nweights = \"raw\"\n";
+    let config = Config::parse(text, "test", []).expect("it is valid");
+    let fields = config.field_set().expect("the fields are valid");
+    let mut decoder = Decoder::new(fields, config.event_options()).expect("the mapping is sound");
+    let mut model = DeepFm::new(config.model_params());
+    let (mut refused, mut learned) = (0, 0);
+    for n in 0..2_000_u64 {
+        let weight = if n % 250 == 17 { "1e20" } else { "1" };
+        let weighs = if n % 250 == 18 { "1e20" } else { "1" };
+        let record = format!(
+            "{{\"impression_id\": \"i{n}\", \"event_time\": 1700000000000, \"weight\": {weighs}, \
+             \"features\": {{\"counts\": {{\"a\": {weight}, \"b{}\": 1}}}}}}",
+            n % 7
+        );
+        let record = RawRecord { payload: Some(record.as_bytes()), ..RawRecord::default() };
+        match decoder.decode(EventKind::Impression, &record) {
+            Err(refusal) => {
+                assert_eq!(refusal.reason, Reason::WeightOutOfRange);
+                let place = if n % 250 == 17 { "features.counts" } else { "weight" };
+                assert_eq!(refusal.detail(), format!("{place}: a weight of 1e20, at most 1000000.0 is taken"));
+                refused += 1;
+            }
+            Ok(decoded) => {
+                let Event::Impression(impression) = decoded.event else { panic!("it is an impression") };
+                let features = &impression.features;
+                let example = Example { features, label: 0.0, weight: 1.0, importance: Importance::None, number: n };
+                let step = model.learn(&[example], 1.0, 0, &mut Scratch::default(), &Inline).expect("finite");
+                learned += 1 - step.at_fault.len();
+            }
+        }
+    }
+    assert_eq!((refused, learned), (16, 1_984));
 }
