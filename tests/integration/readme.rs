@@ -53,6 +53,8 @@ fn the_readmes_commands_run_as_pasted_from_a_build_to_a_listed_version() {
         .args(["-c", &script])
         .current_dir(place.path())
         .env_remove("DEEPFM_CONFIG")
+        // Another worker on this machine may have the port.
+        .env("DEEPFM__ADMIN__LISTEN", "127.0.0.1:0")
         .stdin(Stdio::null())
         .output()
         .expect("bash is there");
