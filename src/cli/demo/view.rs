@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use deepfm_stream::publish::artefacts;
 use deepfm_stream::simulate::BayesTally;
 use deepfm_stream::worker::status::Status;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 
 /// The most points of the curve, each a character.
 const POINTS_MAX: usize = 32;
@@ -54,11 +54,8 @@ pub(super) struct View {
 }
 
 enum Out {
-    /// The lines of a block, which the screen holds in place.
-    Block {
-        bars: Vec<ProgressBar>,
-        _screen: MultiProgress,
-    },
+    /// One bar without a bar, of as many lines as there are names.
+    Block(ProgressBar),
     /// When a line was printed last.
     Lines(Instant),
     Nothing,
@@ -98,10 +95,8 @@ impl View {
         }
         let lines = self.lines(frame);
         match &mut self.out {
-            Out::Block { bars, .. } => {
-                for (bar, (_, text)) in bars.iter().zip(lines) {
-                    bar.set_message(text);
-                }
+            Out::Block(block) => {
+                block.set_message(lines.map(|(name, text)| format!("{name:>10}  {text}")).join("\n"));
             }
             Out::Lines(printed) if printed.elapsed() >= LINE_EVERY => {
                 *printed = Instant::now();
@@ -114,8 +109,8 @@ impl View {
 
     /// Leaves the block as it is.
     pub(super) fn finish(&self) {
-        if let Out::Block { bars, .. } = &self.out {
-            bars.iter().for_each(ProgressBar::abandon);
+        if let Out::Block(block) = &self.out {
+            block.abandon();
         }
     }
 
@@ -160,11 +155,8 @@ const NAMES: [&str; 8] = ["traffic", "table", "log loss", "", "quality", "versio
 
 fn block() -> Out {
     // Lines are not filled up: a terminal that shows `^C` at the end of a full line would begin another.
-    let style = ProgressStyle::with_template("{prefix:>10}  {msg}");
-    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-    let screen = MultiProgress::new();
-    let bar = |name| screen.add(ProgressBar::new_spinner().with_style(style.clone()).with_prefix(name));
-    Out::Block { bars: NAMES.map(bar).into(), _screen: screen }
+    let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    Out::Block(ProgressBar::new_spinner().with_style(style))
 }
 
 fn published(artefacts: &Path, number: u64, at: Duration) -> Published {
