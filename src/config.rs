@@ -115,7 +115,7 @@ impl Config {
 
     fn read(root: &Section<'_>) -> Self {
         let training = training::Training::read(&root.section("training"));
-        let (versions, exports) = (root.section("versions"), root.section("exports"));
+        let (versions, exports, events) = (root.section("versions"), root.section("exports"), root.section("events"));
         let model = model::Model::read(&root.section("model"));
         let join = join::Join::read(&root.section("join"), training.negative_sampling_rate);
         let window_seconds = join.attribution_window_seconds;
@@ -125,7 +125,7 @@ impl Config {
             model,
             join,
             training,
-            events: events::Events::read(&root.section("events")),
+            events: events::Events::read(&events),
             kafka: kafka::Kafka::read(&root.section("kafka")),
             state: operation::State::read(&root.section("state")),
             versions: operation::Versions::read(&versions, window_seconds),
@@ -133,6 +133,9 @@ impl Config {
             admin: operation::Admin::read(&root.section("admin")),
             metrics: operation::Metrics::read(&root.section("metrics")),
         };
+        if let Ok(fields) = config.field_set() {
+            config.events.check_against(&fields, &events);
+        }
         if config.state.dir == config.versions.dir {
             let problem = format!("\"{}\" is state.dir too", config.versions.dir.display());
             versions.refuse("dir", problem, "the state is the worker's alone: give each its own");

@@ -6,10 +6,12 @@
 
 mod decode;
 mod envelope;
-mod mapping;
+mod framing;
+pub mod mapping;
 pub mod options;
 pub mod plain;
 mod refusal;
+mod time;
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use crate::feature::Features;
 
 pub use decode::Decoder;
 pub use envelope::RawRecord;
+pub use framing::unframe;
 pub use mapping::MappingError;
 pub use refusal::{DETAIL_CHARS_MAX, Reason, Refusal};
 

@@ -103,6 +103,16 @@ fn warnings(config: &Config) -> Vec<String> {
     if config.versions.interval_seconds == 0 && config.versions.interval_examples == 0 {
         found.push("no versions are published: both versions.interval_seconds and interval_examples are 0".to_owned());
     }
+    let mapping = &config.events.mapping.impression;
+    for (key, given) in [("weight", &mapping.weight), ("event_id", &mapping.event_id)] {
+        let is_field = config.fields.iter().any(|field| field.name == key);
+        if mapping.features.as_deref() == Some("") && given.is_none() && is_field {
+            found.push(format!(
+                "the field \"{key}\" is read from /{key}, so no {key} of the event is; \
+                 events.mapping.impression.{key} says where else it is"
+            ));
+        }
+    }
     if let Some(property) = config.kafka.inline_secret() {
         found.push(format!(
             "kafka.properties.{property} stands in the configuration itself; \"{property}.file\" reads it from a file"

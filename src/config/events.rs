@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
+use crate::event::mapping;
 use crate::event::options::{EventOptions, Mapping, Mappings, TimeUnit};
+use crate::event::{EventKind, MappingError};
+use crate::feature::field::FieldSet;
 
 use super::section::{Bounds, Section};
 
@@ -52,6 +55,25 @@ impl Events {
                 impression: read_impression(&mapping.section("impression")),
                 click: read_click(&mapping.section("click")),
             },
+        }
+    }
+
+    /// Notes where the mapping reads two things from one place: two parts, or a part and a field.
+    pub(super) fn check_against(&self, fields: &FieldSet, section: &Section<'_>) {
+        let mapping = section.section("mapping");
+        for (kind, name) in [(EventKind::Impression, "impression"), (EventKind::Click, "click")] {
+            let section = mapping.section(name);
+            // What is no pointer was noted already.
+            let Err(error) = mapping::check(kind, &self.mapping, fields) else { continue };
+            let fix = match &error {
+                // Noted already, where it was read.
+                MappingError::NotAPointer { .. } => continue,
+                MappingError::Twice { part, other, .. } => format!("say where {part} is, or {other}"),
+                MappingError::Field { part, field, .. } => {
+                    format!("set {} to where {part} is, or rename the field {field:?}", section.key(part))
+                }
+            };
+            section.refuse(error.key(), error.to_string(), &fix);
         }
     }
 

@@ -8,16 +8,15 @@ use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqA
 use super::envelope::{self, CloudEvent, RawRecord};
 use super::mapping::{MappingError, Part, Place};
 use super::options::{EventOptions, TimeUnit};
-use super::{Click, Decoded, Event, EventKind, Impression, Reason, Refusal};
+use super::time::{self, Clock, Stamp};
+use super::{Click, Decoded, Event, EventKind, Impression, Reason, Refusal, framing};
 use crate::feature::encoder::{CowStr, Encoder, Encoding, FeaturesSeed, Misfit};
 use crate::feature::field::FieldSet;
 
 /// The longest id, in characters.
 const ID_CHARS_MAX: usize = 256;
-/// Event times below this are seconds: as milliseconds it is March 1973.
-const MILLISECONDS_MIN: i64 = 100_000_000_000;
-/// Event times from this on are microseconds or nanoseconds: as milliseconds it is the year 5138.
-const MILLISECONDS_END: i64 = 100_000_000_000_000;
+/// Keys of an impression that mean something to others: known, and not read.
+const UNUSED: [&str; 3] = ["request_id", "model_version", "prediction"];
 
 /// Reads events of both kinds for one set of fields. Holds scratch memory: one for each thread.
 #[derive(Clone, Debug)]
@@ -37,7 +36,7 @@ struct Reading {
     unknown_keys: u32,
     impression_id: Option<Arc<str>>,
     event_id: Option<Box<str>>,
-    event_time: Option<i64>,
+    event_time: Option<Stamp>,
     weight: Option<f32>,
     weight_max: f64,
     time_unit: TimeUnit,
@@ -47,11 +46,11 @@ impl Decoder {
     /// A decoder.
     ///
     /// # Errors
-    /// When the mapping is not made of JSON pointers, or reads two parts from one place.
+    /// When the mapping is not made of JSON pointers, or reads two parts, or a part and a field, from one place.
     pub fn new(fields: FieldSet, options: EventOptions) -> Result<Self, MappingError> {
         Ok(Self {
-            impression: Place::document(EventKind::Impression, &options.mapping.impression)?,
-            click: Place::document(EventKind::Click, &options.mapping.click)?,
+            impression: Place::document(EventKind::Impression, &options.mapping.impression, &fields)?,
+            click: Place::document(EventKind::Click, &options.mapping.click, &fields)?,
             encoder: Encoder::new(fields, options.bounds()),
             options,
             reading: Reading::default(),
@@ -75,21 +74,21 @@ impl Decoder {
             return Err(Refusal::new(Reason::Oversized, detail));
         }
         let envelope = envelope::cloud_event(record.headers)?;
-        let text = std::str::from_utf8(envelope::unframe(payload))
+        let text = std::str::from_utf8(framing::document(payload, record.headers)?)
             .map_err(|error| Refusal::new(Reason::Malformed, format!("not UTF-8: {error}")))?;
         self.read(kind, text)?;
         self.finish(kind, envelope, record.timestamp)
     }
 
     fn read(&mut self, kind: EventKind, text: &str) -> Result<(), Refusal> {
-        let mapping = &self.options.mapping;
-        let (place, mapping) = match kind {
-            EventKind::Impression => (&self.impression, &mapping.impression),
-            EventKind::Click => (&self.click, &mapping.click),
+        let place = match kind {
+            EventKind::Impression => &self.impression,
+            EventKind::Click => &self.click,
         };
+        let time_unit = self.options.mapping.of(kind).time_unit;
         let reading = &mut self.reading;
         let encoding = std::mem::take(&mut reading.encoding);
-        let (weight_max, time_unit) = (self.options.weight_max, mapping.time_unit);
+        let weight_max = self.options.weight_max;
         *reading = Reading { encoding, weight_max, time_unit, ..Reading::default() };
         reading.encoding.clear(self.encoder.fields().len());
         let mut reader = serde_json::Deserializer::from_str(text);
@@ -107,14 +106,20 @@ impl Decoder {
         let impression_id = reading.impression_id.take().ok_or_else(|| missing(Part::ImpressionId))?;
         let event_id = reading.event_id.take().or_else(|| envelope.event_id.map(Into::into));
         let event_time = match (reading.event_time, envelope.time) {
-            (Some(time), _) => time,
-            (None, Some(text)) => rfc3339(&text).ok_or_else(|| {
+            (Some(stamp), _) => stamp,
+            (None, Some(text)) => time::date(&text).ok_or_else(|| {
                 Refusal::new(Reason::Mistyped, format!("header ce_time: expected a date and time, found {text:?}"))
             })?,
             (None, None) => return Err(missing(Part::EventTime)),
         };
         let (unknown_keys, unknown_fields) = (reading.unknown_keys, reading.encoding.unknown_fields);
-        check_time(event_time, timestamp, self.options.future_max_seconds)?;
+        let clock = Clock {
+            unit: reading.time_unit,
+            key: time_unit_key(kind),
+            timestamp,
+            future_max_seconds: self.options.future_max_seconds,
+        };
+        let event_time = clock.read(event_time)?;
         let event = match kind {
             EventKind::Click => Event::Click(Click { impression_id, event_id, event_time }),
             EventKind::Impression => {
@@ -141,31 +146,11 @@ fn refusal(misfit: &Misfit) -> Refusal {
     Refusal::new(reason, misfit.to_string())
 }
 
-fn check_time(time: i64, timestamp: Option<i64>, future_max_seconds: u64) -> Result<(), Refusal> {
-    let wrong = |reason, unit: &str| Err(Refusal::new(reason, format!("event_time {time} {unit}")));
-    if time < 0 {
-        return wrong(Reason::TimeOutOfRange, "ms is before 1970");
+fn time_unit_key(kind: EventKind) -> &'static str {
+    match kind {
+        EventKind::Impression => "events.mapping.impression.time_unit",
+        EventKind::Click => "events.mapping.click.time_unit",
     }
-    if time < MILLISECONDS_MIN {
-        return wrong(Reason::SecondsNotMilliseconds, "looks like seconds; milliseconds are expected");
-    }
-    if time >= MILLISECONDS_END {
-        return wrong(Reason::MicrosecondsNotMilliseconds, "looks like microseconds; milliseconds are expected");
-    }
-    let ahead_max = i64::try_from(future_max_seconds).unwrap_or(i64::MAX).saturating_mul(1000);
-    match timestamp {
-        Some(timestamp) if time.saturating_sub(timestamp) > ahead_max => {
-            let ahead = time - timestamp;
-            let detail =
-                format!("event_time is {ahead} ms ahead of the record's timestamp, at most {ahead_max} are taken");
-            Err(Refusal::new(Reason::FutureDated, detail))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn rfc3339(text: &str) -> Option<i64> {
-    text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond)
 }
 
 /// Reads what is at a place of the document.
@@ -219,7 +204,7 @@ impl<'de> Visitor<'de> for PlaceSeed<'_> {
             } else if place.part == Some(Part::Features) {
                 self.encoder.read_value(&key.0, &mut map, &mut self.reading.encoding)?;
             } else {
-                if self.depth == 0 {
+                if self.depth == 0 && !UNUSED.contains(&key.0.as_ref()) {
                     self.reading.unknown_keys += 1;
                 }
                 map.next_value::<IgnoredAny>()?;
@@ -229,7 +214,7 @@ impl<'de> Visitor<'de> for PlaceSeed<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
-        if self.depth == 0 {
+        if self.is_object() {
             return Err(self.mistyped("a list"));
         }
         let mut index = 0_usize;
@@ -273,12 +258,18 @@ impl<'de> Visitor<'de> for PlaceSeed<'_> {
 }
 
 impl PlaceSeed<'_> {
+    /// Whether only an object may be here: the document, and the features even where parts are looked for among them.
+    fn is_object(&self) -> bool {
+        self.depth == 0 || self.place.part == Some(Part::Features)
+    }
+
     fn scalar<E: de::Error>(self, found: &'static str) -> Result<(), E> {
-        if self.depth == 0 { Err(self.mistyped(found)) } else { Ok(()) }
+        if self.is_object() { Err(self.mistyped(found)) } else { Ok(()) }
     }
 
     fn mistyped<E: de::Error>(self, found: &'static str) -> E {
-        let misfit = Misfit::Mistyped { path: "the document".to_owned(), expected: "an object", found: found.into() };
+        let path = if self.depth == 0 { "the document" } else { Part::Features.name() };
+        let misfit = Misfit::Mistyped { path: path.to_owned(), expected: "an object", found: found.into() };
         self.reading.encoding.refuse(misfit)
     }
 }
@@ -346,13 +337,12 @@ impl PartVisitor<'_> {
     fn refuse<E: de::Error>(self, found: &'static str) -> Result<(), E> {
         let expected = match (self.part, self.reading.time_unit) {
             (Part::ImpressionId | Part::EventId, _) => "a string of 1 to 256 characters, or an integer",
-            (Part::RequestId, _) => "a string",
-            (Part::EventTime, TimeUnit::Rfc3339) => "a date and time with offset (RFC 3339)",
-            (Part::EventTime, TimeUnit::S) => "a number of seconds",
-            (Part::EventTime, _) => "an integer",
+            (Part::EventTime, TimeUnit::Rfc3339) => "a date and time with offset (time_unit is \"rfc3339\")",
+            (Part::EventTime, TimeUnit::S) => "a number of seconds (time_unit is \"s\")",
+            (Part::EventTime, TimeUnit::Ms) => "a whole number of milliseconds (time_unit is \"ms\")",
+            (Part::EventTime, TimeUnit::Us) => "a whole number of microseconds (time_unit is \"us\")",
+            (Part::EventTime, TimeUnit::Ns) => "a whole number of nanoseconds (time_unit is \"ns\")",
             (Part::Weight, _) => "a number of at least 0",
-            (Part::ModelVersion, _) => "an integer of at least 0",
-            (Part::Prediction, _) => "a number from 0 to 1",
             (Part::Features, _) => "an object",
         };
         let misfit = Misfit::Mistyped { path: self.part.name().to_owned(), expected, found: found.into() };
@@ -363,20 +353,10 @@ impl PartVisitor<'_> {
         match self.part {
             Part::ImpressionId => self.reading.impression_id = Some(value.to_string().into()),
             Part::EventId => self.reading.event_id = Some(value.to_string().into()),
-            Part::EventTime => {
-                let milliseconds = match self.reading.time_unit {
-                    TimeUnit::S => value.saturating_mul(1000),
-                    TimeUnit::Ms => value,
-                    TimeUnit::Us => value.div_euclid(1000),
-                    TimeUnit::Ns => value.div_euclid(1_000_000),
-                    TimeUnit::Rfc3339 => return self.refuse("a number"),
-                };
-                self.reading.event_time = Some(milliseconds);
-            }
-            Part::ModelVersion if value < 0 => return self.refuse("a negative number"),
-            Part::ModelVersion => {}
-            Part::Weight | Part::Prediction => return self.real(value as f64),
-            Part::RequestId | Part::Features => return self.refuse("a number"),
+            Part::EventTime if self.reading.time_unit == TimeUnit::Rfc3339 => return self.refuse("a number"),
+            Part::EventTime => self.reading.event_time = Some(Stamp::Whole(value)),
+            Part::Weight => return self.real(value as f64),
+            Part::Features => return self.refuse("a number"),
         }
         Ok(())
     }
@@ -390,12 +370,21 @@ impl PartVisitor<'_> {
                 let (path, max) = (self.part.name().to_owned(), self.reading.weight_max);
                 return Err(self.reading.encoding.refuse(Misfit::Weight { path, weight: value, max }));
             }
-            Part::Prediction if (0.0..=1.0).contains(&value) => {}
+            Part::Weight => return self.refuse("a number out of range"),
             Part::EventTime if self.reading.time_unit == TimeUnit::S => {
-                self.reading.event_time = Some((value * 1000.0).round() as i64);
+                self.reading.event_time = Some(Stamp::Seconds(value));
             }
-            Part::Weight | Part::Prediction => return self.refuse("a number out of range"),
+            _ if value.fract() == 0.0 => return self.refuse("an integer beyond 64 bits with sign"),
             _ => return self.refuse("a number with a fraction"),
+        }
+        Ok(())
+    }
+
+    fn time<E: de::Error>(self, text: &str) -> Result<(), E> {
+        match Stamp::parse(text, self.reading.time_unit) {
+            Some(stamp) => self.reading.event_time = Some(stamp),
+            None if time::date(text).is_some() => return self.refuse("a date and time"),
+            None => return self.refuse("another string"),
         }
         Ok(())
     }
@@ -414,12 +403,8 @@ impl<'de> Visitor<'de> for PartVisitor<'_> {
             Part::ImpressionId if fits => self.reading.impression_id = Some(value.into()),
             Part::EventId if fits => self.reading.event_id = Some(value.into()),
             Part::ImpressionId | Part::EventId => return self.refuse("a string that is empty or too long"),
-            Part::RequestId => {}
-            Part::EventTime if self.reading.time_unit == TimeUnit::Rfc3339 => match rfc3339(value) {
-                Some(time) => self.reading.event_time = Some(time),
-                None => return self.refuse("another string"),
-            },
-            _ => return self.refuse("a string"),
+            Part::EventTime => return self.time(value),
+            Part::Weight | Part::Features => return self.refuse("a string"),
         }
         Ok(())
     }
@@ -431,7 +416,7 @@ impl<'de> Visitor<'de> for PartVisitor<'_> {
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<(), E> {
         match i64::try_from(value) {
             Ok(value) => self.integer(value),
-            Err(_) if matches!(self.part, Part::Weight | Part::Prediction) => self.real(value as f64),
+            Err(_) if self.part == Part::Weight => self.real(value as f64),
             Err(_) => self.refuse("an integer beyond 64 bits with sign"),
         }
     }

@@ -1,4 +1,4 @@
-//! What is around an event's JSON: `CloudEvents` headers (binary content mode) and Confluent's wire framing.
+//! What is around an event's JSON: `CloudEvents` headers (binary content mode). Frames are in `framing`.
 
 use super::{Reason, Refusal};
 
@@ -32,7 +32,7 @@ pub(super) fn cloud_event(headers: &[(&str, Option<&[u8]>)]) -> Result<CloudEven
         std::str::from_utf8(header.1?).ok()
     };
     if let Some(kind) = text("content-type")
-        && ["avro", "protobuf"].iter().any(|foreign| kind.contains(foreign))
+        && ["avro", "protobuf"].iter().any(|foreign| kind.to_ascii_lowercase().contains(foreign))
     {
         return Err(Refusal::new(Reason::UnsupportedFraming, format!("content-type is {kind}, only JSON is read")));
     }
@@ -41,9 +41,4 @@ pub(super) fn cloud_event(headers: &[(&str, Option<&[u8]>)]) -> Result<CloudEven
     }
     let event_id = text("ce_id").map(|id| format!("{}#{id}", text("ce_source").unwrap_or_default()));
     Ok(CloudEvent { event_id, time: text("ce_time").map(str::to_owned) })
-}
-
-/// The JSON within Confluent's wire framing (a zero byte and a schema id of four), or the whole value.
-pub(super) fn unframe(payload: &[u8]) -> &[u8] {
-    if let [0, _, _, _, _, document @ ..] = payload { document } else { payload }
 }

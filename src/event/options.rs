@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::EventKind;
 use crate::feature::encoder::EntryBounds;
 
 /// Limits of one record, and how topics that look different are read.
@@ -49,6 +50,16 @@ pub struct Mappings {
     pub click: Mapping,
 }
 
+impl Mappings {
+    /// How events of this kind are read.
+    pub fn of(&self, kind: EventKind) -> &Mapping {
+        match kind {
+            EventKind::Impression => &self.impression,
+            EventKind::Click => &self.click,
+        }
+    }
+}
+
 /// JSON pointers (RFC 6901) to the parts of a foreign event. What is not named is read at its standard key.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -59,7 +70,8 @@ pub struct Mapping {
     pub event_id: Option<String>,
     /// Where the event time is.
     pub event_time: Option<String>,
-    /// Where the object of features is; `""` is the whole document.
+    /// Where the object of features is; `""` is the whole document. A configured field in it wins over an optional part at
+    /// the same key, unless that is mapped.
     pub features: Option<String>,
     /// Where the example weight is.
     pub weight: Option<String>,

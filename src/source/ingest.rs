@@ -2,7 +2,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::event::{Decoder, Event, EventKind, RawRecord, Refusal};
+use crate::event::{Decoder, Event, EventKind, RawRecord, Refusal, unframe};
 use crate::stream::{Arrival, Refused, record_hash};
 
 /// A record with its key, as a source hands it over.
@@ -18,7 +18,8 @@ pub struct Message<'a> {
 
 type Observer = Box<dyn FnMut(&Event, &[u8]) + Send>;
 
-/// Decodes records, and shows those that could be decoded to an observer, which may keep some of their raw form.
+/// Decodes records, and shows the documents of those that could be decoded, without their frames, to an observer, which
+/// may keep some of their raw form.
 pub struct Ingest {
     decoder: Decoder,
     dead_letter_bytes_max: usize,
@@ -56,7 +57,7 @@ impl Ingest {
     pub fn arrival(&mut self, kind: EventKind, message: &Message<'_>) -> Arrival {
         let body = match self.decoder.decode(kind, &message.record) {
             Ok(decoded) => {
-                (self.observe)(&decoded.event, message.record.payload.unwrap_or_default());
+                (self.observe)(&decoded.event, unframe(message.record.payload.unwrap_or_default()));
                 Ok(decoded)
             }
             Err(refusal) => Err(Box::new(self.refused(refusal, message))),
