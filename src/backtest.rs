@@ -5,7 +5,6 @@ mod journal;
 mod report;
 
 use std::collections::HashSet;
-use std::io::BufRead;
 use std::path::Path;
 use std::time::Instant;
 
@@ -15,6 +14,7 @@ pub use report::{Quality, Report, Scores};
 use crate::config::Config;
 use crate::event::{Decoder, Event, EventKind, MappingError, RawRecord};
 use crate::feature::field::FieldError;
+use crate::lines::Line;
 use crate::model::Inline;
 use crate::progress::Progress;
 use crate::publish::artefacts::ArtefactIoError;
@@ -232,11 +232,12 @@ fn clicked_impressions(
     progress: &Progress,
 ) -> Result<HashSet<Box<str>>, BacktestError> {
     let mut clicked = HashSet::new();
-    let Some((path, reader)) = files::open(directory, EventKind::Click, progress)? else {
+    let Some(mut lines) = files::open(directory, EventKind::Click, decoder.record_bytes_max(), progress)? else {
         return Ok(clicked);
     };
-    for line in reader.split(b'\n') {
-        let line = line.map_err(|source| SourceError::File { path: path.clone(), source })?;
+    while let Some(line) = files::next_line(&mut lines)? {
+        // One that is too long to be held is refused, as it is in any other reading.
+        let Line::Whole(line) = line else { continue };
         let record = RawRecord { payload: Some(line.trim_ascii()), ..RawRecord::default() };
         if let Ok(Event::Click(click)) = decoder.decode(EventKind::Click, &record).map(|decoded| decoded.event) {
             clicked.insert(click.impression_id.as_ref().into());

@@ -18,6 +18,7 @@ pub mod snapshot;
 
 // The shell: progress, configuration, Kafka, files, sled, HTTP, and the programs made of them.
 pub mod progress;
+pub mod lines;
 pub mod config;
 pub mod simulate;
 pub mod source;

@@ -153,6 +153,18 @@ pub enum SourceError {
         /// Why.
         source: std::io::Error,
     },
+    /// A line is too long to be sent.
+    #[error("line {line} of {path} has {bytes} bytes; at most {most} are sent")]
+    LongLine {
+        /// Its file.
+        path: std::path::PathBuf,
+        /// Its number, from 1.
+        line: u64,
+        /// Its length.
+        bytes: u64,
+        /// The bound.
+        most: usize,
+    },
     /// A directory has no event files.
     #[error("{0} has neither impressions.jsonl nor impressions.jsonl.zst")]
     NoEvents(std::path::PathBuf),

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::EventKind;
 
-pub use arrival::{Arrival, Refused, record_hash};
+pub use arrival::{Arrival, Refused, record_hash, record_hash_of};
 pub use journal::{Control, JournalEntry, Script};
 pub use sequencer::{Progress, Released, Sequencer, Standing, StreamError};
 

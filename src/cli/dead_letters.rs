@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use deepfm_stream::event::Decoder;
+use deepfm_stream::event::plain::plain;
 use deepfm_stream::publish::topic;
 use deepfm_stream::source::SourceError;
 use deepfm_stream::source::letters::{self, DeadLetter, Examiner, Fate};
@@ -14,6 +15,9 @@ use serde_json::json;
 use super::failure::{Exit, Failure, OrExit};
 use super::run::source_exit;
 use super::{config, output};
+
+/// The most characters of a text out of a letter that are listed.
+const TEXT_CHARS_MAX: usize = 1000;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -80,8 +84,11 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
             if *json {
                 return output::json(&letters);
             }
-            let line =
-                |(key, letter): (&String, &DeadLetter)| format!("{key:<32} {:<26} {}", letter.reason, letter.detail);
+            // Whoever may write to the topic may have written anything.
+            let shown = |text: &str| plain(text, TEXT_CHARS_MAX);
+            let line = |(key, letter): (&String, &DeadLetter)| {
+                format!("{:<32} {:<26} {}", shown(key), shown(&letter.reason), shown(&letter.detail))
+            };
             output::lines(letters.iter().map(line))
         }
         Command::Requeue { selection, for_replays, dry_run, json } => requeue(selection, *for_replays, *dry_run, *json),
@@ -94,13 +101,15 @@ fn requeue(selection: &Selection, for_replays: bool, dry_run: bool, json: bool) 
     let known = topic::read(&config.kafka, &config.model.name).or_exit(Exit::Unreachable)?;
     let fields = config.field_set().or_exit(Exit::Configuration)?;
     let join = config.train_params().join;
+    let mut sender = EventSender::new(&config.kafka, Timestamps::Sent).map_err(failed)?;
     let mut examiner = Examiner {
         kafka: &config.kafka,
         decoder: Decoder::new(fields, config.event_options()).or_exit(Exit::Configuration)?,
         held_ms: join.window_ms.saturating_add(join.retention_ms),
         watermark: known.announced.values().next_back().and_then(|newest| newest.watermark),
+        partitions: sender.partitions().clone(),
+        now: jiff::Timestamp::now().as_millisecond(),
     };
-    let mut sender = EventSender::new(&config.kafka, Timestamps::Sent).map_err(failed)?;
     let (mut fates, mut sent) = (BTreeMap::<Fate, u64>::new(), 0_u64);
     for letter in letters.values() {
         let examined = examiner.examine(letter).map_err(failed)?;
@@ -122,6 +131,7 @@ fn requeue(selection: &Selection, for_replays: bool, dry_run: bool, json: bool) 
         format!("past them, for replays only (--for-replays): {}", count(Fate::ForReplaysOnly)),
         format!("refused still: {}", count(Fate::StillRefused)),
         format!("gone from their topic, and too long for a letter: {}", count(Fate::Gone)),
+        format!("of a partition that its topic does not have: {}", count(Fate::NoPartition)),
         format!("of a topic that is not configured: {}", count(Fate::ForeignTopic)),
     ])
 }

@@ -3,6 +3,11 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
+use deepfm_stream::event::plain::plain;
+
+/// The longest line of an error, in characters.
+const LINE_CHARS_MAX: usize = 10_000;
+
 /// Exit codes, after BSD's `sysexits`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -35,7 +40,10 @@ impl Failure {
 
     /// Says on stderr what went wrong, with every cause, and gives the exit code.
     pub(crate) fn report(self) -> ExitCode {
-        eprintln!("error: {:#}", self.error);
+        // Errors may quote what others wrote. Lines are ours: a list of errors has several.
+        let text = format!("{:#}", self.error);
+        let lines: Vec<String> = text.split('\n').map(|line| plain(line, LINE_CHARS_MAX)).collect();
+        eprintln!("error: {}", lines.join("\n"));
         ExitCode::from(self.exit as u8)
     }
 }

@@ -1,5 +1,6 @@
 //! Where log lines go: to stderr, or to a file while something else holds the terminal.
 
+use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -30,11 +31,14 @@ pub(crate) fn to_file(path: &Path) -> io::Result<()> {
 }
 
 impl Write for LogWriter {
+    /// Takes one event at a time, which is written as one line whatever is quoted in it.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let line = one_line(bytes);
         match &mut *FILE.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(file) => file.write(bytes),
-            None => io::stderr().write(bytes),
+            Some(file) => file.write_all(&line)?,
+            None => io::stderr().write_all(&line)?,
         }
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -42,5 +46,34 @@ impl Write for LogWriter {
             Some(file) => file.flush(),
             None => io::stderr().flush(),
         }
+    }
+}
+
+/// An event with the line ends inside it escaped, so that no text out of a topic forges a line. Escapes that colour a
+/// line are the logging library's own; it writes those of others in hexadecimal.
+fn one_line(event: &[u8]) -> Cow<'_, [u8]> {
+    let (event_end, body) = event.split_last().map_or((None, event), |(last, body)| match last {
+        b'\n' => (Some(b'\n'), body),
+        _ => (None, event),
+    });
+    if !body.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+        return Cow::Borrowed(event);
+    }
+    let escaped = |byte: &u8| match byte {
+        b'\n' => b"\\n".to_vec(),
+        b'\r' => b"\\r".to_vec(),
+        other => vec![*other],
+    };
+    Cow::Owned(body.iter().flat_map(escaped).chain(event_end).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line_whatever_is_quoted_in_it() {
+        assert_eq!(one_line(b"WARN fine\n"), Cow::Borrowed(b"WARN fine\n"));
+        assert_eq!(&*one_line(b"WARN a\r\nERROR forged\n"), b"WARN a\\r\\nERROR forged\n");
     }
 }

@@ -170,7 +170,7 @@ pub(crate) fn export_failure(error: ExportIoError) -> Failure {
 /// The exit code of a source's error.
 pub(crate) fn source_exit(error: &SourceError) -> Exit {
     match error {
-        SourceError::NoEvents(_) => Exit::BadInput,
+        SourceError::NoEvents(_) | SourceError::LongLine { .. } => Exit::BadInput,
         SourceError::File { .. } => Exit::Disk,
         SourceError::Ended | SourceError::Panicked(_) => Exit::Software,
         SourceError::Unreachable { .. }

@@ -62,16 +62,24 @@ impl Decoder {
         &self.encoder
     }
 
+    /// The longest value that is read, in bytes.
+    pub fn record_bytes_max(&self) -> usize {
+        self.options.record_bytes_max
+    }
+
+    /// The refusal of a value of so many bytes, which are too many.
+    pub fn oversized(&self, bytes: u64) -> Refusal {
+        Refusal::new(Reason::Oversized, format!("{bytes} bytes, at most {} are read", self.options.record_bytes_max))
+    }
+
     /// Reads one record.
     ///
     /// # Errors
     /// When it cannot be read; the refusal says why, and nothing of the record is kept.
     pub fn decode(&mut self, kind: EventKind, record: &RawRecord<'_>) -> Result<Decoded, Refusal> {
         let payload = record.payload.ok_or_else(|| Refusal::new(Reason::Tombstone, "the record has no value"))?;
-        let most = self.options.record_bytes_max;
-        if payload.len() > most {
-            let detail = format!("{} bytes, at most {most} are read", payload.len());
-            return Err(Refusal::new(Reason::Oversized, detail));
+        if payload.len() > self.options.record_bytes_max {
+            return Err(self.oversized(payload.len() as u64));
         }
         let envelope = envelope::cloud_event(record.headers)?;
         let text = std::str::from_utf8(framing::document(payload, record.headers)?)

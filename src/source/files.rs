@@ -3,34 +3,31 @@
 //! in which lines are read; empty lines are passed over.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::ingest::{Ingest, Message};
 use super::{Confirmation, Source, SourceError, SourceEvent, sorting};
 use crate::event::{Decoder, EventKind, RawRecord};
-use crate::progress::{Counted, Progress};
+use crate::lines::{Line, Lines};
+use crate::progress::Progress;
 use crate::stream::{Partition, Positions};
 
-/// Lines read at a time.
-const LINES: usize = 512;
+/// Room in a queue that is filled at a time: see [`Arrival::weight`](crate::stream::Arrival::weight).
+const HANDFUL: usize = 512;
 
-/// Records of a file that may wait for the core.
-const WAITING_MAX: usize = 8 * LINES;
+/// Room that the records of a file may take while they wait for the core.
+const WAITING_MAX: usize = 8 * HANDFUL;
 
 struct EventFile {
     partition: Partition,
-    path: PathBuf,
-    reader: Box<dyn BufRead + Send>,
+    lines: Lines,
     next_offset: i64,
     waiting: usize,
     /// The latest event time so far.
     latest: i64,
     /// The end was reached, and said.
     ended: bool,
-    line: Vec<u8>,
 }
 
 /// In which order the lines of a file are read.
@@ -50,35 +47,36 @@ pub struct FileSource {
     progress: Progress,
 }
 
-/// The path of an event file, and its lines decompressed.
-pub type OpenFile = (PathBuf, Box<dyn BufRead + Send>);
-
-/// Opens one event file of a directory, plain or compressed; `None` when there is neither.
+/// Opens one event file of a directory, plain or compressed; `None` when there is neither. Lines of up to `bytes_max` bytes
+/// are held.
 ///
 /// # Errors
 /// When the file exists but cannot be opened.
-pub fn open(directory: &Path, kind: EventKind, progress: &Progress) -> Result<Option<OpenFile>, SourceError> {
-    let plain = directory.join(format!("{kind}s.jsonl"));
-    let compressed = directory.join(format!("{kind}s.jsonl.zst"));
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| SourceError::File { path, source }
+pub fn open(
+    directory: &Path,
+    kind: EventKind,
+    bytes_max: usize,
+    progress: &Progress,
+) -> Result<Option<Lines>, SourceError> {
+    let paths = ["jsonl", "jsonl.zst"].map(|extension| directory.join(format!("{kind}s.{extension}")));
+    let Some(path) = paths.into_iter().find(|path| path.exists()) else {
+        return Ok(None);
     };
-    let counted = |path: &Path| {
-        let file = File::open(path)?;
-        progress.expect(file.metadata()?.len());
-        Ok(Counted::new(file, progress.clone()))
-    };
-    if plain.exists() {
-        let file = counted(&plain).map_err(failed(&plain))?;
-        return Ok(Some((plain, Box::new(BufReader::with_capacity(1 << 18, file)))));
-    }
-    if compressed.exists() {
-        let file = counted(&compressed).map_err(failed(&compressed))?;
-        let reader = zstd::Decoder::new(file).map_err(failed(&compressed))?;
-        return Ok(Some((compressed, Box::new(BufReader::with_capacity(1 << 18, reader)))));
-    }
-    Ok(None)
+    Lines::open(&path, bytes_max, progress).map(Some).map_err(failed(&path))
+}
+
+fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> SourceError + use<> {
+    let path: PathBuf = path.to_owned();
+    move |source| SourceError::File { path, source }
+}
+
+/// The next line of a file.
+///
+/// # Errors
+/// When the file cannot be read on.
+pub fn next_line(lines: &mut Lines) -> Result<Option<Line<'_>>, SourceError> {
+    let failed = failed(lines.path());
+    lines.read().map_err(failed)
 }
 
 impl FileSource {
@@ -95,20 +93,18 @@ impl FileSource {
         let mut files = VecDeque::new();
         let mut decoder = ingest.decoder().clone();
         for kind in [EventKind::Impression, EventKind::Click] {
-            let mut file = open(directory, kind, progress)?;
+            let mut file = open(directory, kind, ingest.record_bytes_max(), progress)?;
             if order == LineOrder::ByTime {
                 file = file.map(|file| sorted(kind, file, &mut decoder, progress)).transpose()?;
             }
             match file {
-                Some((path, reader)) => files.push_back(EventFile {
+                Some(lines) => files.push_back(EventFile {
                     partition: Partition { kind, number: 0 },
-                    path,
-                    reader,
+                    lines,
                     next_offset: 0,
                     waiting: 0,
                     latest: i64::MIN,
                     ended: false,
-                    line: Vec::new(),
                 }),
                 None if kind == EventKind::Impression => return Err(SourceError::NoEvents(directory.to_owned())),
                 None => {}
@@ -120,19 +116,15 @@ impl FileSource {
 }
 
 /// The lines of a file by their event times. What does not fit in memory goes to the system's temporary directory.
-fn sorted(
-    kind: EventKind,
-    (path, reader): OpenFile,
-    decoder: &mut Decoder,
-    progress: &Progress,
-) -> Result<OpenFile, SourceError> {
+fn sorted(kind: EventKind, lines: Lines, decoder: &mut Decoder, progress: &Progress) -> Result<Lines, SourceError> {
     let time = |line: &[u8]| {
         let record = RawRecord { payload: Some(line), ..RawRecord::default() };
         decoder.decode(kind, &record).ok().map(|decoded| decoded.event.event_time())
     };
     let directory = std::env::temp_dir();
-    match sorting::sorted(reader, time, &directory, progress) {
-        Ok(sorted) => Ok((path, Box::new(sorted))),
+    let (path, bytes_max) = (lines.path().to_owned(), lines.bytes_max());
+    match sorting::sorted(lines, time, &directory, progress) {
+        Ok(sorted) => Ok(Lines::over(path, Box::new(sorted), bytes_max)),
         Err(error) => {
             let text = format!("sorting by way of {}: {error}", directory.display());
             Err(SourceError::File { path, source: std::io::Error::new(error.kind(), text) })
@@ -142,30 +134,29 @@ fn sorted(
 
 impl EventFile {
     fn read(&mut self, ingest: &mut Ingest, progress: &Progress) -> Result<SourceEvent, SourceError> {
-        let mut arrivals = Vec::with_capacity(LINES);
-        while arrivals.len() < LINES {
-            self.line.clear();
-            let read = self.reader.read_until(b'\n', &mut self.line);
-            let read = read.map_err(|source| SourceError::File { path: self.path.clone(), source })?;
-            if read == 0 {
-                break;
-            }
+        let (mut arrivals, mut weight) = (Vec::new(), 0);
+        while weight < HANDFUL {
+            let Some(line) = next_line(&mut self.lines)? else { break };
             let offset = self.next_offset;
             self.next_offset += 1;
-            let line = self.line.trim_ascii();
-            if !line.is_empty() {
-                let record = RawRecord { payload: Some(line), ..RawRecord::default() };
-                let arrival = ingest.arrival(self.partition.kind, &Message { offset, key: None, record });
-                if let Some(time) = arrival.event_time() {
-                    if time < self.latest {
-                        progress.goes_back(self.partition.kind, self.latest.abs_diff(time));
-                    }
-                    self.latest = self.latest.max(time);
+            let arrival = match line {
+                Line::Whole(line) if line.trim_ascii().is_empty() => continue,
+                Line::Whole(line) => {
+                    let record = RawRecord { payload: Some(line.trim_ascii()), ..RawRecord::default() };
+                    ingest.arrival(self.partition.kind, &Message { offset, key: None, record })
                 }
-                arrivals.push(arrival);
+                Line::Long(long) => ingest.oversized(offset, &long),
+            };
+            if let Some(time) = arrival.event_time() {
+                if time < self.latest {
+                    progress.goes_back(self.partition.kind, self.latest.abs_diff(time));
+                }
+                self.latest = self.latest.max(time);
             }
+            weight += arrival.weight();
+            arrivals.push(arrival);
         }
-        self.waiting += arrivals.len();
+        self.waiting += weight;
         let partition = self.partition;
         // A file does not grow: its end is the end for good.
         let end = SourceEvent::EndOfPartition { partition, next_offset: i64::MAX };
@@ -188,13 +179,79 @@ impl Source for FileSource {
         Ok(None)
     }
 
-    fn consumed(&mut self, partition: Partition, records: usize) {
+    fn consumed(&mut self, partition: Partition, weight: usize) {
         if let Some(file) = self.files.iter_mut().find(|file| file.partition == partition) {
-            file.waiting -= records;
+            file.waiting -= weight;
         }
     }
 
     fn confirm_end(&mut self, _: Partition, _: i64) -> Result<Confirmation, SourceError> {
         Ok(Confirmation::Confirmed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Decoder;
+    use crate::event::options::EventOptions;
+    use crate::feature::field::{Field, FieldKind, FieldSet};
+    use crate::stream::{Arrival, record_hash};
+
+    fn source(lines: &str) -> FileSource {
+        let directory = tempfile::tempdir().expect("a directory of our own");
+        std::fs::write(directory.path().join("impressions.jsonl"), lines).expect("the disk takes it");
+        let fields = FieldSet::new(vec![Field { name: "tags".to_owned(), kind: FieldKind::Multi }]);
+        let options = EventOptions { record_bytes_max: 100_000, ..EventOptions::default() };
+        let decoder = Decoder::new(fields.expect("they are valid"), options).expect("it is valid");
+        let ingest = Ingest::new(decoder, 65_536, |_, _| ());
+        FileSource::open(directory.path(), ingest, LineOrder::AsTheyStand, &Progress::default()).expect("it is there").0
+    }
+
+    /// What the source gives until it wants room, with the room that it takes.
+    fn read(source: &mut FileSource) -> (Vec<Arrival>, usize) {
+        let mut arrivals = Vec::new();
+        while let Some(SourceEvent::Records { arrivals: more, .. }) = source.next(Duration::ZERO).expect("it reads") {
+            arrivals.extend(more);
+        }
+        let weight = arrivals.iter().map(Arrival::weight).sum();
+        (arrivals, weight)
+    }
+
+    #[test]
+    fn records_of_a_file_wait_by_their_bytes_and_leave_as_much_room_when_they_go() {
+        // Refused ones hold 64 KiB each, and wide ones as much.
+        let broken = format!("{{{}\n", "x".repeat(70_000));
+        let tags = vec!["\"t\""; 4000].join(",");
+        let wide =
+            format!("{{\"impression_id\":\"i\",\"event_time\":1700000000000,\"features\":{{\"tags\":[{tags}]}}}}\n");
+        for line in [broken, wide] {
+            let mut source = source(&line.repeat(400));
+            let partition = Partition { kind: EventKind::Impression, number: 0 };
+            let mut total = 0;
+            while total < 400 {
+                let (arrivals, weight) = read(&mut source);
+                assert!((60..=80).contains(&arrivals.len()) || total + arrivals.len() == 400, "{}", arrivals.len());
+                assert!(weight <= WAITING_MAX + 100, "{weight}");
+                total += arrivals.len();
+                // One by one, as the core does it.
+                for arrival in &arrivals {
+                    source.consumed(partition, arrival.weight());
+                }
+            }
+            assert_eq!(total, 400);
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_refused_as_its_record_would_be() {
+        let long = "y".repeat(300_000);
+        let (arrivals, _) = read(&mut source(&format!("{long}\n\n{{}}\n")));
+        assert_eq!((arrivals[0].offset, arrivals[1].offset), (0, 2), "blank lines have numbers, and are no records");
+        assert_eq!(arrivals[0].hash, record_hash(0, Some(long.as_bytes())));
+        let refused = arrivals[0].body.as_ref().expect_err("it is too long");
+        assert_eq!(refused.refusal.to_string(), "oversized: 300000 bytes, at most 100000 are read");
+        assert_eq!((refused.payload_bytes, refused.payload.as_ref().map(Vec::len)), (300_000, Some(65_536)));
+        assert!(refused.payload_sha256.is_some());
     }
 }

@@ -3,7 +3,8 @@
 use sha2::{Digest as _, Sha256};
 
 use crate::event::{Decoder, Event, EventKind, RawRecord, Refusal, unframe};
-use crate::stream::{Arrival, Refused, record_hash};
+use crate::lines::Long;
+use crate::stream::{Arrival, Refused, record_hash, record_hash_of};
 
 /// A record with its key, as a source hands it over.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +64,26 @@ impl Ingest {
             Err(refusal) => Err(Box::new(self.refused(refusal, message))),
         };
         Arrival { offset: message.offset, hash: record_hash(message.offset, message.record.payload), body }
+    }
+
+    /// The longest value that is decoded, in bytes.
+    pub fn record_bytes_max(&self) -> usize {
+        self.decoder.record_bytes_max()
+    }
+
+    /// Refuses a line that is too long to be held: as a record of that value would be.
+    pub fn oversized(&self, offset: i64, long: &Long<'_>) -> Arrival {
+        let kept = long.beginning.len().min(self.dead_letter_bytes_max);
+        let refused = Refused {
+            refusal: self.decoder.oversized(long.bytes),
+            payload: Some(long.beginning[..kept].to_vec()),
+            payload_bytes: long.bytes,
+            payload_sha256: Some(long.sha256),
+            headers: Vec::new(),
+            key: None,
+            timestamp: None,
+        };
+        Arrival { offset, hash: record_hash_of(offset, long.xxh3), body: Err(Box::new(refused)) }
     }
 
     fn refused(&self, refusal: Refusal, message: &Message<'_>) -> Refused {

@@ -19,6 +19,9 @@ use crate::stream::Refused;
 /// The longest letter, in bytes: a topic takes a megabyte unless it is set up otherwise.
 pub const LETTER_BYTES_MAX: usize = 900_000;
 
+/// The most characters of a key that are logged.
+const KEY_CHARS_MAX: usize = 300;
+
 /// The most characters of the detail of a letter that had to be cut to the least.
 const LEAST_DETAIL_CHARS: usize = 60;
 
@@ -105,6 +108,18 @@ impl DeadLetter {
         format!("{}/{}/{}", self.topic, self.partition, self.offset)
     }
 
+    /// Whether a value is the one that the letter is about, by its length, and by its digest where the letter has one.
+    fn is_of(&self, payload: &[u8]) -> bool {
+        payload.len() as u64 == self.payload_bytes
+            && self.payload_sha256.as_ref().is_none_or(|digest| *digest == hex::encode(Sha256::digest(payload)))
+    }
+
+    /// Its headers as they were; a value that is not base 64 is left out.
+    fn decoded_headers(&self) -> Vec<(&str, Option<Vec<u8>>)> {
+        let value = |text: &String| BASE64.decode(text).ok();
+        self.headers.iter().map(|header| (header.key.as_str(), header.value_base64.as_ref().and_then(value))).collect()
+    }
+
     /// Its text, in at most `bytes_max` bytes as far as possible: what makes it longer is left out, the least needed first.
     /// Place, reason and a short detail are never left out; they take less than two kilobytes.
     pub fn fit(mut self, bytes_max: usize) -> String {
@@ -152,6 +167,10 @@ pub fn read(kafka: &Kafka) -> Result<BTreeMap<String, DeadLetter>, SourceError> 
     read_to_end(kafka, &kafka.dead_letter_topic, &mut |message| {
         let key = message.key().map(|key| String::from_utf8_lossy(key).into_owned()).unwrap_or_default();
         match message.payload().map(serde_json::from_slice::<DeadLetter>) {
+            // What says of itself that it is another record's is nobody's letter.
+            Some(Ok(letter)) if letter.key() != key => {
+                tracing::warn!("offset {} is not the dead letter of {}", message.offset(), plain(&key, KEY_CHARS_MAX));
+            }
             Some(Ok(letter)) => {
                 letters.insert(key, letter);
             }
@@ -174,8 +193,11 @@ pub enum Fate {
     ForReplaysOnly,
     /// Its record is refused as before, or for another reason.
     StillRefused,
-    /// Only the beginning of its record is in the letter, and the topic does not have it any more.
+    /// Only the beginning of its record is in the letter, and the topic does not have it any more: nothing of its length and
+    /// digest is at its offset.
     Gone,
+    /// Its topic has no such partition.
+    NoPartition,
     /// It comes from a topic that is not configured.
     ForeignTopic,
 }
@@ -202,6 +224,10 @@ pub struct Examiner<'c> {
     pub held_ms: i64,
     /// The watermark that the join has reached at least, in milliseconds.
     pub watermark: Option<i64>,
+    /// The number of partitions of each event topic.
+    pub partitions: BTreeMap<String, i32>,
+    /// The time that a record which is sent now is stamped with, in milliseconds.
+    pub now: i64,
 }
 
 impl Examiner<'_> {
@@ -216,16 +242,24 @@ impl Examiner<'_> {
             _ => return Ok(Examined { fate: Fate::ForeignTopic, kind: None, payload: Vec::new() }),
         };
         let some = |fate, payload| Ok(Examined { fate, kind: Some(kind), payload });
+        let count = self.partitions.get(&letter.topic).copied().unwrap_or_default();
+        // A producer takes −1 for "any partition".
+        if !(0..count).contains(&letter.partition) {
+            return some(Fate::NoPartition, Vec::new());
+        }
         let carried = letter.payload_base64.as_deref().and_then(|text| BASE64.decode(text).ok()).unwrap_or_default();
-        let payload = if carried.len() as u64 == letter.payload_bytes {
+        let payload = if letter.is_of(&carried) {
             carried
         } else {
             match read_value(self.kafka, &letter.topic, letter.partition, letter.offset)? {
-                Some(payload) if payload.len() as u64 == letter.payload_bytes => payload,
+                Some(payload) if letter.is_of(&payload) => payload,
                 _ => return some(Fate::Gone, Vec::new()),
             }
         };
-        let record = RawRecord { payload: Some(&payload), headers: &[], timestamp: None };
+        // Judged as it will be read: with its headers, which a CloudEvent has its id and time in, and a new timestamp.
+        let headers = letter.decoded_headers();
+        let headers: Vec<(&str, Option<&[u8]>)> = headers.iter().map(|(key, value)| (*key, value.as_deref())).collect();
+        let record = RawRecord { payload: Some(&payload), headers: &headers, timestamp: Some(self.now) };
         let fate = match self.decoder.decode(kind, &record) {
             Err(_) => Fate::StillRefused,
             Ok(decoded) => {
@@ -243,15 +277,12 @@ impl Examiner<'_> {
 /// # Errors
 /// When the producer does not take it.
 pub fn send_again(sender: &mut EventSender, letter: &DeadLetter, examined: &Examined) -> Result<(), SourceError> {
-    let bytes = |text: &Option<String>| text.as_deref().and_then(|text| BASE64.decode(text).ok());
-    let headers: Vec<(&str, Option<Vec<u8>>)> =
-        letter.headers.iter().map(|header| (header.key.as_str(), bytes(&header.value_base64))).collect();
-    let key = bytes(&letter.key_base64);
+    let key = letter.key_base64.as_deref().and_then(|text| BASE64.decode(text).ok());
     sender.send_raw(&Raw {
         topic: &letter.topic,
         partition: letter.partition,
         key: key.as_deref(),
         payload: &examined.payload,
-        headers: &headers,
+        headers: &letter.decoded_headers(),
     })
 }

@@ -1,7 +1,7 @@
 //! Event files to topics, keyed by impression id. A record's timestamp is the time of sending unless event times are asked
 //! for: brokers delete by timestamp, so old events stamped with their own times may be gone within minutes.
 
-use std::io::BufRead;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,11 @@ use super::client::Deliveries;
 use super::{SourceError, client, files, kafka};
 use crate::config::kafka::Kafka;
 use crate::event::EventKind;
+use crate::lines::{Line, Lines};
 use crate::progress::Progress;
+
+/// The longest line that is sent, in bytes: as long as the longest record that any configuration reads.
+const LINE_BYTES_MAX: usize = 64 << 20;
 
 /// What the timestamp of a sent record says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +36,7 @@ pub struct EventSender {
     timestamps: Timestamps,
     failed: Deliveries,
     kafka: Kafka,
+    partitions: BTreeMap<String, i32>,
     /// Records handed to the producer.
     pub sent: u64,
 }
@@ -67,18 +72,23 @@ impl EventSender {
     pub fn new(kafka: &Kafka, timestamps: Timestamps) -> Result<Self, SourceError> {
         let failed = Deliveries::default();
         let producer: ThreadedProducer<Deliveries> = client::producer(kafka).create_with_context(failed.clone())?;
+        let mut partitions = BTreeMap::new();
         for kind in [EventKind::Impression, EventKind::Click] {
             let topic = kafka::topic(kafka, kind);
             let metadata = kafka::ask(kafka, || producer.client().fetch_metadata(Some(topic), Duration::from_secs(5)))?;
-            let exists = metadata
-                .topics()
-                .iter()
-                .any(|t| t.name() == topic && t.error().is_none() && !t.partitions().is_empty());
-            if !exists {
+            let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
+            let count = found.map_or(0, |found| found.partitions().len());
+            if count == 0 {
                 return Err(SourceError::MissingTopic { topic: topic.to_owned() });
             }
+            partitions.insert(topic.to_owned(), i32::try_from(count).unwrap_or(i32::MAX));
         }
-        Ok(Self { producer, timestamps, failed, kafka: kafka.clone(), sent: 0 })
+        Ok(Self { producer, timestamps, failed, kafka: kafka.clone(), partitions, sent: 0 })
+    }
+
+    /// The number of partitions of each event topic.
+    pub fn partitions(&self) -> &BTreeMap<String, i32> {
+        &self.partitions
     }
 
     /// Hands one event to the producer; a full producer queue is waited for.
@@ -159,12 +169,12 @@ pub fn send_directory(
     progress: &Progress,
 ) -> Result<[u64; 2], SourceError> {
     let mut sender = EventSender::new(kafka, timestamps)?;
-    let Some((path, impressions)) = files::open(directory, EventKind::Impression, progress)? else {
+    let Some(impressions) = files::open(directory, EventKind::Impression, LINE_BYTES_MAX, progress)? else {
         return Err(SourceError::NoEvents(directory.to_owned()));
     };
-    let clicks = files::open(directory, EventKind::Click, progress)?;
-    let mut streams = vec![Lines::new(EventKind::Impression, path, impressions)];
-    streams.extend(clicks.map(|(path, reader)| Lines::new(EventKind::Click, path, reader)));
+    let clicks = files::open(directory, EventKind::Click, LINE_BYTES_MAX, progress)?;
+    let mut streams = vec![Stream::new(EventKind::Impression, impressions)];
+    streams.extend(clicks.map(|lines| Stream::new(EventKind::Click, lines)));
     for stream in &mut streams {
         stream.advance()?;
     }
@@ -184,30 +194,33 @@ pub fn send_directory(
 }
 
 /// One event file, line by line.
-struct Lines {
+struct Stream {
     kind: EventKind,
-    path: std::path::PathBuf,
-    reader: Box<dyn BufRead + Send>,
+    lines: Lines,
     line: Option<Vec<u8>>,
+    number: u64,
     time: i64,
 }
 
-impl Lines {
-    fn new(kind: EventKind, path: std::path::PathBuf, reader: Box<dyn BufRead + Send>) -> Self {
-        Self { kind, path, reader, line: None, time: i64::MIN }
+impl Stream {
+    fn new(kind: EventKind, lines: Lines) -> Self {
+        Self { kind, lines, line: None, number: 0, time: i64::MIN }
     }
 
     fn advance(&mut self) -> Result<(), SourceError> {
-        let mut line = Vec::new();
-        let read = self.reader.read_until(b'\n', &mut line);
-        let read = read.map_err(|source| SourceError::File { path: self.path.clone(), source })?;
-        if line.last() == Some(&b'\n') {
-            line.pop();
-        }
-        let envelope: Option<Envelope<'_>> = serde_json::from_slice(&line).ok();
+        self.number += 1;
+        let path = self.lines.path().to_owned();
+        let line = match files::next_line(&mut self.lines)? {
+            None => None,
+            Some(Line::Whole(line)) => Some(line.to_vec()),
+            Some(Line::Long(long)) => {
+                return Err(SourceError::LongLine { path, line: self.number, bytes: long.bytes, most: LINE_BYTES_MAX });
+            }
+        };
+        let envelope: Option<Envelope<'_>> = line.as_deref().and_then(|line| serde_json::from_slice(line).ok());
         // A line that cannot be read is sent as it is, right after the one before it.
         self.time = envelope.and_then(|envelope| envelope.event_time).unwrap_or(self.time);
-        self.line = (read > 0).then_some(line);
+        self.line = line;
         Ok(())
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Lines are gathered up to [`CHUNK_BYTES_MAX`], sorted, and written to a temporary file that has no name any more; at
 //! most [`RUNS_MAX`] of these runs are then merged. What fits into one chunk never leaves the memory. The sort is stable,
-//! and a line without a usable time stays behind the line before it.
+//! and a line without a usable time stays behind the line before it. Of a line that is too long to be held only the
+//! beginning is sorted, which is too long as well: it is refused as the whole line would be.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,6 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::lines::Line;
 use crate::progress::Progress;
 
 /// The most bytes that lines take in memory while they are sorted.
@@ -86,33 +88,32 @@ fn nameless(directory: &Path) -> io::Result<File> {
     }
 }
 
-/// The lines of `reader` by the times that `time` finds in them, as a reader again.
+/// `lines` by the times that `time` finds in them, as a reader again.
 ///
 /// # Errors
 /// When the lines cannot be read, a run cannot be written to `directory`, or there are too many runs.
 pub fn sorted(
-    reader: impl BufRead,
+    lines: crate::lines::Lines,
     time: impl FnMut(&[u8]) -> Option<i64>,
     directory: &Path,
     progress: &Progress,
 ) -> io::Result<Sorted> {
-    sorted_within(reader, time, directory, progress, CHUNK_BYTES_MAX)
+    sorted_within(lines, time, directory, progress, CHUNK_BYTES_MAX)
 }
 
 fn sorted_within(
-    mut reader: impl BufRead,
+    mut lines: crate::lines::Lines,
     mut time: impl FnMut(&[u8]) -> Option<i64>,
     directory: &Path,
     progress: &Progress,
     chunk_bytes_max: usize,
 ) -> io::Result<Sorted> {
-    let (mut chunk, mut runs, mut last, mut line) = (Chunk::default(), Vec::new(), i64::MIN, Vec::new());
-    loop {
-        line.clear();
-        if reader.read_until(b'\n', &mut line)? == 0 {
-            break;
-        }
-        let text = line.trim_ascii();
+    let (mut chunk, mut runs, mut last) = (Chunk::default(), Vec::new(), i64::MIN);
+    while let Some(line) = lines.read()? {
+        let text = match line {
+            Line::Whole(line) => line.trim_ascii(),
+            Line::Long(long) => long.beginning,
+        };
         if text.is_empty() {
             continue;
         }
@@ -236,9 +237,14 @@ mod tests {
         std::str::from_utf8(line).ok()?.split(' ').next()?.parse().ok()
     }
 
+    fn unsorted(text: &str) -> crate::lines::Lines {
+        let reader = Box::new(io::Cursor::new(text.to_owned().into_bytes()));
+        crate::lines::Lines::over(std::path::PathBuf::from("test"), reader, 1000)
+    }
+
     fn sort(text: &str, chunk_bytes_max: usize) -> Vec<String> {
         let directory = tempfile::tempdir().expect("a directory");
-        let sorted = sorted_within(text.as_bytes(), time, directory.path(), &Progress::default(), chunk_bytes_max);
+        let sorted = sorted_within(unsorted(text), time, directory.path(), &Progress::default(), chunk_bytes_max);
         let lines = sorted.and_then(|sorted| sorted.lines().collect()).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(fs::read_dir(directory.path()).expect("it is there").count(), 0, "no file is left");
         lines
@@ -268,7 +274,7 @@ mod tests {
     fn more_runs_than_can_be_merged_are_refused_by_name() {
         let text = "1\n".repeat(RUNS_MAX + 1);
         let directory = tempfile::tempdir().expect("a directory");
-        let error = sorted_within(text.as_bytes(), time, directory.path(), &Progress::default(), 1);
+        let error = sorted_within(unsorted(&text), time, directory.path(), &Progress::default(), 1);
         let error = error.expect_err("too many").to_string();
         assert!(error.contains("cannot be sorted"), "{error}");
     }

@@ -25,9 +25,10 @@ impl<S: Source> Source for Watched<S> {
         self.inner.next(timeout)
     }
 
-    fn consumed(&mut self, partition: Partition, records: usize) {
-        self.progress.advance(records as u64);
-        self.inner.consumed(partition, records);
+    /// Records are consumed one by one; the room of a large one counts in queues, not here.
+    fn consumed(&mut self, partition: Partition, weight: usize) {
+        self.progress.advance(1);
+        self.inner.consumed(partition, weight);
     }
 
     fn confirm_end(&mut self, partition: Partition, offset: i64) -> Result<Confirmation, SourceError> {

@@ -18,7 +18,12 @@ pub struct Arrival {
 
 /// The hash of a record by its offset and its value (`None` is a tombstone): what the ledger adds up.
 pub fn record_hash(offset: i64, payload: Option<&[u8]>) -> u64 {
-    mix64(payload.map_or(0, xxh3_64) ^ mix64(offset as u64 + 1))
+    record_hash_of(offset, payload.map_or(0, xxh3_64))
+}
+
+/// The same, of a value whose XXH3-64 is known.
+pub fn record_hash_of(offset: i64, value_hash: u64) -> u64 {
+    mix64(value_hash ^ mix64(offset as u64 + 1))
 }
 
 /// Bytes that one place in a queue stands for. A record takes as many places as it has such bytes, and one more.

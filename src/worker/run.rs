@@ -155,7 +155,7 @@ pub fn run(
     let ends = log.ends();
     let fields = config.field_set()?;
     let decoder = Decoder::new(fields.clone(), config.event_options())?;
-    let probes = Probes::new(config.versions.probes, &config.events.mapping.impression);
+    let probes = Probes::new(config.versions.probes, &config.events.mapping.impression, &fields);
     probes.restore(beside.probes);
     let mut observed = probes.clone();
     let mut census = Census::new(&fields, &config.fields.shares(), config.metrics.window_impressions, board);

@@ -351,7 +351,7 @@ fn time(dice: &mut Dice) -> String {
     if dice.one_in(4) { quoted(time, dice) } else { spelled(time, dice) }
 }
 
-/// Digits within a string, as BigQuery and protobuf write them; now and then not quite.
+/// Digits within a string, as `BigQuery` and protobuf write them; now and then not quite.
 fn quoted(time: i64, dice: &mut Dice) -> String {
     match dice.below(8) {
         0 => format!("\"00{time}\""),

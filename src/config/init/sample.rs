@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -18,7 +16,8 @@ use super::times::{Order, UNIT_LINES, Unit, milliseconds};
 use super::{InitError, Sample};
 use crate::config::fields::FIELDS_MAX;
 use crate::event::options::TimeUnit;
-use crate::progress::{Counted, Progress};
+use crate::lines::{self, Lines};
+use crate::progress::Progress;
 
 /// The longest line that is parsed, in bytes: the default bound of a record.
 const LINE_BYTES_MAX: usize = 1 << 20;
@@ -201,13 +200,12 @@ fn for_each_line(
     mut job: impl FnMut(&[u8]) -> Result<(), &'static str>,
 ) -> Result<Tally, InitError> {
     let failed = |source| InitError::Read { path: path.to_owned(), source };
-    let mut reader = open(path, progress).map_err(failed)?;
+    let mut lines = Lines::open(path, LINE_BYTES_MAX, progress).map_err(failed)?;
     let mut tally = Tally::default();
-    let mut line = Vec::new();
     let mut number = 0;
-    while let Some(fits) = read_line(reader.as_mut(), &mut line).map_err(failed)? {
+    while let Some(line) = lines.read().map_err(failed)? {
         number += 1;
-        if line.iter().all(u8::is_ascii_whitespace) {
+        if matches!(line, lines::Line::Whole(line) if line.trim_ascii().is_empty()) {
             continue;
         }
         if tally.lines == lines_max {
@@ -215,39 +213,14 @@ fn for_each_line(
             break;
         }
         tally.lines += 1;
-        match if fits { job(&line) } else { Err("oversized") } {
+        let verdict = match line {
+            lines::Line::Whole(line) => job(line),
+            lines::Line::Long(_) => Err("oversized"),
+        };
+        match verdict {
             Ok(()) => tally.usable += 1,
             Err(reason) => tally.refused.entry(reason).or_insert((0, number)).0 += 1,
         }
     }
     Ok(tally)
-}
-
-fn open(path: &Path, progress: &Progress) -> io::Result<Box<dyn BufRead>> {
-    let file = File::open(path)?;
-    progress.expect(file.metadata()?.len());
-    let file = Counted::new(file, progress.clone());
-    if path.extension().is_some_and(|extension| extension == "zst") {
-        return Ok(Box::new(BufReader::new(zstd::Decoder::new(file)?)));
-    }
-    Ok(Box::new(BufReader::with_capacity(1 << 16, file)))
-}
-
-/// Reads one line, without its end, into `line`. `None` at the end of the file; `false` if the line was too long, and
-/// was skipped without being held.
-fn read_line(reader: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<Option<bool>> {
-    line.clear();
-    let bound = LINE_BYTES_MAX as u64 + 1;
-    if (&mut *reader).take(bound).read_until(b'\n', line)? == 0 {
-        return Ok(None);
-    }
-    if line.last() == Some(&b'\n') {
-        line.pop();
-        return Ok(Some(true));
-    }
-    let fits = line.len() as u64 != bound;
-    if !fits {
-        reader.skip_until(b'\n')?;
-    }
-    Ok(Some(fits))
 }
