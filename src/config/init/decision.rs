@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::delays::{Times, Window};
+use super::delays::{AHEAD_MAX_MS, Delays, Times, Window};
 use super::number::{duration, grouped};
 use super::sample::{Clicks, Impressions};
 use super::times::{Order, Unit, names};
@@ -24,6 +24,9 @@ const DIMENSION_BYTES: u64 = 8;
 
 /// Ids that nobody has seen for so long are forgotten: half a year.
 const EXPIRY_SECONDS: u64 = 180 * 86_400;
+
+/// Lengths by which clicks may come before their impressions, in milliseconds.
+const FRIENDLY_MS: [i64; 7] = [1000, 2000, 5000, 10_000, 20_000, 30_000, AHEAD_MAX_MS];
 
 /// A key of the configuration that follows from the sample or the machine.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -103,6 +106,7 @@ pub(super) fn join(
     let mut decisions = Vec::new();
     let orders = [Some(&impressions.order), clicks.map(|clicks| &clicks.order)];
     decisions.extend(lateness(files, orders));
+    decisions.extend(clicks.and_then(|clicks| click_before(&clicks.delays)));
     let Some(window) = window else {
         let reason = no_window(clicks).to_owned();
         decisions.push(Decision::set(
@@ -165,6 +169,23 @@ fn lateness(files: [&str; 2], orders: [Option<&Order>; 2]) -> Option<Decision> {
         duration(seconds as i64 * 1000)
     ));
     Some(Decision::set(key, &seconds, reasons))
+}
+
+/// By how much clicks come before their impressions, where any does.
+fn click_before(delays: &Delays) -> Option<Decision> {
+    let (count, most, furthest) = delays.ahead()?;
+    let reasons = vec![
+        format!(
+            "{} clicks are stamped before their impression, by another clock: 99 % of these by at most",
+            grouped(count)
+        ),
+        format!("{} ms, the furthest by {} ms.", grouped(most as u64), grouped(furthest as u64)),
+    ];
+    let key = "join.click_before_ms";
+    let value = FRIENDLY_MS.into_iter().find(|ms| *ms >= most).unwrap_or(AHEAD_MAX_MS);
+    let default = Join::default().click_before_ms as i64;
+    let decide = if value > default { Decision::set } else { Decision::shown };
+    Some(decide(key, &value, reasons))
 }
 
 /// A bound of the join, where the sample comes near the default.

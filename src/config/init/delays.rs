@@ -15,7 +15,7 @@ const FRIENDLY: [u64; 20] = [
 
 /// A click may be stamped so long before its impression by another clock, in milliseconds. What is further ahead is
 /// not a matter of clocks.
-const AHEAD_MAX_MS: i64 = 60_000;
+pub(super) const AHEAD_MAX_MS: i64 = 60_000;
 
 /// Below this many clicks the tail of their delays is anyone's guess.
 const FEW: usize = 100;
@@ -53,9 +53,11 @@ impl Delays {
         self.ahead.sort_unstable();
     }
 
-    /// How many clicks come before their impression, and by how much the furthest does, in milliseconds.
-    pub(super) fn ahead(&self) -> Option<(u64, i64)> {
-        Some((self.ahead.len() as u64, *self.ahead.last()?))
+    /// How many clicks come before their impression, by how much 99 % of these do at most, and by how much the furthest,
+    /// in milliseconds.
+    pub(super) fn ahead(&self) -> Option<(u64, i64, i64)> {
+        let furthest = *self.ahead.last()?;
+        Some((self.ahead.len() as u64, self.ahead[(self.ahead.len() * 99).div_ceil(100) - 1], furthest))
     }
 
     /// Number of delays.

@@ -37,7 +37,7 @@ pub(super) fn facts(files: [&str; 2], impressions: &Impressions, clicks: Option<
             ];
             let odd = odd.iter().filter(|(count, _)| *count > 0);
             lines.extend(odd.map(|(count, what)| format!("  {} {what}", grouped(*count))));
-            lines.extend(delays.ahead().map(|(count, ms)| {
+            lines.extend(delays.ahead().map(|(count, _, ms)| {
                 let (count, ms) = (grouped(count), grouped(ms as u64));
                 format!("  {count} are stamped before their impression, by up to {ms} ms: another clock; they are clicks on it")
             }));

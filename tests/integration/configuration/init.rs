@@ -307,6 +307,27 @@ fn clicks_a_little_before_their_impression_are_clicks() {
     assert!(!draft.toml.contains("No click of the sample"), "{}", draft.toml);
     let fact = "487 are stamped before their impression, by up to 7 ms: another clock; they are clicks on it";
     assert!(draft.toml.contains(fact) && draft.to_string().contains(fact), "{draft}");
+    assert_eq!(decision(&draft, "join.click_before_ms").0, "1000");
+    assert_eq!(loaded(&draft).join.click_before_ms, 1000);
+}
+
+#[test]
+fn clicks_further_before_their_impression_than_the_default_are_taken_by_a_longer_one() {
+    let clicks = (0..400).map(|n| click(n, if n % 4 == 0 { -3700 } else { 900 })).collect();
+    let dir = events(&[("impressions.jsonl", impressions(1000)), ("clicks.jsonl", clicks)]);
+    let draft = draft(dir.path());
+    assert_eq!((draft.click_rate, loaded(&draft).join.click_before_ms), (0.4, 5000));
+    let reason = "100 clicks are stamped before their impression, by another clock: 99 % of these by at most 3,700 ms, the \
+                  furthest by 3,700 ms.";
+    assert_eq!(decision(&draft, "join.click_before_ms").2, reason);
+    let ages_before: String = (0..200).map(|n| click(n, -3_600_000)).collect();
+    let dir = events(&[("impressions.jsonl", impressions(1000)), ("clicks.jsonl", ages_before)]);
+    let reason =
+        decision(&from_events(dir.path(), &Sample::default()).expect("a draft"), "join.attribution_window_seconds").2;
+    assert!(
+        reason.starts_with("Clicks of the sample name its impressions, but all come more than a minute"),
+        "{reason}"
+    );
 }
 
 #[test]
