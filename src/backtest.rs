@@ -4,7 +4,7 @@
 mod journal;
 mod report;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ pub use journal::{VersionCheck, replay_journal};
 pub use report::{Quality, Report, Scores};
 
 use crate::config::Config;
-use crate::event::{Decoder, Event, EventKind, MappingError, RawRecord};
+use crate::event::{Decoded, Decoder, Event, EventKind, MappingError, RawRecord, Reason};
 use crate::feature::field::FieldError;
 use crate::lines::Line;
 use crate::model::Inline;
@@ -20,6 +20,7 @@ use crate::progress::Progress;
 use crate::publish::artefacts::ArtefactIoError;
 use crate::snapshot::artefact::ArtefactError;
 use crate::source::files::LineOrder;
+use crate::source::ingest::Message;
 use crate::source::kafka::KafkaLog;
 use crate::source::watched::Watched;
 use crate::source::{Ingest, Source, SourceError, SourceEvent, files};
@@ -27,6 +28,7 @@ use crate::stream::{Arrival, Control, Partition, Positions, StreamError};
 use crate::train::{Scored, Step, TrainParams, Trainer};
 use crate::worker::attendance::{Attendance, Horizon};
 use crate::worker::drive::{Drive, DriveError, Pilot, Witness, name_unlearned};
+use crate::worker::losses::Seen;
 
 /// When a backtest knows an impression's label.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,16 +76,32 @@ pub enum BacktestError {
     },
 }
 
-/// Collects the scores; refused records are counted by the trainer.
+/// Collects the scores, and the first places of what was lost; how much that is the trainer counts.
 #[derive(Debug, Default)]
-struct Collector(Scores);
+struct Collector {
+    scores: Scores,
+    seen: Seen,
+}
 
 impl Witness for Collector {
-    fn consumed(&mut self, _: Step) {}
+    fn consumed(&mut self, step: Step) {
+        self.seen.note_step(&step);
+    }
 
     fn scored(&mut self, scored: Scored) {
-        self.0.add(scored);
+        self.scores.add(scored);
     }
+}
+
+/// What the clicks of a directory say when labels are immediate.
+#[derive(Debug, Default)]
+struct Clicked {
+    /// The ids of clicked impressions.
+    ids: HashSet<Box<str>>,
+    /// The lines that were read, and those that were refused.
+    seen: Seen,
+    /// How many were refused, by reason.
+    refused: BTreeMap<Reason, u64>,
 }
 
 /// The decoder that a configuration asks for.
@@ -121,7 +139,7 @@ pub fn replay_files(config: &Config, from: Files<'_>, progress: &Progress) -> Re
     let ends = starts.keys().map(|partition| (*partition, i64::MAX)).collect();
     match clicked {
         None => replay(config.train_params(), source, &starts, &ends, start),
-        Some(clicked) => learn_labelled(config.train_params(), source, &starts, &clicked, start),
+        Some(clicked) => learn_labelled(config.train_params(), source, &starts, clicked, start),
     }
 }
 
@@ -139,8 +157,11 @@ pub fn replay_topics(config: &Config, progress: &Progress) -> Result<Report, Bac
         u64::try_from(end.saturating_sub(start)).unwrap_or_default()
     };
     progress.expect(ends.iter().map(records).sum());
+    let open = log.open_transactions()?;
     let source = Watched::new(log.read(&starts, ingest)?, progress.clone());
-    replay(config.train_params(), source, &starts, &ends, since)
+    let report = replay(config.train_params(), source, &starts, &ends, since)?;
+    let open = open.into_iter().map(|(partition, behind)| (partition.to_string(), behind)).collect();
+    Ok(Report { open_transactions: open, ..report })
 }
 
 /// Replays any source from `starts` to `ends`.
@@ -165,7 +186,8 @@ pub fn replay(
     let (join, ledger) = (Some(*trainer.join_counters()), Some(trainer.ledger().clone()));
     let unmatured = trainer.shown_scores().len();
     let seconds = since.elapsed().as_secs_f64();
-    Ok(Report::new(&collector.0, report::Ending { digest, records, rows, unmatured, seconds, counters, ledger, join }))
+    let ending = report::Ending { digest, records, rows, unmatured, seconds, counters, ledger, join };
+    Ok(Report::new(&collector.scores, &collector.seen, ending))
 }
 
 /// Learns the impressions of a source in merged order, each at once with its final label.
@@ -173,13 +195,14 @@ fn learn_labelled(
     params: TrainParams,
     mut source: impl Source,
     starts: &Positions,
-    clicked: &HashSet<Box<str>>,
+    clicked: Clicked,
     since: Instant,
 ) -> Result<Report, BacktestError> {
     let impressions: Positions =
         starts.iter().filter(|(partition, _)| partition.kind == EventKind::Impression).map(|(p, o)| (*p, *o)).collect();
     let mut trainer = started(params, &impressions)?;
     let mut scores = Scores::default();
+    let Clicked { ids, mut seen, refused } = clicked;
     let mut open = impressions.len();
     while open > 0 {
         match source.next(std::time::Duration::ZERO)? {
@@ -187,6 +210,7 @@ fn learn_labelled(
                 source.consumed(partition, arrivals.iter().map(Arrival::weight).sum());
                 for arrival in arrivals {
                     if impressions.contains_key(&partition) {
+                        seen.note(partition, arrival.offset, arrival.body.as_ref().err().map(|refused| &**refused));
                         trainer.push(partition, arrival)?;
                     }
                 }
@@ -199,17 +223,25 @@ fn learn_labelled(
             Some(SourceEvent::PartitionAdded { .. } | SourceEvent::Reconnected { .. }) | None => {}
         }
         while let Some(unlearned) =
-            trainer.step_labelled(&|id| clicked.contains(id), &Inline, &mut |scored| scores.add(scored))
+            trainer.step_labelled(&|id| ids.contains(id), &Inline, &mut |scored| scores.add(scored))
         {
             name_unlearned(&unlearned);
         }
     }
     trainer.learn_rest(&Inline, &mut |scored| scores.add(scored));
     let digest = trainer.state_digest();
-    let (records, rows, counters) = (trainer.released(), trainer.model().row_count(), trainer.counters().clone());
+    let (records, rows) = (trainer.released(), trainer.model().row_count());
+    let mut counters = trainer.counters().clone();
+    // The trainer never saw the clicks.
+    for (reason, count) in refused {
+        *counters.refused.entry(reason).or_default() += count;
+    }
+    let clicks = seen.of(EventKind::Click);
+    counters.clicks += clicks.records - clicks.refused;
+    counters.records += clicks.records;
     let seconds = since.elapsed().as_secs_f64();
     let ending = report::Ending { digest, records, rows, unmatured: 0, seconds, counters, ledger: None, join: None };
-    Ok(Report::new(&scores, ending))
+    Ok(Report::new(&scores, &seen, ending))
 }
 
 /// A new trainer whose partitions start at these offsets.
@@ -225,22 +257,33 @@ pub fn started(params: TrainParams, starts: &Positions) -> Result<Trainer, Strea
     Ok(trainer)
 }
 
-/// The ids of all clicked impressions of a directory.
-fn clicked_impressions(
-    directory: &Path,
-    mut decoder: Decoder,
-    progress: &Progress,
-) -> Result<HashSet<Box<str>>, BacktestError> {
-    let mut clicked = HashSet::new();
+/// All clicks of a directory.
+fn clicked_impressions(directory: &Path, decoder: Decoder, progress: &Progress) -> Result<Clicked, BacktestError> {
+    let mut clicked = Clicked::default();
+    let partition = Partition { kind: EventKind::Click, number: 0 };
     let Some(mut lines) = files::open(directory, EventKind::Click, decoder.record_bytes_max(), progress)? else {
         return Ok(clicked);
     };
+    let mut ingest = Ingest::new(decoder, 0, |_, _| ());
+    let mut offset = 0;
     while let Some(line) = files::next_line(&mut lines)? {
-        // One that is too long to be held is refused, as it is in any other reading.
-        let Line::Whole(line) = line else { continue };
-        let record = RawRecord { payload: Some(line.trim_ascii()), ..RawRecord::default() };
-        if let Ok(Event::Click(click)) = decoder.decode(EventKind::Click, &record).map(|decoded| decoded.event) {
-            clicked.insert(click.impression_id.as_ref().into());
+        let arrival = match line {
+            Line::Whole(line) if line.trim_ascii().is_empty() => None,
+            Line::Whole(line) => {
+                let record = RawRecord { payload: Some(line.trim_ascii()), ..RawRecord::default() };
+                Some(ingest.arrival(EventKind::Click, &Message { offset, key: None, record }))
+            }
+            Line::Long(long) => Some(ingest.oversized(offset, &long)),
+        };
+        offset += 1;
+        let Some(arrival) = arrival else { continue };
+        clicked.seen.note(partition, arrival.offset, arrival.body.as_ref().err().map(|refused| &**refused));
+        match arrival.body {
+            Ok(Decoded { event: Event::Click(click), .. }) => {
+                clicked.ids.insert(click.impression_id.as_ref().into());
+            }
+            Ok(_) => {}
+            Err(refused) => *clicked.refused.entry(refused.refusal.reason).or_default() += 1,
         }
     }
     Ok(clicked)

@@ -10,6 +10,7 @@ mod demo;
 mod events;
 mod failure;
 mod log;
+mod losses;
 mod output;
 mod progress;
 mod run;
@@ -24,6 +25,7 @@ use deepfm_stream::worker::descriptors;
 use tracing_subscriber::EnvFilter;
 
 use failure::{Exit, Failure};
+use log::Form;
 
 /// A streaming online-learning worker for click models: `DeepFM` over Kafka, joined, learned and published as it happens.
 #[derive(Debug, Parser)]
@@ -31,9 +33,11 @@ use failure::{Exit, Failure};
     name = "deepfm",
     version,
     max_term_width = 110,
-    after_help = "Exit codes: 0 ok, 2 usage, 10 threshold not met, 65 bad input data, 69 broker or store unreachable, \
-                  70 a bug, 74 disk, 75 fenced or locked, 78 configuration.\n\nStart here: `deepfm demo` shows the whole loop \
-                  with nothing installed; `deepfm config init --events DIR` writes a configuration for your events."
+    after_help = format!(
+        "{}\n\nStart here: `deepfm demo` shows the whole loop with nothing installed; `deepfm config init --events DIR` \
+         writes a configuration for your events.",
+        failure::help()
+    )
 )]
 struct Cli {
     /// What to log on stderr, e.g. `debug` or `deepfm_stream=debug,librdkafka=info`.
@@ -78,19 +82,35 @@ enum Command {
 
 /// Parses the arguments, runs the command, and reports its failure.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misused(&error),
+    };
+    let form = if cli.log_json { Form::Json } else { Form::Text };
+    log::tell_panics(form);
     // The demo's log may go to a file.
     let is_colored = std::io::stderr().is_terminal() && !matches!(cli.command, Command::Demo(_));
-    if let Err(failure) = start_logging(&cli.log, cli.log_json, is_colored) {
-        return failure.report();
+    if let Err(failure) = start_logging(&cli.log, form, is_colored) {
+        return failure.report(form);
     }
     raise_descriptors();
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| carry_out(cli.command))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(failure)) => failure.report(),
+        Ok(Err(failure)) => failure.report(form),
         // What happened was said where it happened.
         Err(_) => ExitCode::from(Exit::Software as u8),
     }
+}
+
+/// What was wrong with the command line, in the form of the log that it asks for. Help and version are no errors.
+fn misused(error: &clap::Error) -> ExitCode {
+    let wants_json = std::env::args_os().any(|argument| argument == "--log-json");
+    if wants_json && error.use_stderr() {
+        let text = error.render().to_string();
+        log::last_words(Form::Json, text.trim().trim_start_matches("error: "), Exit::Usage as u8);
+        return ExitCode::from(Exit::Usage as u8);
+    }
+    error.exit()
 }
 
 fn carry_out(command: Command) -> Result<(), Failure> {
@@ -120,15 +140,14 @@ fn raise_descriptors() {
     }
 }
 
-fn start_logging(filter: &str, json: bool, is_colored: bool) -> Result<(), Failure> {
+fn start_logging(filter: &str, form: Form, is_colored: bool) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(filter)
         .map_err(|error| Failure::usage(anyhow::anyhow!("--log {filter:?} is not a filter: {error}")))?;
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(log::writer);
     let subscriber = subscriber.with_ansi(is_colored);
-    if json {
-        subscriber.json().init();
-    } else {
-        subscriber.with_target(false).compact().init();
+    match form {
+        Form::Json => subscriber.json().init(),
+        Form::Text => subscriber.with_target(false).compact().init(),
     }
     Ok(())
 }

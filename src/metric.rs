@@ -109,9 +109,9 @@ pub fn log_loss(logit: f64, label: bool) -> f64 {
     loss.clamp(-(1.0 - CLAMP).ln(), -least.ln())
 }
 
-/// Entropy of a click rate: 0 at 0 and 1.
+/// Entropy of a click rate: 0 at 0 and 1. (The sum of nothing would be −0.)
 fn entropy(rate: f64) -> f64 {
-    [rate, 1.0 - rate].into_iter().filter(|p| *p > 0.0).map(|p| -p * p.ln()).sum()
+    [rate, 1.0 - rate].into_iter().filter(|p| *p > 0.0).map(|p| -p * p.ln()).fold(0.0, |sum, term| sum + term)
 }
 
 /// The bin of a logit, from 0 to 1023.

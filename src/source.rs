@@ -1,7 +1,9 @@
 //! Where records come from: Kafka, or a directory of event files. A source reads ahead of the core, decodes on its own
 //! thread, and holds a bounded number of records for each partition, the large ones counting for several.
 
+pub mod ask;
 pub mod client;
+pub mod contact;
 pub mod files;
 mod headers;
 pub mod ingest;
@@ -97,6 +99,27 @@ pub enum SourceError {
         bound: Duration,
         /// What the client said last.
         reason: String,
+    },
+    /// The brokers cannot be talked to with these settings; no waiting mends it.
+    #[error("{0}")]
+    Misconfigured(contact::Trouble),
+    /// The user lacks a right.
+    #[error("{user} may not {operation} {what}: the brokers' access rules (ACLs) do not allow it")]
+    Denied {
+        /// Whom the brokers take this client for.
+        user: String,
+        /// The operation, as Kafka's tools name it.
+        operation: &'static str,
+        /// Of what: a topic, a transactional id.
+        what: String,
+    },
+    /// A topic cannot be used as it is.
+    #[error("topic {topic}: {problem}")]
+    Unfit {
+        /// Its name.
+        topic: String,
+        /// What is wrong.
+        problem: String,
     },
     /// A topic does not exist.
     #[error("topic {topic} does not exist; `deepfm topics apply --config FILE` creates it")]

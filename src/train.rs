@@ -84,6 +84,8 @@ pub struct Step {
     pub time: Option<i64>,
     /// The room that it took in its queue: see [`Arrival::weight`].
     pub weight: usize,
+    /// What became of it.
+    pub fate: Fate,
     /// Present when the record could not be read: the dead letter to send.
     pub refused: Option<Box<Refused>>,
     /// Impressions of before whose examples could not be learned with it: more letters to send.
@@ -195,7 +197,7 @@ impl Trainer {
         self.ledger.enter(partition, fate, hash);
         self.meter_matured(executor, observe);
         let unlearned = std::mem::take(&mut self.unlearned);
-        Some(Step { partition, offset, time, weight, refused, unlearned })
+        Some(Step { partition, offset, time, weight, fate, refused, unlearned })
     }
 
     fn consume<E: Executor>(&mut self, partition: Partition, offset: i64, event: Event, executor: &E) -> Fate {

@@ -15,6 +15,8 @@ pub mod error;
 pub mod exporter;
 pub mod exposition;
 mod heart;
+pub mod losses;
+pub mod narrator;
 mod listener;
 mod observer;
 pub mod pace;

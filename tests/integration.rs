@@ -3,6 +3,7 @@ mod integration {
     mod believable;
     mod commands;
     mod configuration;
+    mod connections;
     mod determinism;
     mod encoder;
     mod endings;

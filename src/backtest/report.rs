@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::event::EventKind;
 use crate::metric::{Metrics, exact_auc};
 use crate::train::{Counters, Fate, Ledger, Scored, StateDigest, Tally};
+use crate::worker::losses::{self, Loss, Read, Seen};
 
 /// The quality of predictions over a set of impressions. What is undefined (no clicks, say) is `null`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -38,6 +40,15 @@ pub struct Report {
     pub last_fifth: Quality,
     /// Impressions whose window the log does not cover: their labels are not known, and they are in no other figure.
     pub unmatured: usize,
+    /// What was lost, and why.
+    pub losses: Vec<Loss>,
+    /// Impressions that were read, and those that were refused.
+    pub impressions_read: Read,
+    /// Clicks that were read, and those that were refused.
+    pub clicks_read: Read,
+    /// Offsets behind an open transaction, by partition: they cannot be read before it ends.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub open_transactions: BTreeMap<String, u64>,
     /// Digest of the state at the end.
     pub state_digest: String,
     /// Records consumed.
@@ -116,13 +127,17 @@ pub(super) struct Ending {
 }
 
 impl Report {
-    pub(super) fn new(scores: &Scores, ending: Ending) -> Self {
+    pub(super) fn new(scores: &Scores, seen: &Seen, ending: Ending) -> Self {
         let impressions = ending.counters.impressions;
         Self {
             quality: scores.quality_from(0),
             second_half: scores.quality_from(impressions / 2),
             last_fifth: scores.quality_from(impressions / 5 * 4),
             unmatured: ending.unmatured,
+            losses: losses::losses(&ending.counters, ending.join.as_ref(), 0, seen),
+            impressions_read: seen.of(EventKind::Impression),
+            clicks_read: seen.of(EventKind::Click),
+            open_transactions: BTreeMap::new(),
             state_digest: ending.digest.to_string(),
             records: ending.records,
             learned: ending.counters.learned,

@@ -14,7 +14,7 @@ use indicatif::{HumanCount, HumanDuration};
 use super::failure::{Exit, Failure};
 use super::progress::Unit;
 use super::run::source_exit;
-use super::{config, output, progress};
+use super::{config, losses, output, progress};
 
 /// Replay events through the trainer that `run` uses, and report how well each impression was predicted before it was
 /// learned from. Reads a directory, or the configured topics from kafka.start to the end offsets captured at start; the
@@ -39,9 +39,24 @@ pub(crate) struct Args {
     /// state at each version with the published one.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["events", "labels"])]
     journal: Option<PathBuf>,
+    /// Exit 65 when more than this share of the impressions, or of the clicks, could not be read.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1, value_parser = share)]
+    refused_max: f64,
+    /// Exit 10 when the AUC of the second half is below this, or undefined.
+    #[arg(long, value_name = "AUC", value_parser = share, conflicts_with = "journal")]
+    auc_min: Option<f64>,
+    /// Exit 10 when the normalized entropy of the second half is above this, or undefined.
+    #[arg(long, value_name = "NE", conflicts_with = "journal")]
+    normalized_entropy_max: Option<f64>,
     /// Print one JSON document.
     #[arg(long)]
     json: bool,
+}
+
+/// A number from 0 to 1.
+fn share(text: &str) -> Result<f64, String> {
+    let share: f64 = text.parse().map_err(|_| "it is not a number".to_owned())?;
+    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("it is from 0 to 1".to_owned()) }
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -75,7 +90,41 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     for disorder in seen.disorder() {
         warn_of(disorder, config.join.lateness_seconds);
     }
-    if args.json { output::json(&report) } else { show(&report) }
+    if args.json {
+        output::json(&report)?;
+    } else {
+        show(&report)?;
+    }
+    judge(args, &report)
+}
+
+/// What the report is not good enough for: input that could not be read, then thresholds. It has been printed by now.
+fn judge(args: &Args, report: &Report) -> Result<(), Failure> {
+    let Report { impressions_read, clicks_read, second_half, .. } = report;
+    let bad = |error| Err(Failure::new(Exit::BadInput, error));
+    if impressions_read.records == impressions_read.refused {
+        return bad(anyhow::anyhow!("no impression could be read ({} were refused)", impressions_read.refused));
+    }
+    for (kind, read) in [("impressions", impressions_read), ("clicks", clicks_read)] {
+        let share = read.refused_share();
+        if share > args.refused_max {
+            let (percent, most) = (100.0 * share, 100.0 * args.refused_max);
+            let refused = read.refused;
+            return bad(anyhow::anyhow!("{refused} {kind} were refused: {percent:.1} %, --refused-max is {most:.1} %"));
+        }
+    }
+    let missed = |name: &str, value: Option<f64>, bound: f64| {
+        let value = value.map_or_else(|| "undefined".to_owned(), |value| format!("{value:.4}"));
+        let error = anyhow::anyhow!("the {name} of the second half is {value}, the threshold is {bound}");
+        Err(Failure::new(Exit::Threshold, error))
+    };
+    match (args.auc_min, args.normalized_entropy_max) {
+        (Some(least), _) if second_half.auc.is_none_or(|auc| auc < least) => missed("AUC", second_half.auc, least),
+        (_, Some(most)) if second_half.normalized_entropy.is_none_or(|entropy| entropy > most) => {
+            missed("normalized entropy", second_half.normalized_entropy, most)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A file that is in no order loses impressions as too late: that is not to happen in silence.
@@ -117,7 +166,7 @@ fn show(report: &Report) -> Result<(), Failure> {
     let metric = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
     let row = |name: &str, quality: &Quality| {
         format!(
-            "{name:<12}{:>10} {:>8}  {:>8}  {:>8}  {:>8}  {:>8}  {:>8}",
+            "{name:<12}{:>10} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
             quality.examples,
             quality.clicks,
             metric(quality.log_loss),
@@ -128,8 +177,8 @@ fn show(report: &Report) -> Result<(), Failure> {
         )
     };
     let [examples, clicks] = ["examples", "clicks"];
-    output::lines([
-        format!("{:<12}{examples:>10} {clicks:>8}  log loss      base    n. ent       AUC   calibr.", ""),
+    let lines = [
+        format!("{:<12}{examples:>10} {clicks:>8} log loss     base   n. ent      AUC  calibr.", ""),
         row("all", &report.quality),
         row("second half", &report.second_half),
         row("last fifth", &report.last_fifth),
@@ -139,7 +188,11 @@ fn show(report: &Report) -> Result<(), Failure> {
         ),
         format!("{} impressions whose window the log does not cover are in no figure", report.unmatured),
         format!("state_digest {}", report.state_digest),
-    ])
+    ];
+    let open = report.open_transactions.iter().map(|(partition, behind)| {
+        losses::cut(&format!("{partition} ends at an open transaction: {behind} offsets behind it are not read"))
+    });
+    output::lines(lines.into_iter().chain(open).chain(losses::lines(&report.losses)))
 }
 
 fn failure(error: BacktestError) -> Failure {

@@ -13,7 +13,7 @@ use deepfm_stream::source::send::{EventSender, Timestamps};
 use serde_json::json;
 
 use super::failure::{Exit, Failure, OrExit};
-use super::run::source_exit;
+use super::run::{source_exit, topic_exit};
 use super::{config, output};
 
 /// The most characters of a text out of a letter that are listed.
@@ -98,7 +98,8 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
 fn requeue(selection: &Selection, for_replays: bool, dry_run: bool, json: bool) -> Result<(), Failure> {
     let config = config::load(&selection.config)?;
     let letters = selection.read(&config.kafka)?;
-    let known = topic::read(&config.kafka, &config.model.name).or_exit(Exit::Unreachable)?;
+    let known = topic::read(&config.kafka, &config.model.name);
+    let known = known.map_err(|error| Failure::new(topic_exit(&error), error))?;
     let fields = config.field_set().or_exit(Exit::Configuration)?;
     let join = config.train_params().join;
     let mut sender = EventSender::new(&config.kafka, Timestamps::Sent).map_err(failed)?;

@@ -3,10 +3,7 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
-use deepfm_stream::event::plain::plain;
-
-/// The longest line of an error, in characters.
-const LINE_CHARS_MAX: usize = 10_000;
+use super::log::{self, Form};
 
 /// Exit codes, after BSD's `sysexits`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +17,43 @@ pub(crate) enum Exit {
     Disk = 74,
     Locked = 75,
     Configuration = 78,
+}
+
+/// Every exit code with its meaning and what to do about it. README has the same table, which a test checks.
+pub(crate) const TABLE: [(u8, &str, &str); 10] = [
+    (0, "ended as asked", "nothing"),
+    (Exit::Usage as u8, "wrong usage of a command", "mend the command line"),
+    (
+        Exit::Threshold as u8,
+        "a threshold is not met (`backtest --auc-min`, `--normalized-entropy-max`), or a replay (`backtest --journal`) \
+         differs from what was published",
+        "do not restart; find out why",
+    ),
+    (Exit::BadInput as u8, "bad input data", "mend the data or the mapping"),
+    (
+        Exit::Unreachable as u8,
+        "brokers unreachable, topic missing, or records deleted",
+        "restart; see \"records out of retention\"",
+    ),
+    (Exit::Software as u8, "a bug: a thread panicked", "restart: what was committed is safe; report it"),
+    (Exit::Disk as u8, "disk, or state damaged or lost", "do not restart blindly; see \"state\""),
+    (
+        Exit::Locked as u8,
+        "another worker holds the state, or fenced this one off",
+        "do not restart; find the other worker",
+    ),
+    (
+        Exit::Configuration as u8,
+        "configuration: also credentials, certificates, and rights that the brokers refuse",
+        "mend it; a restart changes nothing",
+    ),
+    (130, "second signal: ended at once", "restart: nothing is lost but time"),
+];
+
+/// The table as text for `--help`.
+pub(crate) fn help() -> String {
+    let rows = TABLE.map(|(code, meaning, _)| format!("  {code:>3}  {}", meaning.replace('`', "")));
+    format!("Exit codes:\n{}", rows.join("\n"))
 }
 
 /// Why a command failed.
@@ -39,11 +73,8 @@ impl Failure {
     }
 
     /// Says on stderr what went wrong, with every cause, and gives the exit code.
-    pub(crate) fn report(self) -> ExitCode {
-        // Errors may quote what others wrote. Lines are ours: a list of errors has several.
-        let text = format!("{:#}", self.error);
-        let lines: Vec<String> = text.split('\n').map(|line| plain(line, LINE_CHARS_MAX)).collect();
-        eprintln!("error: {}", lines.join("\n"));
+    pub(crate) fn report(self, form: Form) -> ExitCode {
+        log::last_words(form, &format!("{:#}", self.error), self.exit as u8);
         ExitCode::from(self.exit as u8)
     }
 }
@@ -64,5 +95,23 @@ impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
 
     fn or_exit_with(self, exit: Exit, doing: impl Display + Send + Sync + 'static) -> Result<T, Failure> {
         self.map_err(|error| Failure::new(exit, error.into().context(doing.to_string())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_has_the_table_of_exit_codes_as_it_is_here() {
+        let readme = include_str!("../../README.md");
+        let rows: Vec<&str> = readme
+            .lines()
+            .skip_while(|line| !line.starts_with("| code | meaning |"))
+            .skip(2)
+            .take_while(|line| line.starts_with('|'))
+            .collect();
+        let wanted = TABLE.map(|(code, meaning, advice)| format!("| {code} | {meaning} | {advice} |"));
+        assert_eq!(rows, wanted);
     }
 }

@@ -7,6 +7,51 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use deepfm_stream::event::plain::plain;
+
+/// The longest line of an error, in characters.
+const LINE_CHARS_MAX: usize = 10_000;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Says why the process ends. This line is shown whatever the filter, and in the form of the others.
+pub(crate) fn last_words(form: Form, message: &str, exit_code: u8) {
+    match form {
+        Form::Text => {
+            // Errors may quote what others wrote. Lines are ours: a list of errors has several.
+            let lines: Vec<String> = message.split('\n').map(|line| plain(line, LINE_CHARS_MAX)).collect();
+            eprintln!("error: {}", lines.join("\n"));
+        }
+        Form::Json => {
+            let line = serde_json::json!({
+                "timestamp": jiff::Timestamp::now().to_string(),
+                "level": "ERROR",
+                "fields": { "message": message, "exit_code": exit_code },
+                "target": "deepfm",
+            });
+            eprintln!("{line}");
+        }
+    }
+}
+
+/// Lets a panic be told as the other lines are: what it said, and where.
+pub(crate) fn tell_panics(form: Form) {
+    if form == Form::Json {
+        std::panic::set_hook(Box::new(|panic| {
+            let thread = std::thread::current();
+            let name = thread.name().unwrap_or("a");
+            last_words(Form::Json, &format!("thread {name} panicked: {panic}"), super::failure::Exit::Software as u8);
+        }));
+    }
+}
+
 static FILE: Mutex<Option<File>> = Mutex::new(None);
 
 /// Writes one log line.

@@ -8,6 +8,7 @@ use deepfm_stream::publish::exports::{self, ExportIoError};
 use deepfm_stream::publish::topic::TopicError;
 use deepfm_stream::snapshot::checkpoint::Layer;
 use deepfm_stream::source::SourceError;
+use deepfm_stream::source::ask::is_refused_setting;
 use deepfm_stream::store::{SledStore, StoreError};
 use deepfm_stream::worker::admin::Admin;
 use deepfm_stream::worker::dead_letters::DeadLetterError;
@@ -19,7 +20,7 @@ use deepfm_stream::worker::status::{Phase, StatusBoard};
 use deepfm_stream::worker::stop::Stop;
 
 use super::failure::{Exit, Failure, OrExit};
-use super::{config, output};
+use super::{config, losses, output};
 
 /// Consume impressions and clicks, join, learn, checkpoint and publish versions, until SIGTERM or SIGINT. A first signal
 /// finishes the step, takes a checkpoint and exits 0; a second one exits at once, which loses nothing but time.
@@ -133,7 +134,7 @@ fn show(summary: &Summary, json: bool) -> Result<(), Failure> {
     }
     let metric = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
     let (metrics, window) = (&summary.metrics, &summary.newest_window);
-    output::lines([
+    let lines = [
         format!("records      {}", summary.records),
         format!("learned      {}", summary.learned),
         format!("log loss     {} (base {})", metric(metrics.log_loss), metric(metrics.base_log_loss)),
@@ -149,7 +150,8 @@ fn show(summary: &Summary, json: bool) -> Result<(), Failure> {
         format!("unmatured    {} impressions whose window has not passed", summary.unmatured),
         format!("versions     {}", output::ranges(&summary.versions)),
         format!("state_digest {}", summary.state_digest),
-    ])
+    ];
+    output::lines(lines.into_iter().chain(losses::lines(&summary.losses)))
 }
 
 /// The exit code of a store's error.
@@ -171,7 +173,9 @@ pub(crate) fn export_failure(error: ExportIoError) -> Failure {
 pub(crate) fn source_exit(error: &SourceError) -> Exit {
     match error {
         SourceError::NoEvents(_) | SourceError::LongLine { .. } => Exit::BadInput,
-        SourceError::File { .. } => Exit::Disk,
+        SourceError::File { source, .. } => file_exit(source),
+        SourceError::Misconfigured(_) | SourceError::Denied { .. } | SourceError::Unfit { .. } => Exit::Configuration,
+        SourceError::Client(error) if is_refused_setting(error) => Exit::Configuration,
         SourceError::Ended | SourceError::Panicked(_) => Exit::Software,
         SourceError::Unreachable { .. }
         | SourceError::MissingTopic { .. }
@@ -182,10 +186,31 @@ pub(crate) fn source_exit(error: &SourceError) -> Exit {
     }
 }
 
+/// The exit code for a file that cannot be read: what is in it, or where it is.
+pub(crate) fn file_exit(error: &std::io::Error) -> Exit {
+    use std::io::ErrorKind;
+    match error.kind() {
+        // The last is the decompressor's own word for damage.
+        ErrorKind::UnexpectedEof | ErrorKind::InvalidData | ErrorKind::NotFound | ErrorKind::Other => Exit::BadInput,
+        _ => Exit::Disk,
+    }
+}
+
+/// The exit code of an error of the versions topic.
+pub(crate) fn topic_exit(error: &TopicError) -> Exit {
+    match error {
+        TopicError::Fenced { .. } => Exit::Locked,
+        TopicError::Source { source, .. } => source_exit(source),
+        TopicError::Client { source, .. } if is_refused_setting(source) => Exit::Configuration,
+        TopicError::Client { .. } | TopicError::Missing { .. } | TopicError::Unreachable { .. } => Exit::Unreachable,
+    }
+}
+
 /// The exit code of a worker's error.
 pub(crate) fn worker_failure(error: WorkerError) -> Failure {
     let exit = match &error {
-        WorkerError::Store(StoreError::Locked(_)) | WorkerError::Topic(TopicError::Fenced { .. }) => Exit::Locked,
+        WorkerError::Store(StoreError::Locked(_)) => Exit::Locked,
+        WorkerError::Topic(error) => topic_exit(error),
         WorkerError::Store(_)
         | WorkerError::CommitStuck(_)
         | WorkerError::NoFirstCheckpoint
@@ -203,7 +228,7 @@ pub(crate) fn worker_failure(error: WorkerError) -> Failure {
         WorkerError::Panicked(_) | WorkerError::DeadLetters(DeadLetterError::Panicked(_) | DeadLetterError::Ended) => {
             Exit::Software
         }
-        WorkerError::Topic(_) | WorkerError::DeadLetters(_) => Exit::Unreachable,
+        WorkerError::DeadLetters(_) => Exit::Unreachable,
         WorkerError::Stream(_) | WorkerError::Log(_) => Exit::Software,
     };
     Failure::new(exit, error)

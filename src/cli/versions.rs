@@ -8,7 +8,8 @@ use deepfm_stream::publish::announcement::Announcement;
 use deepfm_stream::publish::retention;
 use deepfm_stream::publish::topic::{self, Versions};
 
-use super::failure::{Exit, Failure, OrExit};
+use super::failure::{Exit, Failure};
+use super::run::topic_exit;
 use super::{config, output};
 
 #[derive(Debug, Subcommand)]
@@ -106,7 +107,7 @@ fn collect(file: &std::path::Path, is_dry: bool, json: bool) -> Result<(), Failu
 }
 
 fn read(config: &Config) -> Result<Versions, Failure> {
-    topic::read(&config.kafka, &config.model.name).or_exit(Exit::Unreachable)
+    topic::read(&config.kafka, &config.model.name).map_err(|error| Failure::new(topic_exit(&error), error))
 }
 
 /// Says when the first version of a model is due.

@@ -382,7 +382,8 @@ impl PartVisitor<'_> {
             Part::EventTime if self.reading.time_unit == TimeUnit::S => {
                 self.reading.event_time = Some(Stamp::Seconds(value));
             }
-            _ if value.fract() == 0.0 => return self.refuse("an integer beyond 64 bits with sign"),
+            // An integer that does not fit comes as a number with a point.
+            _ if value.fract() == 0.0 => return self.refuse("an integer of more than 64 bits"),
             _ => return self.refuse("a number with a fraction"),
         }
         Ok(())

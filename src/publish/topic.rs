@@ -11,8 +11,9 @@ use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use super::announcement::{Alias, Announcement};
 use crate::config::kafka::Kafka;
 use crate::source::SourceError;
+use crate::source::ask::{denied, is_denial, is_unknown_topic};
 use crate::source::client::{self, Deliveries};
-use crate::source::kafka::is_unknown_topic;
+use crate::source::contact::SAY_AGAIN;
 use crate::source::read::read_to_end;
 
 /// How long one question to the broker may take.
@@ -38,9 +39,9 @@ pub enum TopicError {
         /// Why.
         source: KafkaError,
     },
-    /// It cannot be read.
+    /// It cannot be read or written.
     #[error("the versions topic {topic}")]
-    Read {
+    Source {
         /// Its name.
         topic: String,
         /// Why.
@@ -85,6 +86,11 @@ pub struct Versions {
     pub newest: Option<u64>,
 }
 
+/// The transactional id of a model's one writer.
+fn transactional_id(model: &str) -> String {
+    format!("deepfm-stream/{model}")
+}
+
 fn bound(kafka: &Kafka) -> Duration {
     Duration::from_secs(kafka.retry_max_seconds.max(1))
 }
@@ -104,7 +110,7 @@ pub fn read(kafka: &Kafka, model: &str) -> Result<Versions, TopicError> {
     read.map(|()| versions).map_err(|error| match error {
         SourceError::MissingTopic { .. } => TopicError::Missing { topic },
         SourceError::Unreachable { bound, reason, .. } => TopicError::Unreachable { topic, bound, reason },
-        error => TopicError::Read { topic, source: error },
+        error => TopicError::Source { topic, source: error },
     })
 }
 
@@ -186,7 +192,7 @@ pub fn bury(kafka: &Kafka, keys: &[String]) -> Result<(), TopicError> {
             producer.send(record.to(&kafka.versions_topic)).map_err(|(error, _)| failed(error))?;
         }
         let flushed = producer.flush(bound(kafka));
-        if flushed.is_err() || deliveries.take_failed() > 0 {
+        if flushed.is_err() || deliveries.take_failed().is_some() {
             let reason = "tombstones were not taken; the log has more".to_owned();
             return Err(TopicError::Unreachable { topic: topic(), bound: bound(kafka), reason });
         }
@@ -210,7 +216,7 @@ impl Announcer {
     pub fn fence(kafka: &Kafka, model: &str) -> Result<Self, TopicError> {
         let failed = |source| TopicError::Client { topic: kafka.versions_topic.clone(), source };
         let mut config = client::producer(kafka);
-        config.set("linger.ms", "0").set("transactional.id", format!("deepfm-stream/{model}"));
+        config.set("linger.ms", "0").set("transactional.id", transactional_id(model));
         // A record may not be tried for longer than its transaction lasts, and brokers allow no endless transactions: past
         // it a transaction is begun anew.
         let tried = bound(kafka).min(TRANSACTION_MAX);
@@ -233,9 +239,11 @@ impl Announcer {
                 Ok(()) => return Ok(()),
                 // A broker that was restarted may have forgotten what it was told of the transaction: it is begun anew.
                 Err(KafkaError::Transaction(error))
-                    if error.txn_requires_abort() && start.elapsed() < bound(&self.kafka) =>
+                    if error.txn_requires_abort()
+                        && !is_denial(error.code())
+                        && start.elapsed() < bound(&self.kafka) =>
                 {
-                    tracing::warn!("the versions topic {}: {error}; beginning anew", self.kafka.versions_topic);
+                    tracing::debug!("the versions topic {}: {error}; beginning anew", self.kafka.versions_topic);
                     self.until_done(|producer| producer.abort_transaction(ASK)).map_err(|error| self.error(error))?;
                 }
                 Err(error) => return Err(self.error(error)),
@@ -280,11 +288,17 @@ impl Announcer {
         step: impl Fn(&ThreadedProducer<Deliveries>) -> Result<(), KafkaError>,
     ) -> Result<(), KafkaError> {
         let (start, bound) = (Instant::now(), bound(&self.kafka));
+        let mut said = start;
         loop {
             match step(&self.producer) {
                 Ok(()) => return Ok(()),
                 Err(error) if may_help(&error) && start.elapsed() < bound => {
-                    tracing::warn!("the versions topic {}: {error}; trying again", self.kafka.versions_topic);
+                    // That the brokers are away is said by who reads them.
+                    if said.elapsed() >= SAY_AGAIN {
+                        said = Instant::now();
+                        let (topic, tried) = (&self.kafka.versions_topic, start.elapsed().as_secs());
+                        tracing::warn!("the versions topic {topic}: {error}; tried for {tried} s of {bound:?}");
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -304,6 +318,14 @@ impl Announcer {
             return TopicError::Fenced { topic, model: self.model.clone() };
         }
         match (code, &error) {
+            (Some(RDKafkaErrorCode::TransactionalIdAuthorizationFailed), _) => {
+                let id = format!("transactional id {}", transactional_id(&self.model));
+                TopicError::Source { topic, source: denied(&self.kafka, &id, "Write") }
+            }
+            (Some(code), _) if is_denial(code) => {
+                let what = format!("topic {topic}");
+                TopicError::Source { topic, source: denied(&self.kafka, &what, "Write") }
+            }
             _ if is_unknown_topic(&error) => TopicError::Missing { topic },
             (Some(RDKafkaErrorCode::MessageTimedOut), _) => {
                 TopicError::Unreachable { topic, bound: bound(&self.kafka), reason: error.to_string() }

@@ -1,16 +1,16 @@
 //! Client settings: measured defaults, then what the user gives, then what the program rests on. And the contexts in which
 //! clients run.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::{ClientConfig, ClientContext};
 
+use super::contact::Contact;
 use crate::config::kafka::Kafka;
 
 /// A consumer that reads fast from many partitions at once: without the short `fetch.wait.max.ms` a partition that has
@@ -85,44 +85,50 @@ fn apply(settings: &[(&str, &str)], config: &mut ClientConfig) {
     }
 }
 
-/// A client whose lost connections are not worth a line each: who asks it says in his own words that nothing answers.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Quiet;
-
-impl ClientContext for Quiet {
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!("kafka: {error}: {reason}");
-    }
-}
-
-impl ConsumerContext for Quiet {}
-
-/// A producer's deliveries that failed for good, counted.
+/// A producer's deliveries that failed for good, counted, and the troubles of its client.
 #[derive(Clone, Debug, Default)]
 pub struct Deliveries {
     failed: Arc<AtomicU64>,
+    first: Arc<Mutex<Option<(String, KafkaError)>>>,
+    contact: Contact,
 }
 
 impl Deliveries {
-    /// How many failed since the last call.
-    pub fn take_failed(&self) -> u64 {
-        self.failed.swap(0, Ordering::Relaxed)
+    /// How many failed since the last call; the topic of the first of them, and why it failed.
+    pub fn take_failed(&self) -> Option<(u64, String, KafkaError)> {
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let failed = self.failed.swap(0, Ordering::Relaxed);
+        first.map(|(topic, error)| (failed.max(1), topic, error))
+    }
+
+    /// What the client said of its brokers.
+    pub fn contact(&self) -> &Contact {
+        &self.contact
     }
 }
 
 impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
+        self.contact.log(level, fac, message);
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
-        Quiet.error(error, reason);
+        self.contact.error(error, reason);
     }
 }
 
 impl ProducerContext for Deliveries {
     type DeliveryOpaque = ();
 
+    /// One line for the first of many that fail alike: whoever waits for them says how many they were.
     fn delivery(&self, result: &DeliveryResult<'_>, (): Self::DeliveryOpaque) {
         if let Err((error, message)) = result {
-            tracing::error!("a record was not delivered to {}: {error}", message.topic());
+            let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
             self.failed.fetch_add(1, Ordering::Relaxed);
+            if first.is_none() {
+                tracing::error!("a record was not delivered to {}: {error}", message.topic());
+                *first = Some((message.topic().to_owned(), error.clone()));
+            }
         }
     }
 }

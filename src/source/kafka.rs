@@ -13,13 +13,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::ask::{ASK, about_topic, ask, denied, is_denial, retry_bound};
+use super::contact::{Contact, Link};
 use super::topic_id::topic_ids;
 use super::{Confirmation, Gap, Ingest, Source, SourceError, SourceEvent, client, vital};
 use crate::config::kafka::{Kafka, Start};
@@ -28,13 +31,8 @@ use crate::stream::{Partition, Positions};
 use ends::Questions;
 use reader::Reader;
 
-pub use reader::Health;
-
 /// How long the brokers may take to say which ids the topics have.
 const IDS: Duration = Duration::from_secs(2);
-
-/// How long one question to the broker may take.
-pub(super) const ASK: Duration = Duration::from_secs(5);
 
 /// How the id of the client library's embedded cluster begins; it has no controller, so that questions about ids wait for
 /// their timeout.
@@ -51,10 +49,11 @@ pub struct Extent {
 
 /// The log as it stands at the broker, not yet read.
 pub struct KafkaLog {
-    consumer: Arc<BaseConsumer<Health>>,
+    consumer: Arc<BaseConsumer<Contact>>,
     kafka: Kafka,
     extents: BTreeMap<Partition, Extent>,
     ids: BTreeMap<String, String>,
+    link: Link,
 }
 
 /// Records waiting for the core, by partition.
@@ -90,47 +89,39 @@ fn thread_name(kind: EventKind) -> &'static str {
     }
 }
 
-/// Asks until there is an answer, at most for the bound; missing topics are an answer.
-pub(super) fn ask<T>(kafka: &Kafka, mut question: impl FnMut() -> Result<T, KafkaError>) -> Result<T, SourceError> {
-    let start = Instant::now();
-    let bound = Duration::from_secs(kafka.retry_max_seconds);
-    loop {
-        match question() {
-            Ok(answer) => return Ok(answer),
-            Err(error) if start.elapsed() >= bound => {
-                return Err(SourceError::Unreachable {
-                    brokers: kafka.brokers.clone(),
-                    bound,
-                    reason: error.to_string(),
-                });
-            }
-            Err(error) => {
-                let tried = start.elapsed().as_secs();
-                tracing::warn!("the brokers {} do not answer ({error}); tried for {tried} of {bound:?}", kafka.brokers);
-                std::thread::park_timeout(Duration::from_millis(500).min(bound.saturating_sub(start.elapsed())));
-            }
-        }
-    }
-}
-
 /// The number of partitions of a topic.
-pub(super) fn partition_count<C: ConsumerContext>(
-    consumer: &impl Consumer<C>,
+pub(super) fn partition_count(
+    consumer: &BaseConsumer<Contact>,
     kafka: &Kafka,
     topic: &str,
 ) -> Result<usize, SourceError> {
-    let metadata = ask(kafka, || consumer.fetch_metadata(Some(topic), ASK.min(retry_bound(kafka))))?;
-    let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
-    match found.map(|found| found.partitions().len()) {
+    let metadata = ask(kafka, consumer, |patience| consumer.fetch_metadata(Some(topic), patience));
+    let metadata = metadata.map_err(|error| about_topic(kafka, topic, "Describe", error))?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    if found.and_then(MetadataTopic::error).map(RDKafkaErrorCode::from).is_some_and(is_denial) {
+        return Err(denied(kafka, &format!("topic {topic}"), "Describe"));
+    }
+    match found.filter(|found| found.error().is_none()).map(|found| found.partitions().len()) {
         Some(count) if count > 0 => Ok(count),
         _ => Err(SourceError::MissingTopic { topic: topic.to_owned() }),
     }
 }
 
+/// The first offset of a partition, and the one after its last.
+pub(super) fn extent(
+    consumer: &BaseConsumer<Contact>,
+    kafka: &Kafka,
+    topic: &str,
+    number: i32,
+) -> Result<Extent, SourceError> {
+    let asked = ask(kafka, consumer, |patience| consumer.fetch_watermarks(topic, number, patience));
+    let (low, high) = asked.map_err(|error| about_topic(kafka, topic, "Describe", error))?;
+    Ok(Extent { low, high })
+}
+
 /// The ids of both event topics; none where the cluster does not tell them, which is no reason not to read it.
-fn known_ids<C: ConsumerContext>(consumer: &BaseConsumer<C>, kafka: &Kafka) -> BTreeMap<String, String> {
-    let cluster = consumer.client().fetch_cluster_id(ASK.min(retry_bound(kafka)));
-    if cluster.is_some_and(|id| id.starts_with(EMBEDDED)) {
+fn known_ids(consumer: &BaseConsumer<Contact>, kafka: &Kafka) -> BTreeMap<String, String> {
+    if is_embedded(consumer, kafka) {
         return BTreeMap::new();
     }
     let asked = ids_of(consumer, kafka).or_else(|_| ids_of(consumer, kafka));
@@ -140,11 +131,14 @@ fn known_ids<C: ConsumerContext>(consumer: &BaseConsumer<C>, kafka: &Kafka) -> B
     })
 }
 
+/// Whether the cluster is the client library's embedded one.
+pub(super) fn is_embedded(consumer: &BaseConsumer<Contact>, kafka: &Kafka) -> bool {
+    let cluster = consumer.client().fetch_cluster_id(ASK.min(retry_bound(kafka)));
+    cluster.is_some_and(|id| id.starts_with(EMBEDDED))
+}
+
 /// The ids of both event topics.
-fn ids_of<C: ConsumerContext>(
-    consumer: &BaseConsumer<C>,
-    kafka: &Kafka,
-) -> Result<BTreeMap<String, String>, KafkaError> {
+fn ids_of(consumer: &BaseConsumer<Contact>, kafka: &Kafka) -> Result<BTreeMap<String, String>, KafkaError> {
     topic_ids(consumer.client(), &[&kafka.impressions_topic, &kafka.clicks_topic], IDS)
 }
 
@@ -157,29 +151,29 @@ fn compare_ids(remembered: &BTreeMap<String, String>, ids: &BTreeMap<String, Str
     })
 }
 
-/// How long anything is tried again.
-pub(super) fn retry_bound(kafka: &Kafka) -> Duration {
-    Duration::from_secs(kafka.retry_max_seconds.max(1))
-}
-
 impl KafkaLog {
     /// Asks the brokers for both topics and what they have of each partition.
     ///
     /// # Errors
     /// When the brokers do not answer within `kafka.retry_max_seconds`, or a topic is missing.
     pub fn connect(kafka: &Kafka) -> Result<Self, SourceError> {
-        let consumer: BaseConsumer<Health> = client::consumer(kafka).create_with_context(Health::default())?;
+        let consumer: BaseConsumer<Contact> = client::consumer(kafka).create_with_context(Contact::default())?;
         let mut extents = BTreeMap::new();
         for kind in [EventKind::Impression, EventKind::Click] {
             let topic = topic(kafka, kind);
             let count = partition_count(&consumer, kafka, topic)?;
             for number in 0..count as i32 {
-                let (low, high) = ask(kafka, || consumer.fetch_watermarks(topic, number, ASK.min(retry_bound(kafka))))?;
-                extents.insert(Partition { kind, number }, Extent { low, high });
+                extents.insert(Partition { kind, number }, extent(&consumer, kafka, topic, number)?);
             }
         }
         let ids = known_ids(&consumer, kafka);
-        Ok(Self { consumer: Arc::new(consumer), kafka: kafka.clone(), extents, ids })
+        Ok(Self { consumer: Arc::new(consumer), kafka: kafka.clone(), extents, ids, link: Link::default() })
+    }
+
+    /// Tells here whether the brokers answer while the log is read.
+    #[must_use]
+    pub fn told_to(self, link: Link) -> Self {
+        Self { link, ..self }
     }
 
     /// The ids of both topics, by name, in the form of Kafka's own tools; absent where the broker does not give one.
@@ -206,6 +200,45 @@ impl KafkaLog {
         self.extents.iter().map(|(partition, extent)| (*partition, extent.high)).collect()
     }
 
+    /// The partitions whose end is held back by an open transaction, and how many offsets lie behind it: none of them can be
+    /// read before it ends.
+    ///
+    /// # Errors
+    /// When the brokers do not answer.
+    pub fn open_transactions(&self) -> Result<BTreeMap<Partition, u64>, SourceError> {
+        let mut settings = client::consumer(&self.kafka);
+        settings.set("isolation.level", "read_uncommitted");
+        let uncommitted: BaseConsumer<Contact> = settings.create_with_context(Contact::default())?;
+        let mut found = BTreeMap::new();
+        for (partition, known) in &self.extents {
+            let topic = topic(&self.kafka, partition.kind);
+            let all = extent(&uncommitted, &self.kafka, topic, partition.number)?;
+            // Records may have come since: the committed end is asked for again, after the other.
+            if all.high > known.high {
+                let committed = extent(&self.consumer, &self.kafka, topic, partition.number)?;
+                if committed.high < all.high {
+                    found.insert(*partition, all.high.abs_diff(committed.high));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Says which partitions end at an open transaction.
+    pub fn warn_of_open_transactions(&self) {
+        match self.open_transactions() {
+            Ok(open) => {
+                for (partition, behind) in open {
+                    tracing::warn!(
+                        "{partition} ends at an open transaction: {behind} offsets behind it cannot be read until its \
+                         producer ends it"
+                    );
+                }
+            }
+            Err(error) => tracing::warn!("whether the log ends at open transactions cannot be found out: {error}"),
+        }
+    }
+
     /// The offsets at which a log without a checkpoint starts. A time is looked up in the broker's index, which is a hint:
     /// the first record at or after it by the records' own timestamps.
     ///
@@ -221,7 +254,8 @@ impl KafkaLog {
         for partition in self.extents.keys() {
             wanted.add_partition_offset(topic(&self.kafka, partition.kind), partition.number, Offset::Offset(at))?;
         }
-        let found = ask(&self.kafka, || self.consumer.offsets_for_times(wanted.clone(), ASK))?;
+        let found =
+            ask(&self.kafka, &self.consumer, |patience| self.consumer.offsets_for_times(wanted.clone(), patience))?;
         let offset = |partition: &Partition, extent: &Extent| {
             let element = found.find_partition(topic(&self.kafka, partition.kind), partition.number);
             match element.map(|element| element.offset()) {
@@ -279,7 +313,7 @@ impl KafkaLog {
         let clicks = (EventKind::Click, ingest.unobserved());
         let mut threads = Vec::new();
         for (kind, ingest) in [(EventKind::Impression, ingest), clicks] {
-            let consumer = client::consumer(&self.kafka).create_with_context(Health::default())?;
+            let consumer = client::consumer(&self.kafka).create_with_context(Contact::default())?;
             let reader = Reader {
                 consumer: Arc::new(consumer),
                 kind,
@@ -290,6 +324,7 @@ impl KafkaLog {
                 stop: Arc::clone(&stop),
                 ids: self.ids.clone(),
                 ends: Arc::clone(&known_ends),
+                link: self.link.clone(),
             };
             let reader = reader.assign(positions, &ends)?;
             let body = move |_: &Sender<_>| reader.run();
@@ -341,16 +376,4 @@ impl Drop for KafkaSource {
             }
         }
     }
-}
-
-/// Whether an error says that a topic or partition does not exist.
-pub(crate) fn is_unknown_topic(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::UnknownTopicOrPartition
-                | RDKafkaErrorCode::UnknownTopic
-                | RDKafkaErrorCode::UnknownPartition
-        )
-    )
 }

@@ -8,9 +8,10 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::client::{self, Quiet};
-use super::kafka::{ask, is_unknown_topic, partition_count, retry_bound};
-use super::{SourceError, kafka::ASK};
+use super::ask::{about_topic, is_denied, is_unknown_topic, retry_bound};
+use super::contact::Contact;
+use super::kafka::{Extent, extent, partition_count};
+use super::{SourceError, client};
 use crate::config::kafka::Kafka;
 
 /// How long one poll waits.
@@ -21,11 +22,11 @@ const NAP: Duration = Duration::from_millis(100);
 /// # Errors
 /// When the topic is missing, or nothing arrives for the bound.
 pub fn read_to_end(kafka: &Kafka, topic: &str, take: &mut dyn FnMut(&BorrowedMessage<'_>)) -> Result<(), SourceError> {
-    let consumer: BaseConsumer<Quiet> = client::consumer(kafka).create_with_context(Quiet)?;
+    let consumer: BaseConsumer<Contact> = client::consumer(kafka).create_with_context(Contact::default())?;
     let mut ends = BTreeMap::new();
     let mut assignment = TopicPartitionList::new();
     for number in 0..partition_count(&consumer, kafka, topic)? as i32 {
-        let (low, high) = ask(kafka, || consumer.fetch_watermarks(topic, number, ASK.min(retry_bound(kafka))))?;
+        let Extent { low, high } = extent(&consumer, kafka, topic, number)?;
         if low < high {
             assignment.add_partition_offset(topic, number, Offset::Beginning)?;
             ends.insert(number, high);
@@ -51,10 +52,11 @@ pub fn read_to_end(kafka: &Kafka, topic: &str, take: &mut dyn FnMut(&BorrowedMes
             Some(Err(error)) if is_unknown_topic(&error) => {
                 return Err(SourceError::MissingTopic { topic: topic.to_owned() });
             }
+            Some(Err(error)) if is_denied(&error) => return Err(about_topic(kafka, topic, "Read", error.into())),
             Some(Err(error)) => error.to_string(),
             None => "nothing arrives".to_owned(),
         };
-        give_up(kafka, progress, &failed)?;
+        give_up(kafka, consumer.context(), progress, failed)?;
     }
     Ok(())
 }
@@ -64,8 +66,8 @@ pub fn read_to_end(kafka: &Kafka, topic: &str, take: &mut dyn FnMut(&BorrowedMes
 /// # Errors
 /// When the broker does not answer for the bound.
 pub fn read_value(kafka: &Kafka, topic: &str, partition: i32, offset: i64) -> Result<Option<Vec<u8>>, SourceError> {
-    let consumer: BaseConsumer<Quiet> = client::consumer(kafka).create_with_context(Quiet)?;
-    let (low, high) = ask(kafka, || consumer.fetch_watermarks(topic, partition, ASK.min(retry_bound(kafka))))?;
+    let consumer: BaseConsumer<Contact> = client::consumer(kafka).create_with_context(Contact::default())?;
+    let Extent { low, high } = extent(&consumer, kafka, topic, partition)?;
     if !(low..high).contains(&offset) {
         return Ok(None);
     }
@@ -77,17 +79,22 @@ pub fn read_value(kafka: &Kafka, topic: &str, partition: i32, offset: i64) -> Re
         let failed = match consumer.poll(NAP) {
             Some(Ok(message)) if message.offset() == offset => return Ok(message.payload().map(<[u8]>::to_vec)),
             Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => return Ok(None),
+            Some(Err(error)) if is_denied(&error) => return Err(about_topic(kafka, topic, "Read", error.into())),
             Some(Err(error)) => error.to_string(),
             None => "nothing arrives".to_owned(),
         };
-        give_up(kafka, start, &failed)?;
+        give_up(kafka, consumer.context(), start, failed)?;
     }
 }
 
-fn give_up(kafka: &Kafka, since: Instant, reason: &str) -> Result<(), SourceError> {
+fn give_up(kafka: &Kafka, contact: &Contact, since: Instant, reason: String) -> Result<(), SourceError> {
+    if let Some(trouble) = contact.misconfigured() {
+        return Err(SourceError::Misconfigured(trouble));
+    }
     let bound = retry_bound(kafka);
     if since.elapsed() < bound {
         return Ok(());
     }
-    Err(SourceError::Unreachable { brokers: kafka.brokers.clone(), bound, reason: reason.to_owned() })
+    let reason = contact.trouble().map_or(reason, |trouble| trouble.to_string());
+    Err(SourceError::Unreachable { brokers: kafka.brokers.clone(), bound, reason })
 }

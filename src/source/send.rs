@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use serde::Deserialize;
 
+use super::ask::{Asked, denied, is_denial, is_denied};
 use super::client::Deliveries;
 use super::{SourceError, client, files, kafka};
 use crate::config::kafka::Kafka;
@@ -72,12 +74,16 @@ impl EventSender {
     pub fn new(kafka: &Kafka, timestamps: Timestamps) -> Result<Self, SourceError> {
         let failed = Deliveries::default();
         let producer: ThreadedProducer<Deliveries> = client::producer(kafka).create_with_context(failed.clone())?;
+        let asked = Asked::of(kafka, failed.contact());
         let mut partitions = BTreeMap::new();
         for kind in [EventKind::Impression, EventKind::Click] {
             let topic = kafka::topic(kafka, kind);
-            let metadata = kafka::ask(kafka, || producer.client().fetch_metadata(Some(topic), Duration::from_secs(5)))?;
-            let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
-            let count = found.map_or(0, |found| found.partitions().len());
+            let metadata = asked.ask(|patience| producer.client().fetch_metadata(Some(topic), patience))?;
+            let found = metadata.topics().iter().find(|found| found.name() == topic);
+            if found.and_then(MetadataTopic::error).map(RDKafkaErrorCode::from).is_some_and(is_denial) {
+                return Err(denied(kafka, &format!("topic {topic}"), "Describe"));
+            }
+            let count = found.filter(|found| found.error().is_none()).map_or(0, |found| found.partitions().len());
             if count == 0 {
                 return Err(SourceError::MissingTopic { topic: topic.to_owned() });
             }
@@ -146,11 +152,14 @@ impl EventSender {
         let bound = Duration::from_secs(self.kafka.retry_max_seconds.max(1));
         self.producer.flush(bound)?;
         match self.failed.take_failed() {
-            0 => Ok(()),
-            failed => Err(SourceError::Unreachable {
+            None => Ok(()),
+            Some((_, topic, error)) if is_denied(&error) => {
+                Err(denied(&self.kafka, &format!("topic {topic}"), "Write"))
+            }
+            Some((failed, _, error)) => Err(SourceError::Unreachable {
                 brokers: self.kafka.brokers.clone(),
                 bound,
-                reason: format!("{failed} records were not delivered"),
+                reason: format!("{failed} records were not delivered ({error})"),
             }),
         }
     }
@@ -208,13 +217,17 @@ impl Stream {
     }
 
     fn advance(&mut self) -> Result<(), SourceError> {
-        self.number += 1;
         let path = self.lines.path().to_owned();
-        let line = match files::next_line(&mut self.lines)? {
-            None => None,
-            Some(Line::Whole(line)) => Some(line.to_vec()),
-            Some(Line::Long(long)) => {
-                return Err(SourceError::LongLine { path, line: self.number, bytes: long.bytes, most: LINE_BYTES_MAX });
+        let line = loop {
+            self.number += 1;
+            match files::next_line(&mut self.lines)? {
+                None => break None,
+                // Empty lines are passed over, as a backtest does.
+                Some(Line::Whole(line)) if line.trim_ascii().is_empty() => {}
+                Some(Line::Whole(line)) => break Some(line.to_vec()),
+                Some(Line::Long(long)) => {
+                    return Err(SourceError::LongLine { path, line: self.number, bytes: long.bytes, most: LINE_BYTES_MAX });
+                }
             }
         };
         let envelope: Option<Envelope<'_>> = line.as_deref().and_then(|line| serde_json::from_slice(line).ok());

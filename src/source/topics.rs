@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::error::KafkaError;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use serde::Serialize;
 
-use super::client::Quiet;
-use super::kafka::ask;
+use super::ask::{ASK, ask, denied, is_denial};
+use super::contact::Contact;
+use super::kafka::{is_embedded, partition_count};
+use super::topic_id::{self, Operation};
 use super::{SourceError, client};
 use crate::config::kafka::Kafka;
 
@@ -75,21 +77,91 @@ pub fn wanted(kafka: &Kafka, partitions: i32) -> Vec<Wanted> {
 /// Compares the cluster with what is wanted.
 ///
 /// # Errors
-/// When the brokers do not answer within the bound.
+/// When the brokers do not answer within the bound, or cannot be talked to with these settings.
 pub fn plan(kafka: &Kafka, partitions: i32) -> Result<Vec<Planned>, SourceError> {
-    let admin: AdminClient<Quiet> = client::base(kafka).create_with_context(Quiet)?;
-    let metadata = ask(kafka, || admin.inner().fetch_metadata(None, Duration::from_secs(5)))?;
-    let action = |wanted: &Wanted| {
-        let found = metadata.topics().iter().find(|topic| topic.name() == wanted.topic && topic.error().is_none());
-        match found.map(|topic| topic.partitions().len()) {
-            None | Some(0) => Action::Create,
-            Some(partitions) if wanted.compacted && partitions != 1 => Action::Mend {
-                problem: format!("it has {partitions} partitions; versions need exactly one, for their order"),
-            },
-            Some(partitions) => Action::Keep { partitions },
+    let consumer: BaseConsumer<Contact> = client::consumer(kafka).create_with_context(Contact::default())?;
+    let mut plan = Vec::new();
+    for wanted in wanted(kafka, partitions) {
+        let action = match partition_count(&consumer, kafka, &wanted.topic) {
+            Ok(partitions) if wanted.compacted && partitions != 1 => {
+                let problem = format!("it has {partitions} partitions; versions need exactly one, for their order");
+                Action::Mend { problem }
+            }
+            Ok(partitions) => Action::Keep { partitions },
+            Err(SourceError::MissingTopic { .. }) => Action::Create,
+            Err(error @ SourceError::Denied { .. }) => Action::Mend { problem: error.to_string() },
+            Err(error) => return Err(error),
+        };
+        plan.push(Planned { wanted, action });
+    }
+    if !is_embedded(&consumer, kafka) {
+        for planned in plan.iter_mut().filter(|planned| planned.wanted.compacted) {
+            if let (Action::Keep { .. }, Some(problem)) = (&planned.action, cleanup_problem(kafka, &planned.wanted)?) {
+                planned.action = Action::Mend { problem };
+            }
         }
+    }
+    Ok(plan)
+}
+
+/// Refuses topics that a worker could not work with: a missing one, one that the plan would have mended, and one that its
+/// user may not read or write.
+///
+/// # Errors
+/// The first that is refused; or when the brokers do not answer within the bound.
+pub fn require(kafka: &Kafka) -> Result<(), SourceError> {
+    for Planned { wanted, action } in plan(kafka, 1)? {
+        match action {
+            Action::Keep { .. } => {}
+            Action::Create => return Err(SourceError::MissingTopic { topic: wanted.topic }),
+            Action::Mend { problem } => return Err(SourceError::Unfit { topic: wanted.topic, problem }),
+        }
+    }
+    let consumer: BaseConsumer<Contact> = client::consumer(kafka).create_with_context(Contact::default())?;
+    if is_embedded(&consumer, kafka) {
+        return Ok(());
+    }
+    let wanted = [
+        (&kafka.impressions_topic, &[Operation::Read][..]),
+        (&kafka.clicks_topic, &[Operation::Read]),
+        (&kafka.versions_topic, &[Operation::Read, Operation::Write]),
+        (&kafka.dead_letter_topic, &[Operation::Write]),
+    ];
+    let topics = wanted.map(|(topic, _)| topic.as_str());
+    let allowed = ask(kafka, &consumer, |patience| topic_id::operations(consumer.client(), &topics, patience))?;
+    for (topic, needed) in wanted {
+        let allowed = allowed.get(topic);
+        let missing = needed.iter().find(|needed| allowed.is_some_and(|allowed| !allowed.contains(needed)));
+        if let Some(operation) = missing {
+            return Err(denied(kafka, &format!("topic {topic}"), operation.name()));
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with how a topic of keyed records is cleaned up; nothing where the broker does not tell.
+fn cleanup_problem(kafka: &Kafka, wanted: &Wanted) -> Result<Option<String>, SourceError> {
+    let admin: AdminClient<Contact> = client::base(kafka).create_with_context(Contact::default())?;
+    let options = AdminOptions::new().request_timeout(Some(ASK));
+    let resources = [ResourceSpecifier::Topic(&wanted.topic)];
+    let described = runtime()?.block_on(admin.describe_configs(&resources, &options))?;
+    let policy = described.iter().flatten().find_map(|resource| resource.get("cleanup.policy"));
+    let Some(policy) = policy.and_then(|entry| entry.value.as_deref()) else {
+        tracing::warn!("the brokers do not tell how topic {} is cleaned up: it must be compacted", wanted.topic);
+        return Ok(None);
     };
-    Ok(wanted(kafka, partitions).into_iter().map(|wanted| Planned { action: action(&wanted), wanted }).collect())
+    Ok((policy != "compact").then(|| {
+        format!(
+            "its cleanup.policy is {policy}, it must be compact: old announcements, and where `live` points, would be \
+             deleted by age. `kafka-configs.sh --alter --topic {} --add-config cleanup.policy=compact` mends it",
+            wanted.topic
+        )
+    }))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, SourceError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|source| SourceError::File { path: "runtime".into(), source })
 }
 
 /// Creates what is missing. Returns the plan that was carried out.
@@ -98,7 +170,7 @@ pub fn plan(kafka: &Kafka, partitions: i32) -> Result<Vec<Planned>, SourceError>
 /// When the brokers do not answer, or refuse to create a topic.
 pub fn apply(kafka: &Kafka, partitions: i32, replication: i32) -> Result<Vec<Planned>, SourceError> {
     let plan = plan(kafka, partitions)?;
-    let admin: AdminClient<Quiet> = client::base(kafka).create_with_context(Quiet)?;
+    let admin: AdminClient<Contact> = client::base(kafka).create_with_context(Contact::default())?;
     let missing: Vec<NewTopic<'_>> = plan
         .iter()
         .filter(|planned| planned.action == Action::Create)
@@ -112,10 +184,11 @@ pub fn apply(kafka: &Kafka, partitions: i32, replication: i32) -> Result<Vec<Pla
         return Ok(plan);
     }
     let options = AdminOptions::new().operation_timeout(Some(CREATE)).request_timeout(Some(CREATE));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|source| SourceError::File { path: "runtime".into(), source })?;
-    for created in runtime.block_on(admin.create_topics(&missing, &options))? {
-        created.map_err(|(_, code)| SourceError::Client(KafkaError::AdminOp(code)))?;
+    for created in runtime()?.block_on(admin.create_topics(&missing, &options))? {
+        created.map_err(|(topic, code)| match code {
+            _ if is_denial(code) => denied(kafka, &format!("topic {topic}"), "Create"),
+            code => SourceError::Unfit { topic, problem: format!("it was not created: {code}") },
+        })?;
     }
     Ok(plan)
 }

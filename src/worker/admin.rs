@@ -1,4 +1,4 @@
-//! The admin port: `/metrics` for Prometheus, `/livez` for a supervisor, `/status` for people.
+//! The admin port: `/metrics` for Prometheus, `/livez` for a supervisor, `/readyz` for who waits for fresh models, `/status` for people.
 
 use std::io;
 use std::net::SocketAddr;
@@ -35,6 +35,7 @@ impl Admin {
         let routes = Router::new()
             .route("/metrics", get(metrics_text))
             .route("/livez", get(alive))
+            .route("/readyz", get(ready))
             .route("/status", get(status_document))
             .with_state((registry, board));
         Ok(Self { listener, routes })
@@ -58,6 +59,14 @@ async fn alive(State((_, board)): State<(Registry, StatusBoard)>) -> (StatusCode
     let age = board.age();
     let code = if age < SILENCE_MAX { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, format!("the learner was last heard of {:.1} s ago\n", age.as_secs_f64()))
+}
+
+/// Whether the model is kept fresh: not while the brokers are away, nor before a start has caught up.
+async fn ready(State((_, board)): State<(Registry, StatusBoard)>) -> (StatusCode, String) {
+    match board.read().not_ready() {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    }
 }
 
 async fn metrics_text(State((registry, board)): State<(Registry, StatusBoard)>) -> Response {

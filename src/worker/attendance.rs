@@ -123,7 +123,7 @@ impl Attendance {
     }
 
     /// Whether some partition is still behind its captured end.
-    fn is_catching_up(&self, positions: &Positions) -> bool {
+    pub fn is_catching_up(&self, positions: &Positions) -> bool {
         self.seats.iter().any(|(partition, seat)| !seat.is_read(positions.get(partition).copied()))
     }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 use rdkafka::error::KafkaError;
 
 use super::drive::Witness;
+use super::losses::Seen;
 use crate::config::kafka::Kafka;
 use crate::event::EventKind;
 use crate::snapshot::outbox::Letter;
@@ -51,12 +52,14 @@ pub enum DeadLetterError {
     #[error(transparent)]
     Panicked(#[from] vital::Panicked),
     /// The broker refused some.
-    #[error("topic {topic} refused {failed} dead letters; see the log for each")]
+    #[error("topic {topic} refused {failed} dead letters")]
     Refused {
         /// The dead-letter topic.
         topic: String,
         /// How many.
         failed: u64,
+        /// Why the first of them.
+        source: KafkaError,
     },
 }
 
@@ -88,6 +91,8 @@ impl LetterWriter {
 /// their own, and forgotten by the commit after that.
 pub struct Letters {
     writer: LetterWriter,
+    /// What was consumed, refused or not.
+    seen: Seen,
     /// In the order of consumption: first those that were given to the thread, then those that were not.
     unsent: VecDeque<Letter>,
     bytes: usize,
@@ -123,6 +128,7 @@ impl Letters {
         let thread = vital::spawn("letters", outbox, body, |panicked| Err(panicked.into()));
         let mut letters = Self {
             writer: LetterWriter::new(kafka),
+            seen: Seen::default(),
             bytes: left.iter().map(Letter::bytes).sum(),
             unsent: left,
             in_transit: 0,
@@ -140,6 +146,11 @@ impl Letters {
     pub fn submit(&mut self) -> Vec<Letter> {
         self.submitted = self.unsent.len();
         self.unsent.iter().cloned().collect()
+    }
+
+    /// What was consumed since the start, refused or not.
+    pub fn seen(&self) -> &Seen {
+        &self.seen
     }
 
     /// Whether all letters are known to be sent.
@@ -209,6 +220,7 @@ impl Letters {
 
 impl Witness for Letters {
     fn consumed(&mut self, step: Step) {
+        self.seen.note_step(&step);
         if let Some(refused) = &step.refused {
             self.take(self.writer.write(step.partition, step.offset, refused));
         }

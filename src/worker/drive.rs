@@ -151,6 +151,14 @@ impl<S: Source> Drive<S> {
         Ok(Turn { consumed, is_done: self.is_done() })
     }
 
+    /// Whether everything that was there at the start is consumed.
+    pub fn is_caught_up(&self) -> bool {
+        match &self.pilot {
+            Pilot::Attendance(attendance) => !attendance.is_catching_up(&self.trainer.positions()),
+            Pilot::Script(_) => false,
+        }
+    }
+
     fn is_done(&self) -> bool {
         match &self.pilot {
             Pilot::Attendance(attendance) => attendance.is_done(self.trainer.sequencer()),

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::error::WorkerError;
+use super::narrator;
 use crate::config::Config;
 use crate::publish::announcement::{Alias, Announcement, LIVE};
 use crate::publish::artefacts::ArtefactIoError;
@@ -129,9 +130,11 @@ impl Desk {
         }
         self.announcer.write(&records)?;
         self.known.newest = self.known.newest.max(Some(entry.version));
+        if let Some(announcement) = &announcement {
+            narrator::announced(announcement, entry.goes_live);
+        }
         self.known.announced.extend(announcement.map(|announcement| (entry.version, announcement)));
         self.known.aliases.extend(moved.map(|alias| (LIVE.to_owned(), alias)));
-        tracing::info!("version {} is announced{}", entry.version, if entry.goes_live { " and live" } else { "" });
         Ok(())
     }
 

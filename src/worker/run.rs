@@ -14,6 +14,8 @@ use super::drive::{Drive, Pilot, Witness as _};
 use super::error::WorkerError;
 use super::exporter::Exporter;
 use super::heart::{HEARTBEAT, Heart};
+use super::losses::{self, Loss};
+use super::narrator::{self, Minute};
 use super::observer::{Observer, held};
 use super::pace::{Pace, RETRY_MIN};
 use super::probes::{PROBES_MIN, Probes};
@@ -35,7 +37,7 @@ use crate::snapshot::clicks::ClickTimes;
 use crate::snapshot::manifest::ParentVersion;
 use crate::snapshot::outbox::{Outbox, OutboxEntry};
 use crate::source::kafka::{KafkaLog, KafkaSource};
-use crate::source::{Ingest, vital};
+use crate::source::{Ingest, topics, vital};
 use crate::store::Store;
 use crate::train::{Fate, Tally};
 
@@ -81,6 +83,8 @@ pub struct Summary {
     pub metrics: Report,
     /// The same over the newest complete window of `metrics.window_impressions`; of no impressions before the first.
     pub newest_window: Report,
+    /// What was not learned since the log began, and why.
+    pub losses: Vec<Loss>,
 }
 
 /// The parts of a running worker.
@@ -103,6 +107,7 @@ struct Worker<'w> {
     pace: Pace,
     /// Whether it learns no more: what is committed now is the last.
     is_ending: bool,
+    minute: Minute,
 }
 
 /// Runs until it is stopped, or until everything that was there at start is consumed.
@@ -122,12 +127,13 @@ pub fn run(
     // A fresh start on purpose destroys nothing before it is known that there is something to start with.
     let chosen = resume::choose(config, &mut *store, &mut options)?;
     let mut checkpoint = chosen.saved.as_ref().map_or(0, |saved| saved.commit);
+    topics::require(&config.kafka)?;
     let known = topic::read(&config.kafka, &config.model.name)?;
     // An empty state is refused before anyone is fenced off; what was published before is read after.
     if chosen.saved.is_none() && !options.is_reset {
         resume::refuse_lost_state(config, &known)?;
     }
-    let log = KafkaLog::connect(&config.kafka)?;
+    let log = KafkaLog::connect(&config.kafka)?.told_to(board.link().clone());
     // So is everything else that this start could be refused for.
     let Beginning { mut trainer, lineage, has_decided } = resume::begin(config, &chosen, &log, options.on_gap)?;
     // An export is from before on purpose.
@@ -190,6 +196,10 @@ pub fn run(
             return Err(WorkerError::NoFirstCheckpoint);
         }
     }
+    narrator::begin(config, &log, &trainer.positions(), (checkpoint > 0).then_some(checkpoint));
+    if options.until_end {
+        log.warn_of_open_transactions();
+    }
     let source = log.read(&trainer.positions(), ingest)?;
     let horizon = if options.until_end {
         Horizon::Captured
@@ -198,6 +208,7 @@ pub fn run(
     };
     let pilot = Pilot::Attendance(Attendance::new(horizon, &ends));
     let worker = Worker {
+        minute: Minute::new(trainer.released()),
         drive: Drive::new(trainer, source, pilot)?,
         letters,
         staged: Vec::new(),
@@ -226,7 +237,7 @@ fn kept_beside(config: &Config, clicks: ClickTimes, probes: &Probes) -> Beside {
 
 impl Worker<'_> {
     fn go_on(mut self, options: &Options, stop: &Stop) -> Result<Summary, WorkerError> {
-        self.board.update(|status| status.phase = Phase::Running);
+        self.board.update(|status| status.phase = Phase::CatchingUp);
         self.show();
         let learned = self.learn(stop);
         self.board.update(|status| status.phase = Phase::Stopping);
@@ -461,13 +472,17 @@ impl Worker<'_> {
         Ok(())
     }
 
-    fn show(&self) {
+    fn show(&mut self) {
         self.board.update(|status| {
             status.observe(&self.drive.trainer, &self.drive.source().ends());
+            if status.phase == Phase::CatchingUp && self.drive.is_caught_up() {
+                status.phase = Phase::Running;
+            }
             status.checkpoint = Some(self.checkpoint);
             status.outbox = self.outbox.len();
             status.click_silence_seconds = self.clicks.silence_ms().map(|silence| silence as f64 / 1000.0);
         });
+        self.minute.note(&self.board.read());
     }
 
     fn finish(mut self) -> Result<Summary, WorkerError> {
@@ -487,6 +502,12 @@ impl Worker<'_> {
             unmatured: trainer.shown_scores().len(),
             metrics: trainer.windows().lifetime().report(),
             newest_window: trainer.windows().latest().report(),
+            losses: losses::losses(
+                trainer.counters(),
+                Some(trainer.join_counters()),
+                trainer.sequencer().gap_records(),
+                self.letters.seen(),
+            ),
         })
     }
 }

@@ -11,6 +11,7 @@ use super::census::FieldShare;
 use super::exposition::{self, Counts};
 use crate::join::JoinCounters;
 use crate::metric::Report;
+use crate::source::contact::Link;
 use crate::stream::{Partition, Positions};
 use crate::train::{Counters, Trainer};
 
@@ -21,7 +22,9 @@ pub enum Phase {
     /// Opening the store, asking the broker.
     #[default]
     Starting,
-    /// Consuming.
+    /// Consuming what was there when it started.
+    CatchingUp,
+    /// Consuming what comes.
     Running,
     /// Finishing the step, taking the last checkpoint.
     Stopping,
@@ -50,6 +53,15 @@ impl PartitionStatus {
     }
 }
 
+/// The brokers do not answer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Away {
+    /// For how long.
+    pub seconds: f64,
+    /// Why, as far as it is known.
+    pub reason: String,
+}
+
 /// A snapshot of the worker, taken about once a second.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Status {
@@ -57,6 +69,9 @@ pub struct Status {
     pub model: String,
     /// What the worker is doing.
     pub phase: Phase,
+    /// Present while the brokers do not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub brokers_away: Option<Away>,
     /// Records consumed since the log began.
     pub records: u64,
     /// Records that were gone from the broker before they were read, and passed over by `--skip-gaps`, since the log began.
@@ -119,6 +134,21 @@ pub struct Status {
 }
 
 impl Status {
+    /// Why the model is not kept fresh right now; nothing while it is.
+    pub fn not_ready(&self) -> Option<String> {
+        if let Some(Away { seconds, reason }) = &self.brokers_away {
+            return Some(format!("the brokers are lost for {seconds:.0} s: {reason}"));
+        }
+        match self.phase {
+            Phase::Starting => Some("starting".to_owned()),
+            Phase::CatchingUp => {
+                Some(format!("catching up with what was there at the start: {} records read", self.records))
+            }
+            Phase::Stopping => Some("stopping".to_owned()),
+            Phase::Running => None,
+        }
+    }
+
     /// Takes over everything that the trainer knows. The first time is to be before it learns.
     pub fn observe(&mut self, trainer: &Trainer, ends: &Positions) {
         let (join, admission) = (&trainer.params().join, trainer.params().model.admission);
@@ -177,33 +207,43 @@ fn by_name(positions: &Positions) -> BTreeMap<String, i64> {
 
 /// The newest snapshot, shared between the learner, the admin server and the terminal view.
 #[derive(Clone, Debug)]
-pub struct StatusBoard(Arc<Mutex<(Status, Instant)>>);
+pub struct StatusBoard {
+    written: Arc<Mutex<(Status, Instant)>>,
+    link: Link,
+}
 
 impl Default for StatusBoard {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new((Status::default(), Instant::now()))))
+        Self { written: Arc::new(Mutex::new((Status::default(), Instant::now()))), link: Link::default() }
     }
 }
 
 impl StatusBoard {
     /// The newest snapshot.
     pub fn read(&self) -> Status {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+        let mut status = self.written.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
+        status.brokers_away = self.link.away().map(|(away, reason)| Away { seconds: away.as_secs_f64(), reason });
+        status
+    }
+
+    /// Where the source tells whether the brokers answer.
+    pub fn link(&self) -> &Link {
+        &self.link
     }
 
     /// How long ago the learner last wrote to the board.
     pub fn age(&self) -> Duration {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.elapsed()
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).1.elapsed()
     }
 
     /// Changes the snapshot on behalf of another than the learner.
     pub fn note(&self, change: impl FnOnce(&mut Status)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).0);
+        change(&mut self.written.lock().unwrap_or_else(PoisonError::into_inner).0);
     }
 
     /// Changes the snapshot, which shows that the learner lives.
     pub fn update(&self, change: impl FnOnce(&mut Status)) {
-        let mut board = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut board = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut board.0);
         board.1 = Instant::now();
     }

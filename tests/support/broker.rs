@@ -2,7 +2,7 @@
 //! ends: the script that runs it watches a pipe that only the process holds.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +12,8 @@ use deepfm_stream::config::Config;
 use deepfm_stream::config::kafka::Kafka;
 use deepfm_stream::source::topics;
 use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
@@ -61,12 +63,12 @@ fn start(name: &str, brokers: usize) -> Result<Broker, String> {
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let directory = root.join("target").join(format!("kafka/{name}-{}", std::process::id()));
-    let (bootstrap, script) = start_script(&directory, brokers)?;
+    let (bootstrap, script) = start_script(&directory, brokers, &[])?;
     Ok(Broker { bootstrap, _script: Some(script) })
 }
 
 /// Starts brokers that end with this process.
-pub(super) fn start_script(directory: &Path, brokers: usize) -> Result<(String, Child), String> {
+pub(super) fn start_script(directory: &Path, brokers: usize, more: &[&str]) -> Result<(String, Child), String> {
     for tool in ["java", "mvn"] {
         let found = Command::new(tool).arg("-version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         found.map_err(|_| format!("no {tool}: a real Apache Kafka cannot be started"))?;
@@ -74,6 +76,7 @@ pub(super) fn start_script(directory: &Path, brokers: usize) -> Result<(String, 
     let mut script = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(SCRIPT))
         .args(["start", "--foreground", "--brokers", &brokers.to_string(), "--dir"])
         .arg(directory)
+        .args(more)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -86,6 +89,52 @@ pub(super) fn start_script(directory: &Path, brokers: usize) -> Result<(String, 
         return Err(format!("the broker did not start, see {}", directory.display()));
     }
     Ok((bootstrap, script))
+}
+
+/// A broker with two secured ports besides.
+pub(crate) struct Secure {
+    pub(crate) broker: Broker,
+    directory: PathBuf,
+}
+
+/// The secured broker, or a skipped test.
+pub(crate) fn secure(test: &str) -> Option<&'static Secure> {
+    static BROKER: OnceLock<Result<Secure, String>> = OnceLock::new();
+    let start = || {
+        let name = format!("target/kafka/secure-{}", std::process::id());
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        let (bootstrap, script) = start_script(&directory, 1, &["--secure"])?;
+        Ok(Secure { broker: Broker { bootstrap, _script: Some(script) }, directory })
+    };
+    match BROKER.get_or_init(start) {
+        Ok(broker) => Some(broker),
+        Err(reason) => {
+            super::skip(test, reason);
+            None
+        }
+    }
+}
+
+impl Secure {
+    /// The address of a port: `ssl` or `sasl_ssl`.
+    pub(crate) fn port(&self, name: &str) -> String {
+        let address = std::fs::read_to_string(self.directory.join(name)).expect("the script wrote it");
+        address.trim().to_owned()
+    }
+
+    /// The certificate that signs the broker's.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.directory.join("ca.pem")
+    }
+
+    /// Lets the user `worker` do something.
+    pub(crate) fn allow(&self, what: &[&str], operations: &[&str]) {
+        let mut script = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(SCRIPT));
+        script.args(["acls", "--dir"]).arg(&self.directory).args(["--add", "--allow-principal", "User:worker"]);
+        script.args(what).args(operations.iter().flat_map(|operation| ["--operation", operation]));
+        let changed = script.stdin(Stdio::null()).output().expect("the script is there");
+        assert!(changed.status.success(), "{}", String::from_utf8_lossy(&changed.stdout));
+    }
 }
 
 impl Broker {
@@ -109,6 +158,17 @@ impl Broker {
         let kafka = self.kafka(test);
         topics::apply(&kafka, partitions, 1).expect("the broker makes topics");
         kafka
+    }
+
+    /// Makes a topic with settings of its own.
+    pub(crate) fn create(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
+        let admin: AdminClient<DefaultClientContext> =
+            ClientConfig::new().set("bootstrap.servers", &self.bootstrap).create().expect("the settings are valid");
+        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        let new = settings.iter().fold(new, |new, (key, value)| new.set(key, value));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let created = runtime.block_on(admin.create_topics([&new], &AdminOptions::new())).expect("the broker answers");
+        assert!(created.iter().all(Result::is_ok), "{created:?}");
     }
 
     /// Writes records to a partition and waits until the broker has them.

@@ -61,7 +61,7 @@ fn take(
 fn start(brokers: usize) -> Result<Mutex<Cluster>, String> {
     let name = format!("target/kafka/cluster-of-{brokers}-{}", std::process::id());
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
-    let (bootstrap, script) = broker::start_script(&directory, brokers)?;
+    let (bootstrap, script) = broker::start_script(&directory, brokers, &[])?;
     let broker = Broker { bootstrap, _script: Some(script) };
     Ok(Mutex::new(Cluster { broker, directory, brokers }))
 }

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
-use super::{Health, topic};
+use super::topic;
 use crate::config::kafka::Kafka;
+use crate::source::contact::Contact;
 use crate::source::{Confirmation, SourceError, vital};
 use crate::stream::Partition;
 
@@ -69,7 +70,7 @@ impl Questions {
     }
 
     /// The same, over a client.
-    pub(super) fn of(consumer: Arc<BaseConsumer<Health>>, kafka: Kafka) -> Self {
+    pub(super) fn of(consumer: Arc<BaseConsumer<Contact>>, kafka: Kafka) -> Self {
         Self::start(move |partition| {
             let watermarks = consumer.fetch_watermarks(topic(&kafka, partition.kind), partition.number, ASK);
             watermarks.ok().map(|(_, high)| high)

@@ -6,19 +6,20 @@ mod stall;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::{ASK, Ends, Waiting, ask, compare_ids, ids_of, is_unknown_topic, retry_bound, topic};
+use super::{Ends, Waiting, compare_ids, ids_of, topic};
 use crate::config::kafka::Kafka;
 use crate::event::{EventKind, RawRecord};
+use crate::source::ask::{ASK, Asked, denied, is_unknown_topic, retry_bound};
+use crate::source::contact::{Contact, Link};
 use crate::source::ingest::Message;
 use crate::source::{Gap, Ingest, SourceError, SourceEvent, headers, vital};
 use crate::stream::{Arrival, Partition, Positions};
@@ -35,25 +36,6 @@ const TELL: Duration = Duration::from_secs(1);
 /// How often a broker that was lost is asked whether it is back.
 const KNOCK: Duration = Duration::from_secs(1);
 
-/// Notes when all brokers were lost.
-#[derive(Clone, Debug, Default)]
-pub struct Health {
-    lost: Arc<Mutex<Option<(Instant, String)>>>,
-}
-
-impl ClientContext for Health {
-    fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-            lost.get_or_insert_with(|| (Instant::now(), reason.to_owned()));
-        } else {
-            tracing::debug!("kafka: {error}: {reason}");
-        }
-    }
-}
-
-impl ConsumerContext for Health {}
-
 struct Lane {
     waiting: Arc<AtomicUsize>,
     next_offset: i64,
@@ -68,7 +50,7 @@ struct Lane {
 
 /// The reading thread of one topic. A consumer of its own, since the client's end-of-partition events name no topic.
 pub(super) struct Reader {
-    pub(super) consumer: Arc<BaseConsumer<Health>>,
+    pub(super) consumer: Arc<BaseConsumer<Contact>>,
     pub(super) kind: EventKind,
     pub(super) kafka: Kafka,
     pub(super) ingest: Ingest,
@@ -77,6 +59,7 @@ pub(super) struct Reader {
     pub(super) stop: Arc<AtomicBool>,
     pub(super) ids: BTreeMap<String, String>,
     pub(super) ends: Ends,
+    pub(super) link: Link,
 }
 
 /// A reader with its partitions assigned.
@@ -138,17 +121,31 @@ impl Reader {
         if is_unknown_topic(error) {
             return Err(SourceError::MissingTopic { topic: self.topic().to_owned() });
         }
-        if let Some(
-            RDKafkaErrorCode::Fatal
-            | RDKafkaErrorCode::Authentication
-            | RDKafkaErrorCode::TopicAuthorizationFailed
-            | RDKafkaErrorCode::ClusterAuthorizationFailed,
-        ) = error.rdkafka_error_code()
-        {
-            Err(SourceError::Client(error.clone()))
-        } else {
-            tracing::warn!("kafka: {error}");
-            Ok(())
+        let contact = self.consumer.context();
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::Authentication) => match contact.misconfigured() {
+                Some(trouble) => Err(SourceError::Misconfigured(trouble)),
+                None => Ok(()),
+            },
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                Err(denied(&self.kafka, &format!("topic {}", self.topic()), "Read"))
+            }
+            Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::ClusterAuthorizationFailed) => {
+                Err(SourceError::Client(error.clone()))
+            }
+            // That brokers are lost is said by who waits for them; the group is named to the client, and not used.
+            Some(
+                RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::Resolve
+                | RDKafkaErrorCode::SSL
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::GroupAuthorizationFailed,
+            ) => Ok(()),
+            _ => {
+                contact.say(&error.to_string());
+                Ok(())
+            }
         }
     }
 }
@@ -289,7 +286,9 @@ impl Assigned {
         for (number, lane) in &self.lanes {
             let partition = Partition { kind: self.reader.kind, number: *number };
             let Reader { consumer, kafka, .. } = &self.reader;
-            let (low, high) = ask(kafka, || consumer.fetch_watermarks(self.reader.topic(), *number, ASK))?;
+            // Whoever polls this consumer takes records from it: the reader alone.
+            let (low, high) = Asked::of(kafka, consumer.context())
+                .ask(|patience| consumer.fetch_watermarks(self.reader.topic(), *number, patience))?;
             if lane.next_offset > high {
                 return Err(SourceError::Beyond { partition, offset: lane.next_offset, high });
             }
@@ -302,26 +301,24 @@ impl Assigned {
 
     /// Ends the run when all brokers were lost for longer than the bound.
     fn check_health(&mut self, moved: bool) -> Result<(), SourceError> {
-        let Reader { consumer, kafka, .. } = &self.reader;
-        let health = Arc::clone(&consumer.context().lost);
-        let lost = health.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some((since, reason)) = lost else { return Ok(()) };
+        let Reader { consumer, kafka, kind, link, .. } = &self.reader;
+        let contact = consumer.context();
+        let Some(since) = contact.lost() else { return Ok(()) };
         if !moved && self.knocked.elapsed() < KNOCK {
             return Ok(());
         }
         self.knocked = Instant::now();
-        let is_back = moved || consumer.fetch_metadata(Some(self.reader.topic()), KNOCK).is_ok();
-        let bound = Duration::from_secs(kafka.retry_max_seconds);
-        if is_back {
-            tracing::info!("the brokers {} answer again after {:?}", kafka.brokers, since.elapsed());
-            *health.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            self.tell_ends()?;
-        } else if since.elapsed() >= bound {
-            return Err(SourceError::Unreachable { brokers: kafka.brokers.clone(), bound, reason });
-        } else {
-            let tried = since.elapsed().as_secs();
-            tracing::warn!("the brokers {} are lost ({reason}); tried for {tried} s of {bound:?}", kafka.brokers);
+        if moved || consumer.fetch_metadata(Some(self.reader.topic()), KNOCK).is_ok() {
+            contact.clear();
+            link.back(*kind, &kafka.brokers);
+            return self.tell_ends();
         }
+        let bound = Duration::from_secs(kafka.retry_max_seconds);
+        let reason = contact.trouble().map_or_else(|| "no answer".to_owned(), |trouble| trouble.to_string());
+        if since.elapsed() >= bound {
+            return Err(SourceError::Unreachable { brokers: kafka.brokers.clone(), bound, reason });
+        }
+        link.lost(*kind, &kafka.brokers, &reason, bound);
         Ok(())
     }
 
@@ -357,7 +354,7 @@ impl Assigned {
         *missing_since = None;
         // Without an answer they are compared the next time; where there was none at the start, there is nothing to compare.
         if !reader.ids.is_empty()
-            && let Ok(ids) = ids_of(&*reader.consumer, &reader.kafka)
+            && let Ok(ids) = ids_of(&reader.consumer, &reader.kafka)
         {
             compare_ids(&reader.ids, &ids)?;
         }

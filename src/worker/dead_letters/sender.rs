@@ -4,13 +4,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 
 use super::DeadLetterError;
 use crate::config::kafka::Kafka;
 use crate::snapshot::outbox::Letter;
-use crate::source::client::{self, Quiet};
+use crate::source::client;
+use crate::source::contact::Contact;
 use crate::source::letters::{DeadLetter, LETTER_BYTES_MAX};
 
 /// No letter has so few bytes: everything is left out that can be.
@@ -31,8 +33,12 @@ impl Failures {
 }
 
 impl ClientContext for Failures {
+    fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
+        Contact::default().log(level, fac, message);
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
-        Quiet.error(error, reason);
+        Contact::default().error(error, reason);
     }
 }
 
@@ -75,7 +81,8 @@ impl LetterSender {
             let least = Letter { key: letter.key.clone(), document: fit(letter, LEAST_BYTES) };
             if !self.try_to_send(&[least])?.is_empty() {
                 tracing::error!("the dead letter {} is too large for topic {} in any form", letter.key, self.topic);
-                return Err(DeadLetterError::Refused { topic: self.topic.clone(), failed: 1 });
+                let source = KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge);
+                return Err(DeadLetterError::Refused { topic: self.topic.clone(), failed: 1, source });
             }
         }
         Ok(())
@@ -104,11 +111,11 @@ impl LetterSender {
         let is_large =
             |error: &KafkaError| matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge));
         let (large, failed): (Vec<_>, Vec<_>) = self.failures.take().into_iter().partition(|(_, e)| is_large(e));
-        for (number, error) in &failed {
-            tracing::error!("the dead letter {} was not delivered: {error}", letters[*number].key);
-        }
-        if !failed.is_empty() {
-            return Err(DeadLetterError::Refused { topic: self.topic.clone(), failed: failed.len() as u64 });
+        let count = failed.len() as u64;
+        // Many fail alike: the first says it for all.
+        if let Some((number, source)) = failed.into_iter().next() {
+            tracing::error!("the dead letter {} was not delivered: {source}", letters[number].key);
+            return Err(DeadLetterError::Refused { topic: self.topic.clone(), failed: count, source });
         }
         let mut large: Vec<usize> = large.into_iter().map(|(number, _)| number).collect();
         large.sort_unstable();

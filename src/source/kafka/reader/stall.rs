@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::{Assigned, Health, KNOCK};
+use super::{Assigned, KNOCK};
+use crate::source::contact::Contact;
 use crate::source::{SourceError, client};
 use crate::stream::Partition;
 
@@ -91,7 +92,7 @@ impl Assigned {
     /// A new consumer at the positions of the old one.
     fn replace_consumer(&mut self) -> Result<(), SourceError> {
         let Self { reader, lanes, .. } = self;
-        let consumer: BaseConsumer<Health> = client::consumer(&reader.kafka).create_with_context(Health::default())?;
+        let consumer: BaseConsumer<Contact> = client::consumer(&reader.kafka).create_with_context(Contact::default())?;
         let (mut assignment, mut paused) = (TopicPartitionList::new(), TopicPartitionList::new());
         for (number, lane) in lanes.iter() {
             assignment.add_partition_offset(reader.topic(), *number, Offset::Offset(lane.next_offset))?;
@@ -184,7 +185,7 @@ mod tests {
         cluster.create_topic(&kafka.impressions_topic, 1, 1).expect("it makes topics");
         let fields = FieldSet::new(vec![Field { name: "user".to_owned(), kind: FieldKind::Categorical }]);
         let decoder = Decoder::new(fields.expect("they are valid"), EventOptions::default()).expect("it is valid");
-        let consumer = client::consumer(&kafka).create_with_context(Health::default()).expect("valid settings");
+        let consumer = client::consumer(&kafka).create_with_context(Contact::default()).expect("valid settings");
         let (sender, said) = channel();
         let reader = Reader {
             consumer: Arc::new(consumer),
@@ -196,6 +197,7 @@ mod tests {
             stop: Arc::new(AtomicBool::new(false)),
             ids: std::collections::BTreeMap::new(),
             ends: crate::source::kafka::Ends::default(),
+            link: crate::source::contact::Link::default(),
         };
         let starts = [(Partition { kind: EventKind::Impression, number: 0 }, 0)].into_iter().collect();
         let mut assigned = reader.assign(&starts, &starts).expect("the partition is there");

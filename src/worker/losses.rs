@@ -1,0 +1,230 @@
+//! What of a log did not become a learned example, and why: one entry a reason, with the first place where it was seen.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::event::{EventKind, Reason};
+use crate::join::JoinCounters;
+use crate::stream::{Partition, Refused};
+use crate::train::{Counters, Fate, Step};
+
+/// A place in the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// The partition.
+    pub partition: String,
+    /// The offset; of a file the line's number, from 0.
+    pub offset: i64,
+}
+
+/// What was lost for one reason.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Loss {
+    /// The reason, for machines.
+    pub reason: String,
+    /// The reason, for people.
+    pub what: &'static str,
+    /// How many.
+    pub count: u64,
+    /// Of how many.
+    pub of: u64,
+    /// Of what: `records`, `impressions`, `clicks`, `examples`.
+    pub unit: &'static str,
+    /// Where the first was, as far as this run has seen it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first: Option<Place>,
+    /// What was found there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// Records of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Read {
+    /// Records, refused ones included.
+    pub records: u64,
+    /// Those that could not be read.
+    pub refused: u64,
+}
+
+impl Read {
+    /// The share of refused ones; 0 where there is nothing.
+    pub fn refused_share(self) -> f64 {
+        if self.records == 0 { 0.0 } else { self.refused as f64 / self.records as f64 }
+    }
+}
+
+/// What a run has seen of its records while it consumed them.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// By kind.
+    read: BTreeMap<EventKind, Read>,
+    /// The first record refused for each reason.
+    firsts: BTreeMap<Reason, (Place, String)>,
+    /// The first record that the join dropped, by what became of it.
+    dropped: BTreeMap<Fate, Place>,
+}
+
+impl Seen {
+    /// Notes a record that a trainer consumed.
+    pub fn note_step(&mut self, step: &Step) {
+        self.note(step.partition, step.offset, step.refused.as_deref());
+        if matches!(step.fate, Fate::TooLate | Fate::Duplicate | Fate::Conflicting) {
+            let place = || Place { partition: step.partition.to_string(), offset: step.offset };
+            self.dropped.entry(step.fate).or_insert_with(place);
+        }
+    }
+
+    /// Notes a record that was read.
+    pub fn note(&mut self, partition: Partition, offset: i64, refused: Option<&Refused>) {
+        let read = self.read.entry(partition.kind).or_default();
+        read.records += 1;
+        if let Some(refused) = refused {
+            read.refused += 1;
+            self.firsts.entry(refused.refusal.reason).or_insert_with(|| {
+                let place = Place { partition: partition.to_string(), offset };
+                (place, refused.refusal.detail().to_owned())
+            });
+        }
+    }
+
+    /// Records of a kind.
+    pub fn of(&self, kind: EventKind) -> Read {
+        self.read.get(&kind).copied().unwrap_or_default()
+    }
+}
+
+/// Everything that was lost, as the counters have it, in the order in which a record meets the reasons.
+pub fn losses(counters: &Counters, join: Option<&JoinCounters>, gap_records: u64, seen: &Seen) -> Vec<Loss> {
+    let plain = |reason: &str, what, count, of, unit| Loss {
+        reason: reason.to_owned(),
+        what,
+        count,
+        of,
+        unit,
+        first: None,
+        detail: None,
+    };
+    let mut losses = vec![plain(
+        "gap",
+        "gone from the broker before they were read, and passed over",
+        gap_records,
+        counters.records + gap_records,
+        "records",
+    )];
+    losses.extend(counters.refused.iter().map(|(reason, count)| {
+        let first = seen.firsts.get(reason);
+        Loss {
+            first: first.map(|(place, _)| place.clone()),
+            detail: first.map(|(_, detail)| detail.clone()),
+            ..plain(reason.as_str(), "refused: cannot be read", *count, counters.records, "records")
+        }
+    }));
+    let (impressions, clicks) = (counters.impressions, counters.clicks);
+    if let Some(join) = join {
+        let both = impressions + clicks;
+        let entries = [
+            ("too_late", "came after their window and retention", join.too_late, both, "records"),
+            ("duplicate", "of an event id that was there before", join.duplicate, both, "records"),
+            (
+                "conflicting",
+                "of an impression id that is held already",
+                join.conflicting_impression,
+                impressions,
+                "impressions",
+            ),
+            (
+                "outside_window",
+                "before their impression, or after its window",
+                join.click_outside_window,
+                clicks,
+                "clicks",
+            ),
+            ("extra_click", "on an impression that had its click", join.extra_click, clicks, "clicks"),
+            ("late_click", "after the negative of their impression was final", join.late_click, clicks, "clicks"),
+            ("orphan", "on an impression that never came", join.orphan_expired, clicks, "clicks"),
+            ("forgotten", "waiting, forgotten at join.waiting_clicks_max", join.forgotten_waiting, clicks, "clicks"),
+            ("unlabelled_click", "on an impression that is closed unlabelled", join.unlabelled_click, clicks, "clicks"),
+            (
+                "unlabelled",
+                "closed without a label at join.open_impressions_max",
+                join.closed_unlabelled,
+                impressions,
+                "impressions",
+            ),
+            ("forsaken", "closed without a label after a refused example", join.forsaken, impressions, "impressions"),
+        ];
+        let dropped = |reason: &str| match reason {
+            "too_late" => seen.dropped.get(&Fate::TooLate),
+            "duplicate" => seen.dropped.get(&Fate::Duplicate),
+            "conflicting" => seen.dropped.get(&Fate::Conflicting),
+            _ => None,
+        };
+        losses.extend(entries.map(|(reason, what, count, of, unit)| {
+            let first = dropped(reason).cloned();
+            Loss { first, ..plain(reason, what, count, of, unit) }
+        }));
+    }
+    losses.push(plain(
+        "sampled_out",
+        "negatives left out by training.negative_sampling_rate",
+        counters.sampled_out,
+        impressions,
+        "impressions",
+    ));
+    losses.push(plain(
+        "gradient",
+        "not learned: a gradient or weight was not finite",
+        counters.examples_refused,
+        counters.examples,
+        "examples",
+    ));
+    losses.push(plain(
+        "unscored",
+        "not in any figure: their shown score was not finite, or forgotten",
+        counters.scores_refused + counters.scores_forgotten,
+        impressions,
+        "impressions",
+    ));
+    losses.retain(|loss| loss.count > 0);
+    losses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Refusal;
+
+    fn refused(reason: Reason, detail: &str) -> Refused {
+        Refused {
+            refusal: Refusal::new(reason, detail),
+            payload: None,
+            payload_bytes: 0,
+            payload_sha256: None,
+            headers: Vec::new(),
+            key: None,
+            timestamp: None,
+        }
+    }
+
+    #[test]
+    fn each_reason_is_told_once_with_the_first_place_and_what_was_not_lost_is_not_told() {
+        let mut seen = Seen::default();
+        let impressions = Partition { kind: EventKind::Impression, number: 3 };
+        seen.note(impressions, 7, None);
+        seen.note(impressions, 8, Some(&refused(Reason::Mistyped, "the first")));
+        seen.note(impressions, 9, Some(&refused(Reason::Mistyped, "the second")));
+        assert_eq!(seen.of(EventKind::Impression), Read { records: 3, refused: 2 });
+        assert_eq!(seen.of(EventKind::Click).refused_share(), 0.0);
+        let mut counters = Counters { records: 3, impressions: 1, clicks: 4, ..Counters::default() };
+        counters.refused.insert(Reason::Mistyped, 2);
+        let join = JoinCounters { orphan_expired: 1, ..JoinCounters::default() };
+        let found = losses(&counters, Some(&join), 5, &seen);
+        let told: Vec<_> = found.iter().map(|loss| (loss.reason.as_str(), loss.count, loss.of, loss.unit)).collect();
+        assert_eq!(told, [("gap", 5, 8, "records"), ("mistyped", 2, 3, "records"), ("orphan", 1, 4, "clicks")]);
+        assert_eq!(found[1].first, Some(Place { partition: impressions.to_string(), offset: 8 }));
+        assert_eq!(found[1].detail.as_deref(), Some("the first"));
+        assert_eq!(losses(&Counters::default(), None, 0, &Seen::default()), []);
+    }
+}

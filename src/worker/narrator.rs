@@ -1,0 +1,112 @@
+//! What a worker says as it goes: at its start, once a minute, and of each version. As fields, so that a log in JSON has them
+//! as numbers.
+
+use std::time::{Duration, Instant};
+
+use super::status::Status;
+use crate::config::Config;
+use crate::publish::announcement::Announcement;
+use crate::source::kafka::KafkaLog;
+use crate::stream::Positions;
+
+/// How often a worker says how it goes.
+const EVERY: Duration = Duration::from_mins(1);
+
+/// Says what begins: which program, model and topics, where it reads on, and where everything is kept.
+pub fn begin(config: &Config, log: &KafkaLog, positions: &Positions, checkpoint: Option<u64>) {
+    let kafka = &config.kafka;
+    let partitions = |kind| positions.keys().filter(|partition| partition.kind == kind).count();
+    let impressions = partitions(crate::event::EventKind::Impression);
+    let clicks = partitions(crate::event::EventKind::Click);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        model = config.model.name,
+        brokers = kafka.brokers,
+        impressions = format!("{} ({impressions} partitions)", kafka.impressions_topic),
+        clicks = format!("{} ({clicks} partitions)", kafka.clicks_topic),
+        versions = kafka.versions_topic,
+        dead_letters = kafka.dead_letter_topic,
+        "deepfm begins"
+    );
+    let ends = log.ends();
+    let waiting: i64 = positions.iter().map(|(partition, at)| (ends.get(partition).unwrap_or(at) - at).max(0)).sum();
+    let from =
+        checkpoint.map_or_else(|| format!("kafka.start = {}", kafka.start), |number| format!("checkpoint {number}"));
+    tracing::info!(
+        from,
+        records_waiting = waiting,
+        state = %config.state.dir.display(),
+        versions = %config.versions.dir.display(),
+        exports = %config.exports.dir.display(),
+        "reading begins"
+    );
+}
+
+/// Says of a version that it is announced; how long that took since it was cut.
+pub fn announced(announcement: &Announcement, goes_live: bool) {
+    let bytes: u64 = announcement.files.values().map(|file| file.bytes).sum();
+    let log_loss = announcement.metrics.get("log_loss").and_then(serde_json::Value::as_f64);
+    let cut_at = announcement.created_at.parse::<jiff::Timestamp>().ok();
+    let seconds = cut_at.map(|cut_at| jiff::Timestamp::now().duration_since(cut_at).as_secs_f64());
+    tracing::info!(
+        rows = announcement.rows,
+        examples = announcement.learned,
+        bytes,
+        log_loss = log_loss.map(rounded),
+        seconds = seconds.map(rounded),
+        "version {} is announced{}",
+        announcement.version,
+        if goes_live { " and live" } else { "" }
+    );
+}
+
+/// Says once a minute how it goes.
+#[derive(Debug)]
+pub struct Minute {
+    since: Instant,
+    records: u64,
+    version: Option<(u64, Instant)>,
+}
+
+impl Minute {
+    /// The first minute begins now, after so many records.
+    pub fn new(records: u64) -> Self {
+        Self { since: Instant::now(), records, version: None }
+    }
+
+    /// Takes note of the worker's state, and says it when the minute is over.
+    pub fn note(&mut self, status: &Status) {
+        let now = Instant::now();
+        if status.version != self.version.map(|(version, _)| version) {
+            self.version = status.version.map(|version| (version, now));
+        }
+        let elapsed = now.saturating_duration_since(self.since);
+        if elapsed < EVERY {
+            return;
+        }
+        let rate = status.records.saturating_sub(self.records) as f64 / elapsed.as_secs_f64();
+        let behind = status.watermark.map(|time| (jiff::Timestamp::now().as_millisecond() - time) as f64 / 1000.0);
+        let lags: Option<Vec<u64>> = status.partitions.values().map(|partition| partition.lag_records).collect();
+        let lag = lags.map(|lags| lags.iter().sum::<u64>());
+        tracing::info!(
+            records_per_second = rounded(rate),
+            lag_records = lag,
+            watermark_lag_seconds = behind.map(rounded),
+            records = status.records,
+            rows = status.rows,
+            open_impressions = status.open_impressions,
+            log_loss = status.window.log_loss.map(rounded),
+            calibration = status.window.calibration.map(rounded),
+            newest_version = status.version,
+            version_age_seconds = self.version.map(|(_, at)| at.elapsed().as_secs()),
+            "{}",
+            status.not_ready().unwrap_or_else(|| "running".to_owned())
+        );
+        (self.since, self.records) = (now, status.records);
+    }
+}
+
+/// To four digits after the point, which people can read.
+fn rounded(value: f64) -> f64 {
+    (value * 1e4).round() / 1e4
+}
