@@ -8,7 +8,7 @@ use deepfm_stream::publish::announcement::Announcement;
 use deepfm_stream::publish::retention;
 use deepfm_stream::publish::topic::{self, Versions};
 
-use super::failure::{Exit, Failure};
+use super::failure::{Exit, Failure, OrExit as _};
 use super::run::topic_exit;
 use super::{config, output};
 
@@ -79,7 +79,7 @@ fn collect(file: &std::path::Path, is_dry: bool, json: bool) -> Result<(), Failu
     let config = config::load(file)?;
     let model = &config.model.name;
     let (root, exports) = (config.versions.of(model), config.exports.of(model));
-    let known = topic::read(&config.kafka, model).or_exit(Exit::Unreachable)?;
+    let known = read(&config)?;
     let plan =
         retention::plan(&config.versions, &known, &root, &exports, jiff::Timestamp::now()).or_exit(Exit::Disk)?;
     let mut failed = Vec::new();
