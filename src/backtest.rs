@@ -25,7 +25,7 @@ use crate::source::kafka::KafkaLog;
 use crate::source::watched::Watched;
 use crate::source::{Ingest, Source, SourceError, SourceEvent, files};
 use crate::stream::{Arrival, Control, Partition, Positions, StreamError};
-use crate::train::{Scored, Step, TrainParams, Trainer};
+use crate::train::{ParamsError, Scored, Step, TrainParams, Trainer};
 use crate::worker::attendance::{Attendance, Horizon};
 use crate::worker::drive::{Drive, DriveError, Pilot, Witness, name_unlearned};
 use crate::worker::losses::Seen;
@@ -64,6 +64,28 @@ pub enum BacktestError {
     /// A journal cannot be read.
     #[error(transparent)]
     Segment(#[from] ArtefactError),
+    /// A chain of versions does not say what it was learned with.
+    #[error("the journal of version {version}, which has no parent, does not begin with its parameters")]
+    Unconfigured {
+        /// The version.
+        version: u64,
+    },
+    /// A journal has decisions that do not fit the log.
+    #[error("the journal of version {version} is not one of this log")]
+    Journal {
+        /// The version.
+        version: u64,
+        /// What does not fit.
+        source: StreamError,
+    },
+    /// A journal has parameters that no state can be made of.
+    #[error("the journal of version {version}")]
+    Params {
+        /// The version.
+        version: u64,
+        /// What is wrong.
+        source: ParamsError,
+    },
     /// The versions do not follow each other.
     #[error("version {version} follows {parent:?}, but the version before it here is {before:?}")]
     Chain {

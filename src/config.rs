@@ -144,6 +144,12 @@ impl Config {
             let problem = format!("\"{}\" is state.dir or versions.dir too", config.exports.dir.display());
             exports.refuse("dir", problem, "exports are removed by age: give them a directory of their own");
         }
+        // Each key has its own bounds; what they allow together may still be no model.
+        if root.report().is_empty()
+            && let Err(error) = config.train_params().check()
+        {
+            root.report().add(Origin::Whole, "", error.to_string(), "make the model smaller");
+        }
         config
     }
 

@@ -24,10 +24,32 @@ pub struct Entry {
 }
 
 /// The encoded features of one event, grouped by field.
+///
+/// Invariant: `ends` ascend, and the last one is the number of entries; so also when they are read back.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Parts")]
 pub struct Features {
     entries: Box<[Entry]>,
     ends: Box<[u32]>,
+}
+
+/// Features as they are read, before it is known that they are any.
+#[derive(Deserialize)]
+struct Parts {
+    entries: Box<[Entry]>,
+    ends: Box<[u32]>,
+}
+
+impl TryFrom<Parts> for Features {
+    type Error = &'static str;
+
+    fn try_from(Parts { entries, ends }: Parts) -> Result<Self, Self::Error> {
+        let ascend = ends.windows(2).all(|pair| pair[0] <= pair[1]);
+        if ascend && ends.last().map_or(0, |end| *end as usize) == entries.len() {
+            return Ok(Self { entries, ends });
+        }
+        Err("the ends of the fields are not those of the entries")
+    }
 }
 
 impl Features {

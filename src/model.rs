@@ -81,6 +81,11 @@ struct DenseStep {
 #[error("every example of the batch has a non-finite gradient or weight")]
 pub struct NonFinite;
 
+/// Two rows, or two candidates, have one id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("two rows or two candidates have the id {0}")]
+pub struct RepeatedId(pub FeatureId);
+
 /// The model with its optimizer state.
 #[derive(Debug)]
 pub struct DeepFm {
@@ -101,16 +106,19 @@ impl DeepFm {
     }
 
     /// A model from its parts, each row and each candidate as its bytes.
+    ///
+    /// # Errors
+    /// When two rows, or two candidates, have one id.
     pub fn restore<'r>(
         params: ModelParams,
         dense: DenseState,
         rows: impl IntoIterator<Item = &'r [u8]>,
         candidates: impl IntoIterator<Item = &'r [u8]>,
-    ) -> Self {
+    ) -> Result<Self, RepeatedId> {
         let mut model = Self { dense, ..Self::new(params) };
-        rows.into_iter().for_each(|row| model.table.restore(row));
-        candidates.into_iter().for_each(|candidate| model.candidates.restore(candidate));
-        model
+        rows.into_iter().try_for_each(|row| model.table.restore(row))?;
+        candidates.into_iter().try_for_each(|candidate| model.candidates.restore(candidate))?;
+        Ok(model)
     }
 
     /// Scores a batch with the weights as they are, `[batch]` logits.

@@ -4,6 +4,7 @@
 pub mod announcement;
 pub mod artefacts;
 pub mod exports;
+pub mod files;
 pub mod settle;
 pub mod topic;
 pub mod retention;

@@ -11,6 +11,7 @@
 //! times, never by arrival.
 
 mod batch;
+pub mod check;
 mod convert;
 mod counters;
 mod cut;
@@ -32,9 +33,10 @@ use crate::model::{DeepFm, Executor, Scratch};
 use crate::stream::{Arrival, Control, JournalEntry, Partition, Positions, Refused, Released, Sequencer, StreamError};
 
 pub use batch::{Batch, Pending};
+pub use check::ParamsError;
 pub use counters::Counters;
 pub use cut::{Scope, StateCut};
-pub use digest::{Restore, Scalars, StateDigest};
+pub use digest::{Restore, RestoreError, Scalars, StateDigest};
 pub use ledger::{Fate, Ledger, Tally};
 pub use params::{BatchParams, TrainParams};
 pub use shown::{SHOWN_SCORE_BYTES, ShownScores, Unscored};

@@ -4,11 +4,14 @@ mod integration {
     mod commands;
     mod configuration;
     mod connections;
+    mod dependencies;
     mod determinism;
     mod encoder;
     mod endings;
+    mod formats;
     mod gaps;
     mod golden;
+    mod hostile;
     mod kafka;
     mod keeping;
     mod kills;

@@ -11,13 +11,14 @@ use crate::event::Decoder;
 use crate::feature::field::{Field, FieldSet};
 use crate::model::Inline;
 use crate::publish::artefacts::{self, Installed};
-use crate::snapshot::artefact::{JOURNAL, read_journal};
+use crate::snapshot::artefact::JOURNAL;
+use crate::snapshot::journal::read_journal;
 use crate::snapshot::manifest::Manifest;
+use crate::source::Ingest;
 use crate::source::kafka::{KafkaLog, KafkaSource};
-use crate::source::{Ingest, SourceError};
 use crate::stream::{Control, JournalEntry, Positions, Script};
-use crate::train::Trainer;
-use crate::worker::drive::{Drive, Pilot};
+use crate::train::{TrainParams, Trainer};
+use crate::worker::drive::{Drive, DriveError, Pilot};
 
 /// A published version, and the state that the replay has in its place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -65,7 +66,10 @@ pub fn replay_journal(config: &Config, directory: &Path) -> Result<Vec<VersionCh
             return Err(BacktestError::Chain { version, parent, before });
         }
         let Some(replay) = replay.as_mut() else { continue };
-        replay.follow(&segment.entries, records)?;
+        replay.follow(&segment.entries, records).map_err(|error| match error {
+            BacktestError::Drive(DriveError::Stream(source)) => BacktestError::Journal { version, source },
+            error => error,
+        })?;
         let found = replay.drive.trainer.state_digest().to_string();
         checks.push(VersionCheck { version, records, expected: segment.manifest.state_digest.clone(), found });
         before = Some((version, segment.digest.clone()));
@@ -85,9 +89,8 @@ fn read_segments(config: &Config, directory: &Path) -> Result<Vec<Segment>, Back
     for Installed { path, .. } in versions {
         let (manifest, digest) = artefacts::manifest(&path)?;
         if manifest.model == config.model.name {
-            let file = path.join(JOURNAL);
-            let lines = std::fs::read(&file).map_err(|source| SourceError::File { path: file, source })?;
-            segments.push(Segment { manifest, digest, entries: read_journal(&lines)? });
+            let entries = read_journal(&artefacts::file(&path, &manifest, JOURNAL)?)?;
+            segments.push(Segment { manifest, digest, entries });
         }
     }
     // A version that a later one passes over was abandoned: its worker fell back behind it.
@@ -137,10 +140,13 @@ impl<'c> Replay<'c> {
                 _ => None,
             })
             .collect();
-        let first = controls.clone().find_map(configured);
-        let parameters = first.and_then(|(parameters, _)| serde_json::from_str(parameters).ok());
-        let fields = first.map_or(&*config.fields, |(_, fields)| fields).clone();
-        let trainer = Trainer::new(parameters.unwrap_or_else(|| config.train_params()));
+        // The journal was checked when it was read: a chain that begins without parameters has no state of its own to repeat.
+        let version = chain.first().map_or(0, |segment| segment.manifest.version);
+        let (parameters, fields) =
+            controls.clone().find_map(configured).ok_or(BacktestError::Unconfigured { version })?;
+        let parameters =
+            TrainParams::from_text(parameters).map_err(|source| BacktestError::Params { version, source })?;
+        let (trainer, fields) = (Trainer::new(parameters), fields.clone());
         let drive = drive(config, trainer, &starts, &fields)?;
         Ok(Self { config, drive, starts, fields })
     }

@@ -6,6 +6,8 @@ use std::sync::atomic::AtomicBool;
 use clap::Subcommand;
 use deepfm_stream::publish::artefacts::{self, ArtefactIoError};
 use deepfm_stream::publish::exports;
+use deepfm_stream::publish::files;
+use deepfm_stream::publish::settle::check_outbox;
 use deepfm_stream::snapshot::artefact::Verified;
 use deepfm_stream::snapshot::checkpoint;
 use deepfm_stream::snapshot::export::ExportManifest;
@@ -85,6 +87,7 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
 }
 
 fn export(config: &Path, out: Option<&Path>, json: bool) -> Result<(), Failure> {
+    files::keep_to_owner();
     let config = config::load(config)?;
     let mut store = SledStore::open(&config.state.dir).map_err(store_failure)?;
     let saved = store.load().map_err(store_failure)?;
@@ -119,7 +122,8 @@ impl Found {
         let bad =
             |error: anyhow::Error| Failure::new(Exit::BadInput, error.context(format!("{}", directory.display())));
         let lineage = checkpoint::read_lineage(&layer).map_err(|error| bad(error.into()))?;
-        let params = serde_json::from_str(&lineage.parameters).map_err(|error| bad(error.into()))?;
+        check_outbox(&lineage.outbox, &manifest.model).map_err(|error| bad(error.into()))?;
+        let params = lineage.params().map_err(|error| bad(error.into()))?;
         let (trainer, _) = checkpoint::decode(params, &[layer]).map_err(|error| bad(error.into()))?;
         Ok(Self::Export(path, Box::new(manifest), trainer.model().row_count()))
     }

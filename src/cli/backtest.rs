@@ -199,7 +199,10 @@ fn failure(error: BacktestError) -> Failure {
     let exit = match &error {
         BacktestError::Fields(_) | BacktestError::Mapping(_) => Exit::Configuration,
         BacktestError::Source(error) | BacktestError::Drive(DriveError::Source(error)) => source_exit(error),
-        BacktestError::Drive(DriveError::LogEnds(_))
+        BacktestError::Drive(DriveError::LogEnds(_) | DriveError::JournalEnds(_))
+        | BacktestError::Journal { .. }
+        | BacktestError::Unconfigured { .. }
+        | BacktestError::Params { .. }
         | BacktestError::Artefact(_)
         | BacktestError::Segment(_)
         | BacktestError::Chain { .. } => Exit::BadInput,

@@ -1,5 +1,6 @@
 //! `deepfm demo`: the whole loop in one process: an embedded broker, simulated traffic, the worker, and a live view.
 
+mod place;
 mod view;
 
 use std::collections::VecDeque;
@@ -12,6 +13,7 @@ use deepfm_stream::config::Config;
 use deepfm_stream::event::EventKind;
 use deepfm_stream::feature::field::Field;
 use deepfm_stream::publish::artefacts;
+use deepfm_stream::publish::files;
 use deepfm_stream::simulate::{self, BayesTally, SimulationParams, Simulator};
 use deepfm_stream::source::send::{EventSender, Timestamps};
 use deepfm_stream::store::SledStore;
@@ -61,15 +63,22 @@ pub(crate) struct Args {
 /// artefacts.
 const STATE: &str = "state";
 const CONFIGURATION: &str = "deepfm.toml";
+const ARTEFACTS: &str = "artefacts";
 const LOG: &str = "demo.log";
 
 /// Impressions whose label has not matured yet: event time, true probability, whether clicked within the window.
 type Shown = Arc<Mutex<VecDeque<(i64, f64, bool)>>>;
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let scratch = std::env::temp_dir().join(format!("deepfm-demo-{}", std::process::id()));
-    let directory = args.dir.as_ref().unwrap_or(&scratch);
-    std::fs::create_dir_all(directory).or_exit_with(Exit::Disk, format!("cannot make {}", directory.display()))?;
+    files::keep_to_owner();
+    let directory = match &args.dir {
+        Some(directory) => {
+            place::given(directory)?;
+            directory.clone()
+        }
+        None => place::scratch()?,
+    };
+    let directory = directory.as_path();
     let result = play(args, directory);
     if args.dir.is_none() {
         for removed in [STATE, CONFIGURATION] {
@@ -136,15 +145,15 @@ fn configuration(directory: &Path, brokers: &str) -> Result<Config, Failure> {
     };
     let fields = simulate::fields().into_iter().map(table).collect::<Vec<_>>().concat();
     let text = format!(
-        "# Written by `deepfm demo`.\n{fields}[model]\nname = \"demo\"\n[join]\nattribution_window_seconds = {}\n\
+        "{}{fields}[model]\nname = \"demo\"\n[join]\nattribution_window_seconds = {}\n\
          [kafka]\nbrokers = \"{brokers}\"\n[state]\ndir = {:?}\ncheckpoint_interval_seconds = 5\n\
          [versions]\ndir = {:?}\ninterval_seconds = 5\n[exports]\ninterval_seconds = 0\n[admin]\nlisten = \"127.0.0.1:0\"\n[metrics]\nwindow_impressions = 5000\n",
+        place::MARK,
         WINDOW.as_secs(),
         directory.join(STATE).display().to_string(),
-        directory.join("artefacts").display().to_string(),
+        directory.join(ARTEFACTS).display().to_string(),
     );
-    let path = directory.join(CONFIGURATION);
-    std::fs::write(&path, &text).or_exit_with(Exit::Disk, format!("cannot write {}", path.display()))?;
+    let path = place::write_configuration(directory, &text)?;
     Config::parse(&text, &path.display().to_string(), []).or_exit(Exit::Configuration)
 }
 

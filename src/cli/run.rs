@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use deepfm_stream::config::Config;
 use deepfm_stream::publish::exports::{self, ExportIoError};
+use deepfm_stream::publish::files;
 use deepfm_stream::publish::topic::TopicError;
 use deepfm_stream::snapshot::checkpoint::Layer;
 use deepfm_stream::source::SourceError;
@@ -54,6 +55,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    files::keep_to_owner();
     let config = config::load(&args.config)?;
     let (stop, board) = (Stop::default(), StatusBoard::default());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -215,6 +217,8 @@ pub(crate) fn worker_failure(error: WorkerError) -> Failure {
         | WorkerError::CommitStuck(_)
         | WorkerError::NoFirstCheckpoint
         | WorkerError::Checkpoint { .. }
+        | WorkerError::Outbox { .. }
+        | WorkerError::NumbersUsedUp { .. }
         | WorkerError::StateLost { .. }
         | WorkerError::StateIsWhole { .. }
         | WorkerError::VersionsAhead { .. }

@@ -16,7 +16,7 @@ use super::events::Events;
 use super::join::{Emit, Join, Labels};
 use super::kafka::{Kafka, Start};
 use super::model::{Mlp, Model, Optimizer};
-use super::operation::{Admin, Exports, Metrics, State, Versions};
+use super::operation::{Admin, Exports, Metrics, Readers, State, Versions};
 use super::training::Training;
 
 impl Default for Model {
@@ -148,6 +148,7 @@ impl Default for Versions {
             click_silence_max_seconds: Self::click_silence_of(Join::default().attribution_window_seconds),
             keep: 24,
             keep_days: 0,
+            readers: Readers::Group,
         }
     }
 }

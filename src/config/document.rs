@@ -44,6 +44,18 @@ pub(super) enum Value {
 }
 
 impl Value {
+    /// What kind of value it is: for places where a value may hold a secret.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "a string",
+            Self::Integer(_) | Self::Float(_) => "a number",
+            Self::Bool(_) => "true or false",
+            Self::Time(_) => "a time",
+            Self::List(_) => "a list",
+            Self::Table(_) => "a table",
+        }
+    }
+
     /// The value in words, short, for error messages.
     pub(super) fn describe(&self) -> String {
         match self {

@@ -98,6 +98,11 @@ impl Report {
         });
     }
 
+    /// Whether nothing was noted.
+    pub(super) fn is_empty(&self) -> bool {
+        self.errors.borrow().is_empty()
+    }
+
     /// Whether nothing was noted about this key or what is inside it.
     pub(super) fn is_sound(&self, key: &str) -> bool {
         let inside = format!("{key}.");

@@ -94,7 +94,16 @@ pub(super) const SECTIONS: &[(&str, &[&str])] = &[
     ("state", &["dir", "checkpoint_interval_seconds", "undurable_max_seconds"]),
     (
         "versions",
-        &["dir", "interval_seconds", "interval_examples", "probes", "click_silence_max_seconds", "keep", "keep_days"],
+        &[
+            "dir",
+            "interval_seconds",
+            "interval_examples",
+            "probes",
+            "click_silence_max_seconds",
+            "keep",
+            "keep_days",
+            "readers",
+        ],
     ),
     ("exports", &["dir", "interval_seconds", "keep"]),
     ("admin", &["listen"]),

@@ -4,6 +4,8 @@ use serde::{Serialize, Serializer};
 
 use crate::model::params::{Activation, AdmissionParams, MlpParams, ModelParams, Parts};
 use crate::optim::params::{FtrlParams, SgdParams};
+use crate::snapshot::names;
+use crate::train::check::EMBEDDING_DIM_MAX;
 
 use super::defaults::linear_alpha;
 use super::document::Value;
@@ -74,7 +76,13 @@ impl Model {
         let parts = [("deepfm", Parts::Deepfm), ("fm", Parts::Fm), ("linear", Parts::Linear)];
         Self {
             name: section.checked_text("name", &default.name, check_name),
-            embedding_dim: section.count("embedding_dim", dim, 1, 1024, "each id has at least one dimension"),
+            embedding_dim: section.count(
+                "embedding_dim",
+                dim,
+                1,
+                EMBEDDING_DIM_MAX,
+                "each id has at least one dimension",
+            ),
             seed: section.whole("seed", default.seed, 0, i64::MAX as u64, seeds),
             init_scale: section.number("init_scale", default.init_scale, Bounds::POSITIVE, scale),
             parts: section.choice("parts", default.parts, &parts),
@@ -234,13 +242,9 @@ fn read_sgd(section: &Section<'_>, default: SgdParams) -> SgdParams {
 
 /// Names become parts of record keys and directories.
 fn check_name(name: &str) -> Result<(), (String, String)> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
-    if starts_well && name.len() <= 64 && name.chars().all(allowed) {
-        return Ok(());
-    }
     let fix = "use 1 to 64 letters, digits, `.`, `_` or `-`, a letter or digit first";
-    Err((format!("\"{name}\" cannot be part of a key or a directory"), fix.to_owned()))
+    let refused = |_| (format!("\"{name}\" cannot be part of a key or a directory"), fix.to_owned());
+    names::check_model(name).map_err(refused)
 }
 
 fn without_group_penalty<S: Serializer>(params: &FtrlParams, serializer: S) -> Result<S::Ok, S::Error> {

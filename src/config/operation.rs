@@ -41,6 +41,8 @@ pub struct Versions {
     pub keep: usize,
     /// Versions that are younger are kept as well; 0 is not by age.
     pub keep_days: u64,
+    /// Who may read the versions.
+    pub readers: Readers,
 }
 
 impl Versions {
@@ -52,6 +54,38 @@ impl Versions {
     /// How long clicks may be silent where nothing is said of it: ten windows, and no less than a minute.
     pub(in crate::config) fn click_silence_of(window_seconds: u64) -> u64 {
         (10 * window_seconds).max(60)
+    }
+}
+
+/// Who may read a file or a directory that is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Readers {
+    /// The worker's own user: 0700 and 0600. State and exports are always so.
+    Owner,
+    /// Its group too: 0750 and 0640.
+    Group,
+    /// Everybody: 0755 and 0644.
+    All,
+}
+
+impl Readers {
+    /// The mode of a directory.
+    pub fn directory_mode(self) -> u32 {
+        match self {
+            Self::Owner => 0o700,
+            Self::Group => 0o750,
+            Self::All => 0o755,
+        }
+    }
+
+    /// The mode of a file.
+    pub fn file_mode(self) -> u32 {
+        match self {
+            Self::Owner => 0o600,
+            Self::Group => 0o640,
+            Self::All => 0o644,
+        }
     }
 }
 
@@ -120,6 +154,7 @@ impl Versions {
         let time = "it is at most 30 days; 0 is not by time";
         let examples = "it is at most 10^12; 0 is not by examples";
         let probes = "servers score each probe before they serve a version";
+        let readers = [("owner", Readers::Owner), ("group", Readers::Group), ("all", Readers::All)];
         Self {
             dir: read_dir(section, default.dir),
             interval_seconds: section.whole("interval_seconds", default.interval_seconds, 0, 30 * DAY_SECONDS, time),
@@ -146,6 +181,7 @@ impl Versions {
                 36_500,
                 "it is at most a century; 0 is not by age",
             ),
+            readers: section.choice("readers", default.readers, &readers),
         }
     }
 }

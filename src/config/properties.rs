@@ -45,6 +45,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("request.required.acks", "an announcement counts when all replicas have it"),
     ("allow.auto.create.topics", "topics need settings of their own: create them with `deepfm topics apply`"),
     ("plugin.library.paths", "no foreign code is loaded into the worker"),
+    ("ssl.engine.location", "no foreign code is loaded into the worker"),
+    ("ssl.engine.id", "no foreign code is loaded into the worker"),
+    ("ssl.providers", "no foreign code is loaded into the worker"),
+    ("sasl.kerberos.kinit.cmd", "the worker runs no command of a configuration"),
 ];
 
 /// Properties of librdkafka that end like ours but are its own: they name a file that it reads itself.
@@ -229,8 +233,13 @@ impl Reader<'_> {
         let Err(error) = taken else {
             return true;
         };
+        // A value from a variable may be a secret under a name that does not say so; that there is no such name is told.
+        let is_shown = |description: &str| match property.given {
+            Given::Inline => !property.secret,
+            Given::Variable | Given::File(_) => description.starts_with("No such configuration property"),
+        };
         match error {
-            KafkaError::ClientConfig(_, description, _, _) if !property.secret && property.file().is_none() => {
+            KafkaError::ClientConfig(_, description, _, _) if is_shown(&description) => {
                 self.refuse(format!("librdkafka refuses it: {description}"), "its CONFIGURATION.md lists all settings");
             }
             _ => self.refuse("librdkafka refuses it", "its CONFIGURATION.md lists all settings"),

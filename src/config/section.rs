@@ -65,7 +65,7 @@ impl<'a> Section<'a> {
     /// A table that stands in a list, such as an entry of `[[fields]]`.
     pub(super) fn entry(path: String, node: &'a Node, report: &'a Report) -> Option<Self> {
         let Value::Table(table) = &node.value else {
-            let problem = format!("expected a table, found {}", node.value.describe());
+            let problem = format!("expected a table, found {}", node.value.kind());
             report.add(node.origin.clone(), path, problem, "");
             return None;
         };
@@ -85,7 +85,7 @@ impl<'a> Section<'a> {
                 if let Value::Table(table) = &node.value {
                     section.table = Some(table);
                 } else {
-                    let problem = format!("expected a section, found {}", node.value.describe());
+                    let problem = format!("expected a section, found {}", node.value.kind());
                     let fix = format!("write [{}] above its keys", section.path);
                     self.report.add(node.origin.clone(), section.path.clone(), problem, &fix);
                 }

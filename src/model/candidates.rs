@@ -6,6 +6,7 @@
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::RepeatedId;
 use super::oldest::{looked_through, oldest};
 use super::slot::SlotKey;
 use super::table::{SHARDS, shard};
@@ -158,12 +159,18 @@ impl Candidates {
 
     /// Takes a candidate back in as its bytes.
     ///
+    /// # Errors
+    /// When its id is there already.
+    ///
     /// # Panics
-    /// When the slice has not the length of a candidate, or its id is there already.
-    pub fn restore(&mut self, bytes: &[u8]) {
+    /// When the slice has not the length of a candidate.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), RepeatedId> {
         let candidate = Candidate::read(bytes.try_into().expect("a candidate has a fixed length"));
-        assert_eq!(self.count(candidate.id), 0, "id {} is a candidate twice", candidate.id);
+        if self.count(candidate.id) > 0 {
+            return Err(RepeatedId(candidate.id));
+        }
         self.insert(candidate);
+        Ok(())
     }
 
     fn insert(&mut self, candidate: Candidate) {

@@ -13,6 +13,7 @@ mod touched;
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::RepeatedId;
 use super::oldest::{looked_through, oldest};
 use super::slot::SlotKey;
 use crate::feature::FeatureId;
@@ -246,18 +247,24 @@ impl Table {
 
     /// Takes a row back in as its bytes.
     ///
+    /// # Errors
+    /// When its id has a row already.
+    ///
     /// # Panics
-    /// When the slice has not the length of a row, or its id has a row already.
-    pub fn restore(&mut self, bytes: &[u8]) {
+    /// When the slice has not the length of a row.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), RepeatedId> {
         assert_eq!(bytes.len(), self.row_bytes(), "a row has a fixed length");
         let word = |at: usize| u32::from_le_bytes(bytes[4 * at..4 * at + 4].try_into().expect("four bytes"));
         let id = u64::from(word(0)) | u64::from(word(1)) << 32;
-        assert!(self.find(id).is_none(), "id {id} has two rows");
+        if self.find(id).is_some() {
+            return Err(RepeatedId(id));
+        }
         let row = self.insert(id);
         let words = self.row_mut(row);
         for (at, value) in words.iter_mut().enumerate() {
             *value = word(at);
         }
+        Ok(())
     }
 
     /// The digest of all rows; afterwards none counts as changed.
@@ -488,7 +495,7 @@ mod tests {
         let mut table = filled(2000);
         let mut reversed = Table::new(10);
         let rows: Vec<Vec<u8>> = table.rows().map(<[u8]>::to_vec).collect();
-        rows.iter().rev().for_each(|row| reversed.restore(row));
+        rows.iter().rev().for_each(|row| reversed.restore(row).expect("each id has one row"));
         assert_eq!(reversed.digest(), table.digest());
     }
 

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::snapshot::artefact::Artefact;
-use crate::snapshot::manifest::{FileDigest, Fingerprints, Kind, ParentVersion};
+use crate::snapshot::manifest::{FileDigest, Fingerprints, Kind, ManifestError, ParentVersion, check_files};
+use crate::snapshot::names::{self, NameError};
 
 /// The form of the records.
 pub const FORMAT: u32 = 1;
@@ -15,6 +16,34 @@ const MOVES_MAX: usize = 20;
 
 /// The alias that servers follow by default.
 pub const LIVE: &str = "live";
+
+/// A record that is not what its key says: whoever may write to the topic may have written anything.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// It does not decode.
+    #[error("it does not decode")]
+    Decode(#[from] serde_json::Error),
+    /// It has another form.
+    #[error("it has format {0}, this program reads {FORMAT}")]
+    Format(u32),
+    /// It stands under a key that is not its own.
+    #[error("it belongs under the key {expected:?}, not under {found:?}")]
+    Key {
+        /// The record's key.
+        found: String,
+        /// The key that it should have.
+        expected: String,
+    },
+    /// A name, number or digest is not of its form.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// Its files are not those of an artefact.
+    #[error(transparent)]
+    Files(#[from] ManifestError),
+    /// It has more moves than are kept.
+    #[error("it has {0} moves, more than {MOVES_MAX}")]
+    Moves(usize),
+}
 
 /// A version exists. Key: `<model>/v/<version>`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,10 +127,39 @@ impl Announcement {
         }
     }
 
+    /// Reads a record of the topic, which counts only under its own key, and only when its names stay inside the directory
+    /// of versions.
+    ///
+    /// # Errors
+    /// When it is not an announcement of a version under this key.
+    pub fn read(key: &str, record: &[u8]) -> Result<Self, RecordError> {
+        let announcement: Self = serde_json::from_slice(record)?;
+        check_form(announcement.format)?;
+        check_key(key, announcement.key())?;
+        names::check_model(&announcement.model)?;
+        names::check_directory(&announcement.directory, announcement.version, &announcement.manifest_digest)?;
+        let abandoned = announcement.abandoned.as_ref().and_then(|abandoned| abandoned.parent.as_ref());
+        for parent in announcement.parent.iter().chain(abandoned) {
+            names::check_version(parent.version)?;
+            names::check_digest(&parent.manifest_digest)?;
+        }
+        names::check_digest(&announcement.state_digest)?;
+        check_files(&announcement.files)?;
+        Ok(announcement)
+    }
+
     /// Its key.
     pub fn key(&self) -> String {
         format!("{}/v/{}", self.model, self.version)
     }
+}
+
+fn check_form(format: u32) -> Result<(), RecordError> {
+    if format == FORMAT { Ok(()) } else { Err(RecordError::Format(format)) }
+}
+
+fn check_key(found: &str, expected: String) -> Result<(), RecordError> {
+    if found == expected { Ok(()) } else { Err(RecordError::Key { found: found.to_owned(), expected }) }
 }
 
 /// Where an alias points. Key: `<model>/a/<alias>`.
@@ -137,6 +195,27 @@ pub struct Move {
 }
 
 impl Alias {
+    /// Reads a record of the topic, as [`Announcement::read`] does.
+    ///
+    /// # Errors
+    /// When it is not an alias under this key.
+    pub fn read(key: &str, record: &[u8]) -> Result<Self, RecordError> {
+        let alias: Self = serde_json::from_slice(record)?;
+        check_form(alias.format)?;
+        check_key(key, Self::key(&alias.model, &alias.alias))?;
+        names::check_model(&alias.model)?;
+        names::check_model(&alias.alias)?;
+        names::check_directory(&alias.directory, alias.version, &alias.manifest_digest)?;
+        if alias.moves.len() > MOVES_MAX {
+            return Err(RecordError::Moves(alias.moves.len()));
+        }
+        for Move { version, manifest_digest, moved_at: _ } in &alias.moves {
+            names::check_version(*version)?;
+            names::check_digest(manifest_digest)?;
+        }
+        Ok(alias)
+    }
+
     /// The key of an alias.
     pub fn key(model: &str, alias: &str) -> String {
         format!("{model}/a/{alias}")

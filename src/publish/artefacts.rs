@@ -7,8 +7,11 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use super::files::{self, Length, ReadError};
+use crate::config::operation::Readers;
 use crate::snapshot::artefact::{self, Artefact, ArtefactError, MANIFEST, Verified};
-use crate::snapshot::manifest::{Manifest, sha256};
+use crate::snapshot::manifest::{MANIFEST_BYTES_MAX, Manifest, sha256};
+use crate::snapshot::names;
 
 /// Prefix of directories that are not versions yet.
 const STAGED: &str = ".staged-";
@@ -51,6 +54,9 @@ pub enum ArtefactIoError {
         /// What is wrong.
         source: ArtefactError,
     },
+    /// A directory was asked for that no version has.
+    #[error("{0:?} is no directory of a version")]
+    NotAVersion(String),
     /// The directory is named after another version or content.
     #[error("directory {path} holds version {version} with digest {digest}")]
     Name {
@@ -68,40 +74,50 @@ fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Artef
     move |source| ArtefactIoError::Io { doing, path, source }
 }
 
-/// Writes and syncs every file of a version under a temporary name.
+/// Writes and syncs every file of a version under a temporary name, for these readers.
 ///
 /// # Errors
 /// When the disk does not take it; what was written is removed then: on a full disk it would be in the way of the next try.
-pub fn stage(root: &Path, artefact: &Artefact) -> Result<(), ArtefactIoError> {
-    let path = root.join(format!("{STAGED}{}", artefact.directory()));
-    let written = write(root, &path, artefact);
+pub fn stage(root: &Path, artefact: &Artefact, readers: Readers) -> Result<(), ArtefactIoError> {
+    let [_, path] = places(root, &artefact.directory())?;
+    let written = write(root, &path, artefact, readers);
     if written.is_err() && path.exists() {
         remove_or_say(&path);
     }
     written
 }
 
-fn write(root: &Path, path: &Path, artefact: &Artefact) -> Result<(), ArtefactIoError> {
+fn write(root: &Path, path: &Path, artefact: &Artefact, readers: Readers) -> Result<(), ArtefactIoError> {
     if !root.exists() {
-        fs::create_dir_all(root).map_err(io_error("make", root))?;
+        files::make_directories(readers, root).map_err(io_error("make", root))?;
         sync(root.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
     }
     if path.exists() {
         fs::remove_dir_all(path).map_err(io_error("remove", path))?;
     }
-    fs::create_dir(path).map_err(io_error("make", path))?;
+    files::make_directory(readers, path).map_err(io_error("make", path))?;
     for (name, content) in &artefact.files {
         let file_path = path.join(name);
-        let mut file = File::create(&file_path).map_err(io_error("make", &file_path))?;
+        let mut file = files::make_file(readers, &file_path).map_err(io_error("make", &file_path))?;
         file.write_all(content).and_then(|()| file.sync_all()).map_err(io_error("write", &file_path))?;
     }
     sync(path)?;
     sync(root)
 }
 
-/// Whether a version is there, staged or installed.
-pub fn is_present(root: &Path, directory: &str) -> bool {
-    root.join(directory).exists() || root.join(format!("{STAGED}{directory}")).exists()
+/// Where a version of this name is, installed and staged. Whatever else a name leads to is not ours to rename or remove.
+fn places(root: &Path, directory: &str) -> Result<[PathBuf; 2], ArtefactIoError> {
+    if names::number_of_directory(directory).is_none() {
+        return Err(ArtefactIoError::NotAVersion(directory.chars().take(100).collect()));
+    }
+    Ok([root.join(directory), root.join(format!("{STAGED}{directory}"))])
+}
+
+/// Whether a version is there, staged or installed: with this very manifest, since a name has only the first digits of its
+/// digest.
+pub fn is_present(root: &Path, directory: &str, manifest_digest: &str) -> bool {
+    let is_it = |place: &PathBuf| read_manifest(place).is_ok_and(|bytes| sha256(&bytes) == manifest_digest);
+    places(root, directory).is_ok_and(|places| places.iter().any(is_it))
 }
 
 /// Gives a staged version its name. Does nothing when it has it already.
@@ -109,9 +125,8 @@ pub fn is_present(root: &Path, directory: &str) -> bool {
 /// # Errors
 /// When the version is neither staged nor installed, or cannot be renamed.
 pub fn install(root: &Path, directory: &str) -> Result<(), ArtefactIoError> {
-    let path = root.join(directory);
+    let [path, staged] = places(root, directory)?;
     if !path.exists() {
-        let staged = root.join(format!("{STAGED}{directory}"));
         fs::rename(&staged, &path).map_err(io_error("rename", &staged))?;
     }
     // Also when the name is there: the sync after the rename may have failed.
@@ -123,7 +138,7 @@ pub fn install(root: &Path, directory: &str) -> Result<(), ArtefactIoError> {
 /// # Errors
 /// When it cannot be removed.
 pub fn remove(root: &Path, directory: &str) -> Result<(), ArtefactIoError> {
-    for path in [root.join(directory), root.join(format!("{STAGED}{directory}"))] {
+    for path in places(root, directory)? {
         if path.exists() {
             fs::remove_dir_all(&path).map_err(io_error("remove", &path))?;
         }
@@ -154,38 +169,86 @@ pub(super) fn remove_or_say(path: &Path) {
     }
 }
 
-/// Reads and checks an installed version.
+/// Reads and checks an installed version: its manifest first, then the files that this names, each a regular file of the length
+/// that it states.
 ///
 /// # Errors
 /// When a file cannot be read, or the version is not what it says.
 pub fn verify(path: &Path) -> Result<Verified, ArtefactIoError> {
-    let mut files = BTreeMap::new();
-    for entry in fs::read_dir(path).map_err(io_error("read", path))? {
-        let entry = entry.map_err(io_error("read", path))?;
-        let content = fs::read(entry.path()).map_err(io_error("read", &entry.path()))?;
-        files.insert(entry.file_name().to_string_lossy().into_owned(), content);
+    let bytes = read_manifest(path)?;
+    let named = artefact::read_manifest(&bytes).map_err(artefact_error(path))?;
+    let mut contents = BTreeMap::from([(MANIFEST.to_owned(), bytes)]);
+    for name in named.files.keys() {
+        contents.insert(name.clone(), read_named(path, &named, name)?);
     }
-    let verified =
-        artefact::verify(&files).map_err(|source| ArtefactIoError::Artefact { path: path.to_owned(), source })?;
-    let name = path.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
-    let expected = artefact::directory_name(verified.manifest.version, &verified.digest);
-    if name.is_some_and(|name| name != expected) {
-        let (version, digest) = (verified.manifest.version, verified.digest);
-        return Err(ArtefactIoError::Name { path: path.to_owned(), version, digest });
-    }
+    let verified = artefact::verify(&contents).map_err(artefact_error(path))?;
+    check_name(path, &verified.manifest, &verified.digest)?;
     Ok(verified)
 }
 
 /// The manifest of an installed version, with its digest; nothing else is read.
 ///
 /// # Errors
-/// When it cannot be read.
+/// When it cannot be read, or the directory is named after another.
 pub fn manifest(path: &Path) -> Result<(Manifest, String), ArtefactIoError> {
+    let bytes = read_manifest(path)?;
+    let manifest = artefact::read_manifest(&bytes).map_err(artefact_error(path))?;
+    let digest = sha256(&bytes);
+    check_name(path, &manifest, &digest)?;
+    Ok((manifest, digest))
+}
+
+/// A file of an installed version, as its manifest digests it.
+///
+/// # Errors
+/// When it cannot be read, or is another.
+pub fn file(path: &Path, manifest: &Manifest, name: &str) -> Result<Vec<u8>, ArtefactIoError> {
+    let content = read_named(path, manifest, name)?;
+    artefact::check_file(manifest, name, &content).map_err(artefact_error(path))?;
+    Ok(content)
+}
+
+fn read_manifest(path: &Path) -> Result<Vec<u8>, ArtefactIoError> {
     let file = path.join(MANIFEST);
-    let bytes = fs::read(&file).map_err(io_error("read", &file))?;
-    let manifest = artefact::read_manifest(&bytes)
-        .map_err(|source| ArtefactIoError::Artefact { path: path.to_owned(), source })?;
-    Ok((manifest, sha256(&bytes)))
+    files::read(&file, Length::AtMost(MANIFEST_BYTES_MAX)).map_err(|error| match error {
+        ReadError::Length(found) => artefact_error(path)(ArtefactError::Long(found)),
+        error => unread(path, MANIFEST, error),
+    })
+}
+
+/// A file that a manifest names, of the length that it states.
+fn read_named(path: &Path, manifest: &Manifest, name: &str) -> Result<Vec<u8>, ArtefactIoError> {
+    let missing = || artefact_error(path)(ArtefactError::Missing(name.to_owned()));
+    let expected = manifest.files.get(name).ok_or_else(missing)?.bytes;
+    files::read(&path.join(name), Length::Exactly(expected)).map_err(|error| match error {
+        ReadError::Length(found) => {
+            artefact_error(path)(ArtefactError::Length { file: name.to_owned(), found, expected })
+        }
+        error => unread(path, name, error),
+    })
+}
+
+fn unread(path: &Path, name: &str, error: ReadError) -> ArtefactIoError {
+    let name = name.to_owned();
+    match error {
+        ReadError::Missing => artefact_error(path)(ArtefactError::Missing(name)),
+        ReadError::NotRegular | ReadError::Length(_) => artefact_error(path)(ArtefactError::NotRegular(name)),
+        ReadError::Io(source) => ArtefactIoError::Io { doing: "read", path: path.join(name), source },
+    }
+}
+
+fn artefact_error(path: &Path) -> impl FnOnce(ArtefactError) -> ArtefactIoError {
+    let path = path.to_owned();
+    move |source| ArtefactIoError::Artefact { path, source }
+}
+
+fn check_name(path: &Path, manifest: &Manifest, digest: &str) -> Result<(), ArtefactIoError> {
+    let name = path.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+    if name.is_some_and(|name| name != names::directory(manifest.version, digest)) {
+        let (version, digest) = (manifest.version, digest.to_owned());
+        return Err(ArtefactIoError::Name { path: path.to_owned(), version, digest });
+    }
+    Ok(())
 }
 
 /// Takes a version away from servers, as one step, and removes it; its manifest and its segment of the journal are kept aside
@@ -194,7 +257,7 @@ pub fn manifest(path: &Path) -> Result<(Manifest, String), ArtefactIoError> {
 /// # Errors
 /// When it cannot be removed, or its journal not be kept; it is as it was then, or away.
 pub fn retire(root: &Path, directory: &str, journal: Journal) -> Result<(), ArtefactIoError> {
-    let path = root.join(directory);
+    let [path, _] = places(root, directory)?;
     if !path.exists() {
         return Ok(());
     }
@@ -253,7 +316,7 @@ pub fn list(root: &Path) -> Result<Vec<Installed>, ArtefactIoError> {
     for entry in fs::read_dir(root).map_err(io_error("read", root))? {
         let path = entry.map_err(io_error("read", root))?.path();
         let directory = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if let Some(version) = directory.split_once('-').and_then(|(number, _)| number.parse().ok()) {
+        if let Some(version) = names::number_of_directory(&directory) {
             versions.push(Installed { version, directory, path });
         }
     }

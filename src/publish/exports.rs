@@ -10,14 +10,19 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 use super::artefacts;
+use super::files::{self, Length, ReadError};
+use crate::config::operation::Readers;
 use crate::snapshot::artefact::MANIFEST;
 use crate::snapshot::checkpoint::Layer;
 use crate::snapshot::export::{self, BLOCKS, ExportError, ExportManifest, Inspection};
-use crate::snapshot::manifest::FileDigest;
+use crate::snapshot::manifest::{FileDigest, MANIFEST_BYTES_MAX};
 use crate::store::{ReadMerged, StoreError};
 
 /// Prefix of directories that are not exports yet.
 const STAGED: &str = ".staged-";
+
+/// An export has the whole state: nobody else's to read.
+const READERS: Readers = Readers::Owner;
 
 /// The form of an export's name, in UTC.
 const NAME: &str = "%Y%m%dT%H%M%SZ";
@@ -66,7 +71,7 @@ pub fn write(
     read: ReadMerged,
     stop: &AtomicBool,
 ) -> Result<(PathBuf, ExportManifest), ExportIoError> {
-    fs::create_dir_all(root).map_err(io_error("make", root))?;
+    files::make_directories(READERS, root).map_err(io_error("make", root))?;
     remove_stray(root)?;
     let now = jiff::Timestamp::now();
     let name = now.strftime(NAME).to_string();
@@ -76,7 +81,7 @@ pub fn write(
         return Err(io_error("make", &path)(taken));
     }
     let staged = root.join(format!("{STAGED}{name}"));
-    fs::create_dir(&staged).map_err(io_error("make", &staged))?;
+    files::make_directory(READERS, &staged).map_err(io_error("make", &staged))?;
     let written = write_files(&staged, model, now.to_string(), read, stop);
     let manifest = match written {
         Ok(manifest) => manifest,
@@ -99,7 +104,8 @@ fn write_files(
     stop: &AtomicBool,
 ) -> Result<ExportManifest, ExportIoError> {
     let path = staged.join(BLOCKS);
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(&path).map_err(io_error("make", &path))?);
+    let mut file =
+        BufWriter::with_capacity(1 << 20, files::make_file(READERS, &path).map_err(io_error("make", &path))?);
     let (mut hasher, mut bytes, mut inspection) = (Sha256::new(), 0, Inspection::default());
     let mut failed = None;
     let outcome = read(&mut |block| {
@@ -126,23 +132,37 @@ fn write_files(
     let path = staged.join(MANIFEST);
     let mut text = serde_json::to_vec_pretty(&manifest).expect("a manifest always encodes");
     text.push(b'\n');
-    let mut file = File::create(&path).map_err(io_error("make", &path))?;
+    let mut file = files::make_file(READERS, &path).map_err(io_error("make", &path))?;
     file.write_all(&text).and_then(|()| file.sync_all()).map_err(io_error("write", &path))?;
     sync(staged)?;
     Ok(manifest)
 }
 
-/// Reads an export, every byte of it checked against its manifest.
+/// Reads an export: its manifest first, then its blocks, of which this states the length; every byte is checked.
 ///
 /// # Errors
 /// When a file cannot be read, or is not what the manifest says.
 pub fn read(path: &Path) -> Result<(ExportManifest, Layer), ExportIoError> {
-    let file = |name: &str| {
-        let path = path.join(name);
-        fs::read(&path).map_err(io_error("read", &path))
-    };
-    export::read(&file(MANIFEST)?, &file(BLOCKS)?)
-        .map_err(|source| ExportIoError::Export { path: path.to_owned(), source })
+    let bad = |source| ExportIoError::Export { path: path.to_owned(), source };
+    let bytes = read_file(path, MANIFEST, Length::AtMost(MANIFEST_BYTES_MAX))?;
+    let manifest = export::read_manifest(&bytes).map_err(bad)?;
+    let blocks = read_file(path, BLOCKS, Length::Exactly(manifest.blocks.bytes))?;
+    let layer = export::read(&manifest, &blocks).map_err(bad)?;
+    Ok((manifest, layer))
+}
+
+fn read_file(path: &Path, name: &'static str, length: Length) -> Result<Vec<u8>, ExportIoError> {
+    let file = path.join(name);
+    files::read(&file, length).map_err(|error| {
+        let source = match (error, length) {
+            (ReadError::Io(source), _) => return io_error("read", &file)(source),
+            (ReadError::Missing, _) => ExportError::Missing(name),
+            (ReadError::NotRegular, _) => ExportError::NotRegular(name),
+            (ReadError::Length(found), Length::AtMost(_)) => ExportError::Long(found),
+            (ReadError::Length(found), Length::Exactly(expected)) => ExportError::Length { found, expected },
+        };
+        ExportIoError::Export { path: path.to_owned(), source }
+    })
 }
 
 /// The manifest of an export; nothing else is read.
@@ -158,7 +178,7 @@ pub fn manifest(path: &Path) -> Result<ExportManifest, ExportIoError> {
 
 /// Whether a directory is an export, by its files.
 pub fn is_export(path: &Path) -> bool {
-    path.join(BLOCKS).exists()
+    path.join(BLOCKS).symlink_metadata().is_ok()
 }
 
 /// The exports of a directory, the oldest first.

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use serde::Deserialize;
 
 use super::announcement::{Alias, Announcement};
 use crate::config::kafka::Kafka;
+use crate::snapshot::names;
 use crate::source::SourceError;
 use crate::source::ask::{denied, is_denial, is_unknown_topic};
 use crate::source::client::{self, Deliveries};
@@ -114,36 +116,62 @@ pub fn read(kafka: &Kafka, model: &str) -> Result<Versions, TopicError> {
     })
 }
 
+/// What every announcement says, of whatever form it is: a number that has it cannot be used again.
+#[derive(Deserialize)]
+struct Claim {
+    model: String,
+    version: u64,
+}
+
 impl Versions {
-    /// Takes note of a record; one without payload is a tombstone: what was under its key is no more.
-    fn take(&mut self, model: &str, key: &[u8], payload: Option<&[u8]>) {
-        let Some((of, rest)) =
-            std::str::from_utf8(key).ok().and_then(|key| key.rsplit_once("/v/").or_else(|| key.rsplit_once("/a/")))
-        else {
-            return;
-        };
-        if of != model {
-            return;
-        }
-        let number = rest.parse().ok().filter(|_| key.windows(3).any(|at| at == b"/v/"));
-        if let Some(number) = number {
-            self.newest = self.newest.max(Some(number));
+    /// Takes note of a record; one without payload is a tombstone: what was under its key is no more. One that is not what its
+    /// key says is passed over, and so is everything of other models.
+    pub fn take(&mut self, model: &str, key: &[u8], record: Option<&[u8]>) {
+        let Ok(key) = std::str::from_utf8(key) else { return };
+        let Some(rest) = key.strip_prefix(model) else { return };
+        let unread = if let Some(number) = rest.strip_prefix("/v/").and_then(names::version) {
             self.announced.remove(&number);
             self.unreadable.remove(&number);
-        }
-        let Some(payload) = payload else {
-            if number.is_none() {
-                self.aliases.remove(rest);
+            // A number that was used and removed is used up all the same.
+            let Some(record) = record else {
+                self.newest = self.newest.max(Some(number));
+                return;
+            };
+            let claimed = |claim: &Claim| claim.model == model && claim.version == number;
+            let is_claimed = serde_json::from_slice(record).is_ok_and(|claim| claimed(&claim));
+            if is_claimed {
+                self.newest = self.newest.max(Some(number));
             }
+            match Announcement::read(key, record) {
+                Ok(announcement) => {
+                    self.announced.insert(number, announcement);
+                    return;
+                }
+                Err(error) => {
+                    if is_claimed {
+                        self.unreadable.insert(number);
+                    }
+                    error
+                }
+            }
+        } else if let Some(alias) = rest.strip_prefix("/a/") {
+            let Some(record) = record else {
+                self.aliases.remove(alias);
+                return;
+            };
+            match Alias::read(key, record) {
+                Ok(alias) => {
+                    self.aliases.insert(alias.alias.clone(), alias);
+                    return;
+                }
+                Err(error) => error,
+            }
+        } else {
             return;
         };
-        if let Ok(announcement) = serde_json::from_slice::<Announcement>(payload) {
-            self.announced.insert(announcement.version, announcement);
-        } else if let Ok(alias) = serde_json::from_slice::<Alias>(payload) {
-            self.aliases.insert(rest.to_owned(), alias);
-        } else if let Some(number) = number {
-            self.unreadable.insert(number);
-        }
+        let cause = std::error::Error::source(&unread).map(|cause| format!(": {cause}")).unwrap_or_default();
+        let key: String = key.chars().take(200).collect();
+        tracing::warn!("the record under {key:?} of the versions topic is passed over: {unread}{cause}");
     }
 
     /// The greatest number that was announced.

@@ -5,12 +5,17 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::manifest::{FORMAT, FileDigest, Fingerprints, Kind, Manifest, ParentVersion, Shape, sha256};
+use super::journal::{EntryError, read_journal};
+use super::manifest::{
+    FORMAT, FileDigest, Fingerprints, Kind, MANIFEST_BYTES_MAX, Manifest, ManifestError, ParentVersion, Shape, sha256,
+};
+use super::names;
 use super::safetensors;
 use super::servable::{Servable, ServableError};
 use crate::feature::encoder::{Encoder, EntryBounds, Misfit};
 use crate::feature::field::{FieldError, FieldSet};
 use crate::feature::id::HASHING;
+use crate::model::batch::Architecture;
 use crate::stream::JournalEntry;
 use crate::train::{StateDigest, Trainer};
 
@@ -28,6 +33,9 @@ pub const PROBE_TOLERANCE: f64 = 1e-4;
 
 /// What a probe may hold: more than any configuration lets in.
 const PROBE_BOUNDS: EntryBounds = EntryBounds { features_max: 1 << 20, weight_max: 1e12 };
+
+/// Bytes that the names, shapes and padding of the weights take at most.
+const HEADER_BYTES_MAX: u128 = 1 << 16;
 
 /// A probe: raw features, and the logit that every copy of the version must give.
 #[derive(Debug, Serialize, Deserialize)]
@@ -55,6 +63,54 @@ pub enum ArtefactError {
     /// The form is another.
     #[error("the artefact has format {0}, this program reads {FORMAT}")]
     Format(u32),
+    /// The manifest is too long.
+    #[error("{MANIFEST} has {0} bytes, more than {MANIFEST_BYTES_MAX}")]
+    Long(u64),
+    /// No version can say this of itself.
+    #[error("{MANIFEST} is not that of a version")]
+    Manifest(#[from] ManifestError),
+    /// A file is not a file: a link, a pipe, a device or a directory.
+    #[error("{0} is not a regular file")]
+    NotRegular(String),
+    /// A file has not the length that the manifest states.
+    #[error("{file} has {found} bytes, the manifest says {expected}")]
+    Length {
+        /// The file.
+        file: String,
+        /// What it has.
+        found: u64,
+        /// What the manifest says.
+        expected: u64,
+    },
+    /// The manifest states more bytes of weights than its rows and shape can have.
+    #[error("{MODEL} cannot have {stated} bytes: {rows} rows of this shape take less than {most}")]
+    Weights {
+        /// What the manifest states.
+        stated: u64,
+        /// Its rows.
+        rows: u64,
+        /// What they take at most.
+        most: u64,
+    },
+    /// The weights have not the rows that the manifest states.
+    #[error("{MODEL} has {found} rows, the manifest says {expected}")]
+    Rows {
+        /// What there are.
+        found: usize,
+        /// What the manifest says.
+        expected: u64,
+    },
+    /// There is no probe: nothing shows that the weights are scored as they were.
+    #[error("{PROBES} is empty")]
+    NoProbes,
+    /// A line of the journal is no decision of a worker.
+    #[error("line {line} of {JOURNAL} is no decision of a worker")]
+    Journal {
+        /// Its number, from 1.
+        line: usize,
+        /// What is wrong.
+        source: EntryError,
+    },
     /// A file is not the one that the manifest digests.
     #[error("{file} has digest {found}, the manifest says {expected}")]
     Digest {
@@ -185,13 +241,8 @@ impl Artefact {
 
     /// The name of its directory.
     pub fn directory(&self) -> String {
-        directory_name(self.manifest.version, &self.digest)
+        names::directory(self.manifest.version, &self.digest)
     }
-}
-
-/// The directory of a version.
-pub fn directory_name(version: u64, digest: &str) -> String {
-    format!("{version}-{}", &digest[..12])
 }
 
 /// What a check of an artefact found.
@@ -207,20 +258,48 @@ pub struct Verified {
     pub probes: usize,
 }
 
-/// Reads a manifest.
+/// Reads a manifest, and checks that a version can say this of itself.
 ///
 /// # Errors
-/// When it does not decode or has another form.
+/// When it is too long, does not decode, has another form, or something in it is out of its bounds.
 pub fn read_manifest(bytes: &[u8]) -> Result<Manifest, ArtefactError> {
-    let manifest: Manifest =
-        serde_json::from_slice(bytes).map_err(|source| ArtefactError::Decode { file: MANIFEST, source })?;
-    if manifest.format != FORMAT {
-        return Err(ArtefactError::Format(manifest.format));
+    if bytes.len() as u64 > MANIFEST_BYTES_MAX {
+        return Err(ArtefactError::Long(bytes.len() as u64));
     }
+    let decode = |source| ArtefactError::Decode { file: MANIFEST, source };
+    // Another form may have other keys: it is refused by its number.
+    let Form { format } = serde_json::from_slice(bytes).map_err(decode)?;
+    if format != FORMAT {
+        return Err(ArtefactError::Format(format));
+    }
+    let manifest: Manifest = serde_json::from_slice(bytes).map_err(decode)?;
+    manifest.check()?;
+    for name in [MODEL, PROBES, JOURNAL] {
+        if !manifest.files.contains_key(name) {
+            return Err(ArtefactError::Missing(name.to_owned()));
+        }
+    }
+    check_weights(&manifest)?;
     Ok(manifest)
 }
 
-/// Checks an artefact from its files: digests, tensors, fingerprints, probes.
+#[derive(Deserialize)]
+struct Form {
+    format: u32,
+}
+
+/// Whether the weights can be as long as the manifest states: nobody makes room for more.
+fn check_weights(manifest: &Manifest) -> Result<(), ArtefactError> {
+    let (stated, rows) = (manifest.files[MODEL].bytes, manifest.rows);
+    let params = manifest.architecture.params(manifest.fields.len());
+    let row = 8 + 4 * (1 + params.embedding_dim as u128);
+    let most = u128::from(rows) * row + 4 * (1 + Architecture::new(&params).mlp.len as u128) + HEADER_BYTES_MAX;
+    let most = u64::try_from(most).unwrap_or(u64::MAX);
+    if stated <= most { Ok(()) } else { Err(ArtefactError::Weights { stated, rows, most }) }
+}
+
+/// Checks an artefact from its files: digests, tensors, fingerprints, probes, journal. Files that the manifest does not
+/// name are not looked at.
 ///
 /// # Errors
 /// What is wrong first.
@@ -228,17 +307,8 @@ pub fn verify(files: &BTreeMap<String, Vec<u8>>) -> Result<Verified, ArtefactErr
     let file = |name: &str| files.get(name).ok_or_else(|| ArtefactError::Missing(name.to_owned()));
     let bytes = file(MANIFEST)?;
     let manifest = read_manifest(bytes)?;
-    for (name, expected) in &manifest.files {
-        let found = FileDigest::of(file(name)?);
-        if found != *expected {
-            let (found, expected) = (found.sha256, expected.sha256.clone());
-            return Err(ArtefactError::Digest { file: name.clone(), found, expected });
-        }
-    }
-    for name in [MODEL, PROBES, JOURNAL] {
-        if !manifest.files.contains_key(name) {
-            return Err(ArtefactError::Missing(name.to_owned()));
-        }
+    for name in manifest.files.keys() {
+        check_file(&manifest, name, file(name)?)?;
     }
     let fields = FieldSet::new(manifest.fields.clone())?;
     let own = [("fields", &manifest.fingerprints.fields, fields.fingerprint())];
@@ -249,8 +319,26 @@ pub fn verify(files: &BTreeMap<String, Vec<u8>>) -> Result<Verified, ArtefactErr
         }
     }
     let servable = Servable::from_bytes(file(MODEL)?, fields.len(), &manifest.architecture)?;
+    if servable.rows() as u64 != manifest.rows {
+        return Err(ArtefactError::Rows { found: servable.rows(), expected: manifest.rows });
+    }
     let probes = check_probes(&servable, fields, file(PROBES)?)?;
+    read_journal(file(JOURNAL)?)?;
     Ok(Verified { digest: sha256(bytes), manifest, servable, probes })
+}
+
+/// Whether a file is the one that the manifest digests.
+///
+/// # Errors
+/// When it is not, or the manifest does not name it.
+pub fn check_file(manifest: &Manifest, name: &str, content: &[u8]) -> Result<(), ArtefactError> {
+    let expected = manifest.files.get(name).ok_or_else(|| ArtefactError::Missing(name.to_owned()))?;
+    let found = FileDigest::of(content);
+    if found == *expected {
+        return Ok(());
+    }
+    let (found, expected) = (found.sha256, expected.sha256.clone());
+    Err(ArtefactError::Digest { file: name.to_owned(), found, expected })
 }
 
 fn check_probes(servable: &Servable, fields: FieldSet, lines: &[u8]) -> Result<usize, ArtefactError> {
@@ -269,7 +357,7 @@ fn check_probes(servable: &Servable, fields: FieldSet, lines: &[u8]) -> Result<u
         }
         number += 1;
     }
-    Ok(number)
+    if number == 0 { Err(ArtefactError::NoProbes) } else { Ok(number) }
 }
 
 /// The rows that encode, each with its logit. The empty row is always there: it shows the bias.
@@ -292,15 +380,4 @@ fn json_lines<T: Serialize>(values: &[T]) -> Vec<u8> {
         lines.push(b'\n');
     }
     lines
-}
-
-/// Reads a journal segment.
-///
-/// # Errors
-/// When a line does not decode.
-pub fn read_journal(lines: &[u8]) -> Result<Vec<JournalEntry>, ArtefactError> {
-    let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    lines
-        .map(|line| serde_json::from_slice(line).map_err(|source| ArtefactError::Decode { file: JOURNAL, source }))
-        .collect()
 }

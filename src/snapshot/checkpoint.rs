@@ -16,12 +16,18 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::clicks::ClickTimes;
+use super::journal::{EntryError, check_entries};
+use super::names::{self, NameError};
 use super::outbox::Outbox;
 use crate::feature::FeatureId;
-use crate::join::{self, JoinEntry, RestoreError};
+use crate::join::{self, ImpressionState, JoinEntry};
+use crate::model::batch::Architecture;
 use crate::model::candidates::CANDIDATE_BYTES;
 use crate::stream::JournalEntry;
-use crate::train::{Ledger, Restore, SHOWN_SCORE_BYTES, Scope, Shown, StateCut, StateDigest, TrainParams, Trainer};
+use crate::train::{
+    Ledger, ParamsError, Restore, RestoreError, SHOWN_SCORE_BYTES, Scalars, Scope, Shown, StateCut, StateDigest,
+    TrainParams, Trainer,
+};
 
 pub use merge::{Merge, Place};
 
@@ -172,15 +178,36 @@ pub enum CheckpointError {
     /// An entry of the join stands under another key than its own.
     #[error("an entry of the join stands under another key")]
     Key,
-    /// The parameters do not decode.
-    #[error("the parameters of the checkpoint do not decode")]
-    Parameters,
+    /// The parameters are no trainer's.
+    #[error("the parameters of the checkpoint")]
+    Parameters(#[from] ParamsError),
+    /// A name or number of its versions is not of its form.
+    #[error("its versions")]
+    Name(#[from] NameError),
+    /// An entry of its journal is no decision of a worker.
+    #[error("entry {number} of its journal is no decision of a worker")]
+    Journal {
+        /// Its number, from 1.
+        number: usize,
+        /// What is wrong.
+        source: EntryError,
+    },
+    /// A part of the state has another shape than its parameters say.
+    #[error("{what} of the checkpoint: {found} where the parameters ask for {expected}")]
+    Shape {
+        /// The part.
+        what: &'static str,
+        /// What there is.
+        found: usize,
+        /// What there should be.
+        expected: usize,
+    },
     /// There is no layer, or the first one is not a base.
     #[error("the checkpoint has no base")]
     NoBase,
-    /// The entries of the join contradict each other.
-    #[error("the join of the checkpoint")]
-    Join(#[from] RestoreError),
+    /// Its parts contradict each other.
+    #[error("the parts of the checkpoint contradict each other")]
+    Restore(#[from] RestoreError),
     /// The state that was read back is not the one that was written.
     #[error("the checkpoint's state has digest {found}, its lineage says {expected}")]
     Digest {
@@ -235,14 +262,17 @@ fn newest_of_each(log: &[u8]) -> Vec<u8> {
 /// Reads a trainer back, and checks that its state is the one that was written.
 ///
 /// # Errors
-/// When the format is another, a section does not decode, or the digest differs.
+/// When the format is another, the parameters are no trainer's, a section does not decode or is not of their shape, or the
+/// digest differs.
 pub fn decode(params: TrainParams, layers: &[Layer]) -> Result<(Trainer, Lineage), CheckpointError> {
+    params.check()?;
     let newest = layers.last().filter(|_| layers[0].scope == Scope::Everything).ok_or(CheckpointError::NoBase)?;
     let lineage = read_lineage(newest)?;
     let scalars = Trainer::read_scalars(&stream(Section::Scalars, &newest.blocks))
         .map_err(|source| CheckpointError::Decode { section: Section::Scalars, source })?;
+    check_scalars(&params, &scalars)?;
     let row_bytes = params.model.row_bytes();
-    let mut entries = Entries::default();
+    let mut entries = Entries { fields: params.model.fields, ..Entries::default() };
     for layer in layers.iter().rev() {
         entries.take(layer)?;
     }
@@ -259,10 +289,37 @@ pub fn decode(params: TrainParams, layers: &[Layer]) -> Result<(Trainer, Lineage
     Ok((trainer, lineage))
 }
 
+impl Lineage {
+    /// The parameters that the state was learned with last.
+    ///
+    /// # Errors
+    /// When they do not decode, or no state can be made of them.
+    pub fn params(&self) -> Result<TrainParams, CheckpointError> {
+        Ok(TrainParams::from_text(&self.parameters)?)
+    }
+
+    /// A checkpoint may come from anywhere: what it owes the world is done by name and number, so these must be those of
+    /// versions, and nothing else.
+    fn check(&self) -> Result<(), CheckpointError> {
+        names::check_version(self.next_version.saturating_sub(1).max(1))?;
+        if let Some(Parent { version, manifest_digest, .. }) = &self.parent {
+            names::check_version(*version)?;
+            names::check_digest(manifest_digest)?;
+        }
+        let journal = |(number, source)| CheckpointError::Journal { number, source };
+        check_entries(&self.journal).map_err(journal)?;
+        for entry in &self.outbox.versions {
+            names::check_directory(&entry.directory, entry.version, &entry.manifest_digest)?;
+            check_entries(&entry.journal).map_err(journal)?;
+        }
+        Ok(())
+    }
+}
+
 /// Reads only where a checkpoint comes from: enough to compare its configuration before anything is built.
 ///
 /// # Errors
-/// When the format is another or the section does not decode.
+/// When the format is another, the section does not decode, or what it says cannot be said of versions.
 pub fn read_lineage(newest: &Layer) -> Result<Lineage, CheckpointError> {
     let bytes = stream(Section::Lineage, &newest.blocks);
     let decode = |source| CheckpointError::Decode { section: Section::Lineage, source };
@@ -270,7 +327,31 @@ pub fn read_lineage(newest: &Layer) -> Result<Lineage, CheckpointError> {
     if format != FORMAT_VERSION {
         return Err(CheckpointError::Format { found: format });
     }
-    postcard::from_bytes(&bytes).map_err(decode)
+    let lineage: Lineage = postcard::from_bytes(&bytes).map_err(decode)?;
+    lineage.check()?;
+    Ok(lineage)
+}
+
+/// Whether the state has the shape that its parameters ask for: before anything is made of either.
+fn check_scalars(params: &TrainParams, scalars: &Scalars) -> Result<(), CheckpointError> {
+    let expected = Architecture::new(&params.model).mlp.len;
+    for (what, part) in [("the MLP", &scalars.dense.mlp), ("the MLP's momentum", &scalars.dense.momentum)] {
+        if part.len() != expected {
+            return Err(CheckpointError::Shape { what, found: part.len(), expected });
+        }
+    }
+    let pending = scalars.batch.pending.iter().map(|pending| &pending.shown);
+    let mut shown = pending.chain(scalars.unscored.iter().map(|unscored| &unscored.shown));
+    shown.try_for_each(|shown| check_shown(shown, params.model.fields))
+}
+
+/// An impression may be from before fields were added, and have fewer than the model.
+fn check_shown(shown: &Shown, fields: usize) -> Result<(), CheckpointError> {
+    let found = shown.features.fields();
+    if found <= fields {
+        return Ok(());
+    }
+    Err(CheckpointError::Shape { what: "the fields of an impression", found, expected: fields })
 }
 
 /// Whether a row or entry is the newest of its id, when layers come from the newest to the oldest. A base holds each once.
@@ -322,6 +403,8 @@ fn rows_in(block: &[u8], row_bytes: usize) -> Option<std::slice::ChunksExact<'_,
 /// The entries of the join that count, out of layers from the newest to the oldest.
 #[derive(Default)]
 struct Entries {
+    /// Fields of the model.
+    fields: usize,
     seen: HashSet<u128>,
     held: Vec<JoinEntry<Arc<Shown>>>,
 }
@@ -339,10 +422,26 @@ impl Entries {
                 if entry.key() != record.key {
                     return Err(CheckpointError::Key);
                 }
+                if let JoinEntry::Impression { state, .. } = &entry
+                    && let Some(shown) = payload(state)
+                {
+                    check_shown(shown, self.fields)?;
+                }
                 self.held.push(entry);
             }
         }
         Ok(())
+    }
+}
+
+/// What a held impression carries.
+fn payload(state: &ImpressionState<Arc<Shown>>) -> Option<&Shown> {
+    match state {
+        ImpressionState::Open(shown) | ImpressionState::Clicked(shown, _) | ImpressionState::Faked(shown) => {
+            Some(shown)
+        }
+        ImpressionState::Negative(shown) => shown.as_deref(),
+        ImpressionState::Positive | ImpressionState::Corrected | ImpressionState::Unlabelled => None,
     }
 }
 

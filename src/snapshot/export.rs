@@ -7,8 +7,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::{Block, CheckpointError, FORMAT_VERSION, Layer, Lineage, Section, read_lineage};
-use super::manifest::{FileDigest, ParentVersion};
+use super::checkpoint::{
+    BLOCK_BYTES_MAX, Block, CheckpointError, FORMAT_VERSION, Layer, Lineage, Section, read_lineage,
+};
+use super::manifest::{FileDigest, MANIFEST_BYTES_MAX, ParentVersion};
+use super::names::{self, NameError};
 use crate::stream::Sequencer;
 use crate::train::{Scope, Trainer};
 
@@ -55,6 +58,26 @@ pub enum ExportError {
     /// The manifest does not decode.
     #[error("its manifest does not decode")]
     Manifest(#[from] serde_json::Error),
+    /// The manifest is too long.
+    #[error("its manifest has {0} bytes, more than {MANIFEST_BYTES_MAX}")]
+    Long(u64),
+    /// The model's name or a digest is not of its form.
+    #[error("its manifest")]
+    Name(#[from] NameError),
+    /// A file is missing.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// A file is not a file: a link, a pipe, a device or a directory.
+    #[error("{0} is not a regular file")]
+    NotRegular(&'static str),
+    /// The file has not the length that the manifest states.
+    #[error("{BLOCKS} has {found} bytes, the manifest says {expected}")]
+    Length {
+        /// What it has.
+        found: u64,
+        /// What the manifest says.
+        expected: u64,
+    },
     /// It has a form that this program does not know.
     #[error(
         "it has format {format} with checkpoints of format {checkpoint_format}, this program reads {FORMAT} with {FORMAT_VERSION}"
@@ -73,12 +96,15 @@ pub enum ExportError {
         /// What there is.
         found: FileDigest,
     },
-    /// The file ends within a block, or has a section that there is not.
+    /// The file ends within a block, or has a block of a section or length that there is not.
     #[error("{BLOCKS} is no sequence of blocks: it breaks at byte {at}")]
     Frame {
         /// Where.
         at: usize,
     },
+    /// The manifest says of the state what is not so.
+    #[error("its manifest is that of another state than {BLOCKS} has")]
+    Other,
     /// The blocks do not decode.
     #[error("its blocks")]
     Checkpoint(#[from] CheckpointError),
@@ -97,6 +123,12 @@ pub struct Inspection {
 }
 
 impl Inspection {
+    fn of(layer: &Layer) -> Self {
+        let mut inspection = Self::default();
+        layer.blocks.iter().for_each(|block| inspection.see(block));
+        inspection
+    }
+
     /// Looks at a block.
     pub fn see(&mut self, block: &Block) {
         if matches!(block.section, Section::Lineage | Section::Scalars) {
@@ -132,19 +164,40 @@ impl Inspection {
     }
 }
 
-/// Reads an export back: its manifest, and its layer.
+/// Reads the manifest of an export: before its blocks, whose length it states.
 ///
 /// # Errors
-/// When either is damaged, or of a form that this program does not know.
-pub fn read(manifest: &[u8], blocks: &[u8]) -> Result<(ExportManifest, Layer), ExportError> {
-    let manifest: ExportManifest = serde_json::from_slice(manifest)?;
-    let ExportManifest { format, checkpoint_format, .. } = manifest;
+/// When it is too long, does not decode, or is of a form that this program does not know.
+pub fn read_manifest(manifest: &[u8]) -> Result<ExportManifest, ExportError> {
+    if manifest.len() as u64 > MANIFEST_BYTES_MAX {
+        return Err(ExportError::Long(manifest.len() as u64));
+    }
+    // Another form may have other keys: it is refused by its numbers.
+    let Form { format, checkpoint_format } = serde_json::from_slice(manifest)?;
     if (format, checkpoint_format) != (FORMAT, FORMAT_VERSION) {
         return Err(ExportError::Format { format, checkpoint_format });
     }
+    let manifest: ExportManifest = serde_json::from_slice(manifest)?;
+    names::check_model(&manifest.model)?;
+    names::check_digest(&manifest.state_digest)?;
+    names::check_digest(&manifest.blocks.sha256)?;
+    Ok(manifest)
+}
+
+#[derive(Deserialize)]
+struct Form {
+    format: u32,
+    checkpoint_format: u32,
+}
+
+/// Reads an export back: its layer, and that it is the one that the manifest names.
+///
+/// # Errors
+/// When the blocks are damaged, or of another state than the manifest says.
+pub fn read(manifest: &ExportManifest, blocks: &[u8]) -> Result<Layer, ExportError> {
     let found = FileDigest::of(blocks);
     if found != manifest.blocks {
-        return Err(ExportError::Digest { expected: manifest.blocks, found });
+        return Err(ExportError::Digest { expected: manifest.blocks.clone(), found });
     }
     let mut layer = Layer { scope: Scope::Everything, blocks: Vec::new() };
     let mut rest = blocks;
@@ -153,12 +206,15 @@ pub fn read(manifest: &[u8], blocks: &[u8]) -> Result<(ExportManifest, Layer), E
         let block = next_block(&mut rest).ok_or(ExportError::Frame { at })?;
         layer.blocks.push(block);
     }
-    Ok((manifest, layer))
+    let expected = Inspection::of(&layer).manifest(&manifest.model, manifest.created_at.clone(), found)?;
+    if expected == *manifest { Ok(layer) } else { Err(ExportError::Other) }
 }
 
 fn next_block(rest: &mut &[u8]) -> Option<Block> {
     let ([section, length @ ..], behind) = rest.split_first_chunk::<FRAME_BYTES>()?;
     let (bytes, behind) = behind.split_at_checked(u32::from_le_bytes(*length) as usize)?;
     *rest = behind;
-    Some(Block { section: Section::of(*section)?, bytes: bytes.to_vec() })
+    // The store takes no longer ones, and none is empty.
+    let is_block = (1..=BLOCK_BYTES_MAX).contains(&bytes.len());
+    is_block.then_some(Block { section: Section::of(*section)?, bytes: bytes.to_vec() })
 }

@@ -7,11 +7,39 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::checkpoint::Parent;
-use crate::feature::field::Field;
-use crate::model::params::{MlpParams, Parts};
+use super::names::{self, NameError};
+use crate::feature::field::{Field, FieldError, FieldSet};
+use crate::model::params::{MlpParams, ModelParams, Parts};
+use crate::train::ParamsError;
 
 /// The form of artefacts.
 pub const FORMAT: u32 = 1;
+
+/// The longest `manifest.json`, in bytes; it is read before anything that it names.
+pub const MANIFEST_BYTES_MAX: u64 = 16 << 20;
+
+/// The most files of an artefact beside its manifest.
+pub const FILES_MAX: usize = 16;
+
+/// A manifest that no version can have.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// A name, number or digest is not of its form.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The fields are not a model's.
+    #[error(transparent)]
+    Fields(#[from] FieldError),
+    /// The shape is not a model's.
+    #[error(transparent)]
+    Params(#[from] ParamsError),
+    /// There are too many files.
+    #[error("it names {0} files, more than {FILES_MAX}")]
+    Files(usize),
+    /// The correction of the logit is not a number.
+    #[error("the logit's offset is not finite")]
+    Offset,
+}
 
 /// The manifest of a version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -113,6 +141,19 @@ pub struct FileDigest {
     pub sha256: String,
 }
 
+impl Shape {
+    /// The parameters of a model of this shape, as far as scoring needs them.
+    pub fn params(&self, fields: usize) -> ModelParams {
+        ModelParams {
+            fields,
+            embedding_dim: self.embedding_dim,
+            parts: self.parts,
+            mlp: self.mlp.clone(),
+            ..ModelParams::default()
+        }
+    }
+}
+
 impl FileDigest {
     /// The digest of a content.
     pub fn of(content: &[u8]) -> Self {
@@ -121,12 +162,45 @@ impl FileDigest {
 }
 
 impl Manifest {
+    /// Whether a version can say this of itself: before anything is read or made by it.
+    ///
+    /// # Errors
+    /// The first thing that is out of its bounds.
+    pub fn check(&self) -> Result<(), ManifestError> {
+        names::check_model(&self.model)?;
+        names::check_version(self.version)?;
+        names::check_digest(&self.state_digest)?;
+        if let Some(parent) = &self.parent {
+            names::check_version(parent.version)?;
+            names::check_digest(&parent.manifest_digest)?;
+        }
+        check_files(&self.files)?;
+        let fields = FieldSet::new(self.fields.clone())?;
+        self.architecture.params(fields.len()).check()?;
+        if self.architecture.logit_offset.is_finite() { Ok(()) } else { Err(ManifestError::Offset) }
+    }
+
     /// The bytes of `manifest.json`.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = serde_json::to_vec_pretty(self).expect("a manifest always encodes");
         bytes.push(b'\n');
         bytes
     }
+}
+
+/// Whether these can be the files of an artefact.
+///
+/// # Errors
+/// When there are too many, or a name is more than a name.
+pub fn check_files(files: &BTreeMap<String, FileDigest>) -> Result<(), ManifestError> {
+    if files.len() > FILES_MAX {
+        return Err(ManifestError::Files(files.len()));
+    }
+    for (name, FileDigest { bytes: _, sha256 }) in files {
+        names::check_file(name)?;
+        names::check_digest(sha256)?;
+    }
+    Ok(())
 }
 
 /// SHA-256 in hexadecimal.

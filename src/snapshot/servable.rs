@@ -6,7 +6,6 @@ use safetensors::{Dtype, SafeTensors};
 use super::manifest::Shape;
 use crate::feature::{FeatureId, Features};
 use crate::model::batch::{Architecture, Dense};
-use crate::model::params::ModelParams;
 use crate::model::{DeepFm, Inline, Scratch};
 
 use super::safetensors::Tensor;
@@ -14,6 +13,9 @@ use super::safetensors::Tensor;
 /// Weights that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ServableError {
+    /// The shape is not a model's.
+    #[error("{0}")]
+    Params(String),
     /// The bytes are not safetensors.
     #[error("not a safetensors file: {0}")]
     Format(String),
@@ -77,14 +79,13 @@ impl Servable {
     /// When a tensor is missing, misshapen or not finite, or ids do not ascend.
     pub fn from_bytes(bytes: &[u8], fields: usize, shape: &Shape) -> Result<Self, ServableError> {
         let file = SafeTensors::deserialize(bytes).map_err(|error| ServableError::Format(error.to_string()))?;
-        let params = ModelParams {
-            fields,
-            embedding_dim: shape.embedding_dim,
-            parts: shape.parts,
-            mlp: shape.mlp.clone(),
-            ..ModelParams::default()
-        };
+        let params = shape.params(fields);
+        params.check().map_err(|error| ServableError::Params(error.to_string()))?;
         let architecture = Architecture::new(&params);
+        // Nothing is made room for that is not in the file.
+        if architecture.mlp.len > bytes.len() / 4 {
+            return Err(ServableError::Missing("mlp".to_owned()));
+        }
         let ids = u64s(&file, "feature_ids")?;
         if ids.windows(2).any(|pair| pair[0] >= pair[1]) {
             return Err(ServableError::Order);

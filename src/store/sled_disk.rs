@@ -1,7 +1,8 @@
 //! A state directory of sled databases, with sled's measured faults fenced in.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -40,7 +41,8 @@ pub(super) struct SledDisk {
 impl SledDisk {
     /// Makes the directory if it is missing, and locks it.
     pub(super) fn lock(root: &Path) -> Result<Self, StoreError> {
-        fs::create_dir_all(root).map_err(failed("make", root))?;
+        // What was learned, and of whom, is nobody else's to read. A directory that is there keeps its mode.
+        DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(failed("make", root))?;
         let path = root.join("LOCK");
         let lock = File::create(&path).map_err(failed("make", &path))?;
         let start = Instant::now();

@@ -48,8 +48,8 @@ impl Trainer {
 
     /// Reads the parameters of a decision, and checks that this state can go on with them.
     pub(super) fn readable(&self, parameters: &str) -> Result<TrainParams, StreamError> {
-        let params: TrainParams =
-            serde_json::from_str(parameters).map_err(|error| StreamError::Parameters { reason: error.to_string() })?;
+        let params = TrainParams::from_text(parameters)
+            .map_err(|error| StreamError::Parameters { reason: error.to_string() })?;
         if self.params.can_become(&params) {
             Ok(params)
         } else {

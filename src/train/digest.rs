@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{Batch, Counters, Ledger, Shown, ShownScores, TrainParams, Trainer, Unscored};
-use crate::join::{Join, JoinEntry, JoinScalars, RestoreError};
+use crate::join::{self, Join, JoinEntry, JoinScalars};
 use crate::metric::Windows;
-use crate::model::{DeepFm, DenseState, Scratch};
+use crate::model::{DeepFm, DenseState, RepeatedId, Scratch};
 use crate::stream::{JournalEntry, Progress, Sequencer};
 
 /// SHA-256 over everything that a checkpoint holds of the log's effect, in canonical form. Rows, candidates, shown scores and join entries enter
@@ -28,6 +28,17 @@ impl fmt::Debug for StateDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// Parts of a checkpoint that no trainer can have had.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The entries of the join contradict each other.
+    #[error(transparent)]
+    Join(#[from] join::RestoreError),
+    /// Two rows or candidates have one id.
+    #[error(transparent)]
+    Model(#[from] RepeatedId),
 }
 
 /// Everything of the state but the rows of the table and the entries of the join.
@@ -102,10 +113,10 @@ impl Trainer {
     /// A trainer that goes on where the checkpoint was taken. Records that were queued then are pushed again.
     ///
     /// # Errors
-    /// When the join's entries contradict each other.
+    /// When the join's entries contradict each other, or two rows or candidates have one id.
     ///
     /// # Panics
-    /// When a row, candidate or shown score has not its length, or two of them have one id.
+    /// When a row, candidate or shown score has not its length.
     pub fn restore<'r>(
         params: TrainParams,
         saved: Restore<
@@ -120,7 +131,7 @@ impl Trainer {
             sequencer: Sequencer::resume(progress, saved.journal),
             join: Join::restore(params.join.clone(), &join, saved.entries)?,
             batch,
-            model: DeepFm::restore(params.model.clone(), dense, saved.rows, saved.candidates),
+            model: DeepFm::restore(params.model.clone(), dense, saved.rows, saved.candidates)?,
             windows,
             shown: ShownScores::restore(unscored, saved.shown_scores),
             counters,

@@ -38,6 +38,9 @@ pub enum DriveError {
     /// A journal asks for records that the log does not have.
     #[error("the journal waits for {0}, but the log has nothing more there")]
     LogEnds(Partition),
+    /// A journal leaves nothing to be read, before as many records as its version has seen.
+    #[error("the journal leaves no partition to be read after {0} records, and its version has seen more")]
+    JournalEnds(u64),
 }
 
 /// What a turn did.
@@ -278,7 +281,12 @@ impl<S: Source> Drive<S> {
     /// Makes one decision about a partition that is waited for, if one is due.
     fn decide(&mut self) -> Result<bool, DriveError> {
         let Pilot::Attendance(attendance) = &mut self.pilot else {
-            let missing = self.trainer.awaited().find(|partition| self.at_end.contains(partition));
+            let mut awaited = self.trainer.awaited().peekable();
+            // Nothing could be consumed and nobody is waited for: nothing will ever come.
+            if awaited.peek().is_none() {
+                return Err(DriveError::JournalEnds(self.trainer.released()));
+            }
+            let missing = awaited.find(|partition| self.at_end.contains(partition));
             return missing.map_or(Ok(false), |partition| Err(DriveError::LogEnds(partition)));
         };
         let control = match attendance.verdict(self.trainer.sequencer(), Instant::now()) {

@@ -7,6 +7,7 @@ use super::drive::DriveError;
 use crate::event::MappingError;
 use crate::feature::field::FieldError;
 use crate::publish::artefacts::ArtefactIoError;
+use crate::publish::settle::OutboxError;
 use crate::publish::topic::TopicError;
 use crate::snapshot::checkpoint::CheckpointError;
 use crate::source::SourceError;
@@ -42,6 +43,24 @@ pub enum WorkerError {
         path: PathBuf,
         /// Why.
         source: CheckpointError,
+    },
+    /// The checkpoint asks for things that a worker of this model does not owe.
+    #[error("the checkpoint in {path} is refused, and nothing was done by it")]
+    Outbox {
+        /// The state directory, or the training export.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<OutboxError>,
+    },
+    /// There is no number left that is larger than those of all versions.
+    #[error(
+        "the versions topic {topic}, the directory of versions or the state knows the largest number that a version of model          {model} can have: none is left. Whoever wrote it did so by mistake: go on under another model.name"
+    )]
+    NumbersUsedUp {
+        /// The model.
+        model: String,
+        /// The versions topic.
+        topic: String,
     },
     /// The configuration would give another state from the same log.
     #[error(

@@ -8,16 +8,17 @@ use super::run::Options;
 use crate::config::Config;
 use crate::publish::announcement::{Abandoned, Announcement};
 use crate::publish::artefacts;
-use crate::publish::settle::{Settlement, settlement};
+use crate::publish::settle::{self, OutboxError, Settlement, settlement};
 use crate::publish::topic::Versions;
 use crate::snapshot::checkpoint::{self, Beside, CheckpointError, FORMAT_VERSION, Layer, Lineage, Parent};
 use crate::snapshot::manifest::ParentVersion;
+use crate::snapshot::names;
 use crate::snapshot::outbox::{Outbox, OutboxEntry};
 use crate::source::kafka::KafkaLog;
 use crate::source::{Gap, SourceError};
 use crate::store::{Saved, Store, StoreError};
 use crate::stream::Control;
-use crate::train::{StateDigest, TrainParams, Trainer};
+use crate::train::{StateDigest, Trainer};
 
 /// What to do about records that the broker no longer has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -125,6 +126,8 @@ pub fn begin(config: &Config, chosen: &Chosen, log: &KafkaLog, on_gap: OnGap) ->
         return Ok(Beginning { trainer, lineage: None, has_decided: true });
     };
     let (mut trainer, lineage) = restore(config, &chosen.place, &saved.layers)?;
+    check_outbox(config, chosen, &lineage.outbox)
+        .map_err(|source| WorkerError::Outbox { path: chosen.place.clone(), source: Box::new(source) })?;
     if let Some(reason) = &saved.fell_back {
         metrics::counter!("deepfm_checkpoint_fallbacks_total").increment(1);
         let positions: Vec<String> =
@@ -150,14 +153,24 @@ pub fn begin(config: &Config, chosen: &Chosen, log: &KafkaLog, on_gap: OnGap) ->
     Ok(Beginning { trainer, lineage: Some(lineage), has_decided })
 }
 
+/// Nothing is done by an outbox that is not this worker's.
+fn check_outbox(config: &Config, chosen: &Chosen, outbox: &Outbox) -> Result<(), OutboxError> {
+    if chosen.is_replaced {
+        settle::check_outbox(outbox, &config.model.name)
+    } else {
+        settle::check_versions(&outbox.versions, &config.model.name)
+    }
+}
+
 /// Settles what was published against what the state knows of it: where its versions come from, and what is still to be
 /// sent.
 ///
 /// # Errors
-/// When artefacts cannot be read, installed or removed.
+/// When artefacts cannot be read, installed or removed, or there is no number left for a version.
 pub fn settle(
     config: &Config,
     trainer: &mut Trainer,
+    chosen: &Chosen,
     lineage: Option<Lineage>,
     known: &Versions,
     log: &KafkaLog,
@@ -166,18 +179,31 @@ pub fn settle(
     let root = config.versions.of(&config.model.name);
     let installed = artefacts::list(&root).unwrap_or_default();
     let newest = known.newest().max(installed.last().map(|newest| newest.version));
-    let first_free = newest.map_or(1, |newest| newest + 1);
+    let first_free = newest.map_or(Some(1), |newest| newest.checked_add(1)).unwrap_or(u64::MAX);
     let Some(lineage) = lineage else {
         artefacts::remove_stray(&root, &[]);
-        let origin = Origin { next_version: first_free, parent: None, topic_ids: log.topic_ids() };
+        let origin = Origin { next_version: number(config, first_free)?, parent: None, topic_ids: log.topic_ids() };
         return Ok((origin, Outbox::default()));
     };
     let Lineage { mut parent, outbox: Outbox { versions, letters }, mut topic_ids, .. } = lineage;
-    let versions = settle_versions(&root, trainer, versions, known, &mut parent)?;
+    let versions = if chosen.is_replaced {
+        forsake_versions(trainer, versions, known, &mut parent);
+        artefacts::remove_stray(&root, &[]);
+        Vec::new()
+    } else {
+        settle_versions(&root, trainer, versions, known, &mut parent)?
+    };
     // A broker that does not tell an id now may have told it before.
     topic_ids.extend(log.topic_ids());
-    let next_version = lineage.next_version.max(first_free);
+    let next_version = number(config, lineage.next_version.max(first_free))?;
     Ok((Origin { next_version, parent, topic_ids }, Outbox { versions, letters }))
+}
+
+/// A number for the next version, if there is one left.
+fn number(config: &Config, number: u64) -> Result<u64, WorkerError> {
+    let used_up =
+        |_| WorkerError::NumbersUsedUp { model: config.model.name.clone(), topic: config.kafka.versions_topic.clone() };
+    names::check_version(number).map(|()| number).map_err(used_up)
 }
 
 /// Passes over the records that the broker no longer has, if that is allowed. Says whether there were any.
@@ -208,8 +234,7 @@ fn restore(config: &Config, place: &Path, layers: &[Layer]) -> Result<(Trainer, 
         let (theirs, ours) = (lineage.beside.model, config.model.name.clone());
         return Err(WorkerError::OtherModel { path: path(), theirs, ours });
     }
-    let params: TrainParams =
-        serde_json::from_str(&lineage.parameters).map_err(|_| unusable(CheckpointError::Parameters))?;
+    let params = lineage.params().map_err(unusable)?;
     let differences = config.differences_from(&lineage.configuration);
     let (converted, refused): (Vec<String>, Vec<String>) =
         differences.into_iter().partition(|difference| Config::is_convertible(difference));
@@ -310,6 +335,18 @@ fn hand_down(entry: &OutboxEntry, parent: &mut Option<Parent>, known: &Versions)
     true
 }
 
+/// Versions that an export's worker had not seen announced. They are its own to announce, and their directories its own to move
+/// and remove: here none is touched. One that the topic does not know was never there.
+fn forsake_versions(trainer: &mut Trainer, outbox: Vec<OutboxEntry>, known: &Versions, parent: &mut Option<Parent>) {
+    for entry in outbox.into_iter().rev() {
+        if settlement(&entry, known.announced.get(&entry.version)) != Settlement::Done {
+            tracing::error!("version {} of the training export was never announced, and will not be", entry.version);
+            metrics::counter!("deepfm_versions_dropped_total").increment(1);
+            disown(&entry, trainer, parent, known);
+        }
+    }
+}
+
 /// Settles what the last run left: installs what is still to be announced, drops what another worker overtook.
 fn settle_versions(
     root: &Path,
@@ -323,7 +360,7 @@ fn settle_versions(
     for entry in outbox.into_iter().rev() {
         match settlement(&entry, known.announced.get(&entry.version)) {
             // A copy of a state directory may come without its artefacts.
-            fate if !artefacts::is_present(root, &entry.directory) => {
+            fate if !artefacts::is_present(root, &entry.directory, &entry.manifest_digest) => {
                 if fate == Settlement::Announce {
                     tracing::error!("version {} is not in {}: it will not be announced", entry.version, root.display());
                     metrics::counter!("deepfm_versions_dropped_total").increment(1);

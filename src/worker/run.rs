@@ -143,7 +143,7 @@ pub fn run(
     let announcer = Announcer::fence(&config.kafka, &config.model.name)?;
     let known = topic::read(&config.kafka, &config.model.name)?;
     resume::refuse_ahead(config, lineage.as_ref(), &known, on_ahead)?;
-    let (origin, outbox) = resume::settle(config, &mut trainer, lineage, &known, &log)?;
+    let (origin, outbox) = resume::settle(config, &mut trainer, &chosen, lineage, &known, &log)?;
     match (&chosen.saved, chosen.is_replaced) {
         // What is given up goes when the export is durable.
         (Some(export), true) => {
@@ -433,7 +433,8 @@ impl Worker<'_> {
                 configuration: self.config.fingerprint(),
             },
         );
-        artefacts::stage(&self.config.versions.of(&self.config.model.name), &artefact)?;
+        let root = self.config.versions.of(&self.config.model.name);
+        artefacts::stage(&root, &artefact, self.config.versions.readers)?;
         trainer.cut_journal();
         if probes.len() + 1 < PROBES_MIN {
             tracing::warn!(

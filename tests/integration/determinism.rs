@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use deepfm_stream::event::{Click, Decoded, Event, EventKind, Impression, Reason, Refusal};
+use deepfm_stream::feature::field::{Field, FieldKind};
 use deepfm_stream::feature::{Entry, Features, hash};
 use deepfm_stream::join::params::{JoinParams, LabelPolicy, LatePolicy};
 use deepfm_stream::model::params::{Activation, AdmissionParams, MlpParams, ModelParams, Parts};
@@ -396,7 +397,9 @@ fn idling_run(params: &TrainParams, log: &Log, dice: &mut Dice) -> (StateDigest,
             other.model.admission.min_count = 1;
             other.join.retention_ms += 20;
             other.batch.min += 1;
-            let control = Control::Configured { parameters: other.to_text(), fields: Vec::new() };
+            let name = |number| Field { name: format!("f{number}"), kind: FieldKind::Categorical };
+            let fields = (0..other.model.fields).map(name).collect();
+            let control = Control::Configured { parameters: other.to_text(), fields };
             trainer.control(&control).expect("a state can go on with it");
         }
         let silent = trainer.awaited().next();

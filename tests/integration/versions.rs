@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use deepfm_stream::config::Config;
+use deepfm_stream::config::operation::Readers;
 use deepfm_stream::event::options::EventOptions;
 use deepfm_stream::event::{Click, Decoded, Event, EventKind, Impression};
 use deepfm_stream::feature::encoder::Encoder;
@@ -27,16 +28,46 @@ fn config() -> Config {
 }
 
 /// A version of a model that has learned from 300 impressions.
-fn artefact(version: u64, seed: u64) -> Artefact {
-    let row = |n| format!(r#"{{"user":"u{}","tags":["a{}","b{}"]}}"#, n % 7, n % 3, (n + seed) % 5);
+pub(super) fn artefact(version: u64, seed: u64) -> Artefact {
     let probes = [r#"{"user":"u1","tags":{"a1":0.5}}"#.to_owned(), r#"{"user":"unseen"}"#.to_owned()];
-    learned(&config(), version, row, &probes)
+    learned(&config(), version, row(seed), &probes)
+}
+
+/// Such a model before it is cut, with its configuration.
+pub(super) fn trained(seed: u64) -> (Config, Trainer) {
+    let config = config();
+    let trainer = trainer(&config, row(seed));
+    (config, trainer)
+}
+
+fn row(seed: u64) -> impl Fn(u64) -> String {
+    move |n| format!(r#"{{"user":"u{}","tags":["a{}","b{}"]}}"#, n % 7, n % 3, (n + seed) % 5)
 }
 
 /// A version of a model that has learned from 300 impressions with these features, every fifth of them clicked.
 pub(super) fn learned(config: &Config, version: u64, row: impl Fn(u64) -> String, probes: &[String]) -> Artefact {
     let fields = config.field_set().expect("the fields are valid");
-    let encoder = Encoder::new(fields.clone(), EventOptions::default().bounds());
+    let mut trainer = trainer(config, row);
+    let state_digest = trainer.state_digest();
+    let journal = trainer.cut_journal();
+    let cut = Cut {
+        model: "ctr",
+        version,
+        parent: None,
+        created_at: "2026-01-01T00:00:00Z".to_owned(),
+        state_digest,
+        journal: &journal,
+        probes,
+        fields: &fields,
+        configuration: config.fingerprint(),
+    };
+    Artefact::cut(&trainer, &cut)
+}
+
+/// A trainer of a configuration that has learned from 300 impressions with these features, every fifth of them clicked.
+pub(super) fn trainer(config: &Config, row: impl Fn(u64) -> String) -> Trainer {
+    let fields = config.field_set().expect("the fields are valid");
+    let encoder = Encoder::new(fields, EventOptions::default().bounds());
     let mut trainer = Trainer::new(config.train_params());
     for partition in [IMPRESSIONS, CLICKS] {
         trainer.control(&Control::Start { partition, next_offset: 0 }).expect("it is new");
@@ -62,24 +93,11 @@ pub(super) fn learned(config: &Config, version: u64, row: impl Fn(u64) -> String
         }
         while trainer.step(&Inline, &mut |_| ()).is_some() {}
     }
-    let state_digest = trainer.state_digest();
-    let journal = trainer.cut_journal();
-    let cut = Cut {
-        model: "ctr",
-        version,
-        parent: None,
-        created_at: "2026-01-01T00:00:00Z".to_owned(),
-        state_digest,
-        journal: &journal,
-        probes,
-        fields: &fields,
-        configuration: config.fingerprint(),
-    };
-    Artefact::cut(&trainer, &cut)
+    trainer
 }
 
 pub(super) fn installed(root: &Path, artefact: &Artefact) -> PathBuf {
-    artefacts::stage(root, artefact).expect("the disk takes it");
+    artefacts::stage(root, artefact, Readers::Group).expect("the disk takes it");
     artefacts::install(root, &artefact.directory()).expect("it was staged");
     root.join(artefact.directory())
 }
@@ -88,7 +106,7 @@ pub(super) fn installed(root: &Path, artefact: &Artefact) -> PathBuf {
 fn a_version_exists_only_when_it_was_installed_and_then_it_is_whole() {
     let root = tempfile::tempdir().expect("a directory of our own");
     let artefact = artefact(7, 0);
-    artefacts::stage(root.path(), &artefact).expect("the disk takes it");
+    artefacts::stage(root.path(), &artefact, Readers::Group).expect("the disk takes it");
     assert!(artefacts::list(root.path()).expect("it is there").is_empty(), "a staged version is none");
     artefacts::install(root.path(), &artefact.directory()).expect("it was staged");
     artefacts::install(root.path(), &artefact.directory()).expect("once more does no harm");
@@ -103,8 +121,8 @@ fn a_version_exists_only_when_it_was_installed_and_then_it_is_whole() {
 fn staged_versions_that_no_checkpoint_knows_are_removed() {
     let root = tempfile::tempdir().expect("a directory of our own");
     let (known, stray) = (artefact(1, 0), artefact(2, 0));
-    artefacts::stage(root.path(), &known).expect("the disk takes it");
-    artefacts::stage(root.path(), &stray).expect("the disk takes it");
+    artefacts::stage(root.path(), &known, Readers::Group).expect("the disk takes it");
+    artefacts::stage(root.path(), &stray, Readers::Group).expect("the disk takes it");
     artefacts::remove_stray(root.path(), &[&known.directory()]);
     artefacts::install(root.path(), &known.directory()).expect("the known one is still there");
     assert!(artefacts::install(root.path(), &stray.directory()).is_err());

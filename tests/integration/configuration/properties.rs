@@ -37,6 +37,11 @@ fn properties_that_guarantees_rest_on_are_refused_with_the_reason() {
         "enable.auto.offset.store",
         "isolation.level",
         "acks",
+        "plugin.library.paths",
+        "ssl.engine.location",
+        "ssl.engine.id",
+        "ssl.providers",
+        "sasl.kerberos.kinit.cmd",
     ];
     for name in refused {
         for text in [format!("\"{name}\" = \"x\""), format!("\"{name}.file\" = \"Cargo.toml\"")] {
@@ -86,6 +91,30 @@ fn a_secret_is_not_in_an_error_either() {
     fs::write(&path, "hunter2").expect("a file");
     let complaint = complaint(&format!("[kafka.properties]\n\"security.protocol.file\" = {path:?}"));
     assert!(complaint.contains("librdkafka refuses it; ") && !complaint.contains("hunter2"), "{complaint}");
+}
+
+#[test]
+fn what_a_variable_says_of_librdkafka_is_in_no_error() {
+    let errors =
+        |name: &str, value: &str| with_environment("", &[(name, value)]).expect_err("it cannot be used").to_string();
+    for (name, value) in [
+        ("DEEPFM__KAFKA__PROPERTIES", "hunter2"),
+        ("DEEPFM__KAFKA__PROPERTIES", "{\"sasl.password\" = \"hunter2\""),
+        ("DEEPFM__KAFKA", "sasl.password=hunter2"),
+        ("DEEPFM__KAFKA__PROPERTIES__SECURITY_PROTOCOL", "hunter2"),
+        ("DEEPFM__KAFKA__PROPERTIES__SOCKET_TIMEOUT_MS", "hunter2"),
+        ("DEEPFM__KAFKA__PROPERTIES__SASL_PASWORD", "hunter2"),
+        ("DEEPFM__KAFKA__PROPERTIES__SASL_USERNAME", "[\"hunter2\"]"),
+    ] {
+        let Err(errors) = with_environment("", &[(name, value)]) else { continue };
+        assert!(!errors.to_string().contains("hunter2"), "{name}: {errors}");
+    }
+    let misspelt = errors("DEEPFM__KAFKA__PROPERTIES__SASL_PASWORD", "hunter2");
+    assert!(misspelt.contains("No such configuration property: \"sasl.pasword\""), "{misspelt}");
+    let refused = errors("DEEPFM__KAFKA__PROPERTIES__SECURITY_PROTOCOL", "hunter2");
+    assert!(refused.contains("librdkafka refuses it; "), "{refused}");
+    let section = errors("DEEPFM__KAFKA__PROPERTIES", "hunter2");
+    assert!(section.contains("expected a section, found a string"), "{section}");
 }
 
 #[test]

@@ -272,7 +272,7 @@ pub(super) fn train(document: &Value) {
         mlp,
     };
     let rows: Vec<Vec<u8>> = list(&initial["rows"]).iter().map(row_bytes).collect();
-    let mut model = DeepFm::restore(params, dense, rows.iter().map(Vec::as_slice), []);
+    let mut model = DeepFm::restore(params, dense, rows.iter().map(Vec::as_slice), []).expect("each id has one row");
     check_state(&format!("{name} initial"), tolerance, &model, initial);
     let mut scratch = Scratch::default();
     let steps = list(&document["expected"]["steps"]);

@@ -1,0 +1,125 @@
+//! What is built in: where it comes from, under which licences, and that nothing unmaintained comes in unnoticed. Without a tool of
+//! its own, since building one costs continuous integration more minutes than all of these checks; advisories are not looked up.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Licences under which a binary may be passed on as ours is.
+const LICENCES: [&str; 11] = [
+    "MIT",
+    "MIT-0",
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "BSL-1.0",
+    "ISC",
+    "Unicode-3.0",
+    "Unlicense",
+    "Zlib",
+];
+
+/// Crates that nobody maintains any more, and what brings them: README's limits name them.
+const UNMAINTAINED: [(&str, &str); 3] = [("fxhash", "sled"), ("instant", "sled"), ("atomic-polyfill", "postcard")];
+
+/// Crates that are unmaintained, unsound or better done otherwise, and are not to come in.
+const REFUSED: [&str; 12] = [
+    "actix-web",
+    "atty",
+    "bincode",
+    "dirs",
+    "failure",
+    "memmap",
+    "net2",
+    "proc-macro-error",
+    "serde_cbor",
+    "serde_yaml",
+    "time",
+    "yaml-rust",
+];
+
+fn lock_file() -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock")).expect("it is committed")
+}
+
+/// A value of a package in the lock file.
+fn value<'l>(package: &'l str, key: &str) -> Option<&'l str> {
+    let line = package.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = \""))?;
+    line.strip_suffix('"')
+}
+
+/// Whether one of the alternatives of every part of an expression is allowed.
+fn is_allowed(expression: &str) -> bool {
+    let alternatives = expression.replace('/', " OR ");
+    let mut parts = alternatives.split(" AND ");
+    parts.all(|part| {
+        let part = part.trim().trim_start_matches('(').trim_end_matches(')');
+        part.split(" OR ").any(|licence| LICENCES.contains(&licence.trim()))
+    })
+}
+
+#[test]
+fn every_dependency_comes_from_the_registry_with_its_checksum() {
+    let lock = lock_file();
+    for package in lock.split("[[package]]").skip(1) {
+        let name = value(package, "name").expect("a package has a name");
+        if name == env!("CARGO_PKG_NAME") {
+            continue;
+        }
+        let source = value(package, "source").unwrap_or("none");
+        assert_eq!(source, "registry+https://github.com/rust-lang/crates.io-index", "{name}");
+        assert!(value(package, "checksum").is_some_and(|sum| sum.len() == 64), "{name} has no checksum");
+        assert!(!REFUSED.contains(&name), "{name} is not to come in");
+    }
+}
+
+#[test]
+fn unmaintained_dependencies_are_named_in_the_readme() {
+    let lock = lock_file();
+    let names: BTreeSet<&str> = lock.split("[[package]]").filter_map(|package| value(package, "name")).collect();
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = std::fs::read_to_string(readme).expect("it is committed");
+    for (name, by) in UNMAINTAINED {
+        assert!(names.contains(name), "{name} is gone: take it out of README's limits");
+        assert!(readme.contains(&format!("`{name}`")) && readme.contains(&format!("`{by}`")), "{name} by {by}");
+    }
+}
+
+#[test]
+fn every_dependency_has_a_licence_that_allows_passing_a_binary_on() {
+    let rustc = Command::new("rustc").arg("-vV").output().expect("rustc is there");
+    let rustc = String::from_utf8(rustc.stdout).expect("it is text");
+    let host = rustc.lines().find_map(|line| line.strip_prefix("host: ")).expect("rustc names its host");
+    let arguments = ["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", host];
+    let output = Command::new(env!("CARGO")).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    let output = output.expect("cargo is there");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+    let used: BTreeSet<&str> = metadata["resolve"]["nodes"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|node| node["id"].as_str())
+        .collect();
+    let packages = metadata["packages"].as_array().expect("a list");
+    let packages: Vec<&Value> =
+        packages.iter().filter(|package| package["id"].as_str().is_some_and(|id| used.contains(id))).collect();
+    assert!(packages.len() > 100, "{}", packages.len());
+    for package in packages {
+        let licence = package["license"].as_str().unwrap_or("none");
+        assert!(is_allowed(licence), "{} is under {licence}", package["name"]);
+    }
+}
+
+#[test]
+fn a_licence_counts_by_all_of_its_parts() {
+    for allowed in ["MIT", "MIT/Apache-2.0", "GPL-3.0 OR MIT", "(MIT OR Apache-2.0) AND Unicode-3.0"] {
+        assert!(is_allowed(allowed), "{allowed}");
+    }
+    for refused in ["GPL-3.0", "MIT AND GPL-3.0", "(MIT OR Apache-2.0) AND SSPL-1.0", "none", ""] {
+        assert!(!is_allowed(refused), "{refused}");
+    }
+}
