@@ -426,7 +426,7 @@ impl<'de> Visitor<'de> for PartVisitor<'_> {
         match i64::try_from(value) {
             Ok(value) => self.integer(value),
             Err(_) if self.part == Part::Weight => self.real(value as f64),
-            Err(_) => self.refuse("an integer beyond 64 bits with sign"),
+            Err(_) => self.refuse("an integer of more than 64 bits"),
         }
     }
 

@@ -185,7 +185,8 @@ fn a_full_model_goes_on_alike_after_a_restart_from_its_base_and_deltas() {
         }
         let is_there = |bytes: &&[u8]| bytes[12..16] != [0; 4];
         let (rows, candidates) = (rows.into_values().filter(is_there), candidates.into_values().filter(is_there));
-        let mut restarted = DeepFm::restore(params(admission), through.dense(), rows, candidates);
+        let restored = DeepFm::restore(params(admission), through.dense(), rows, candidates);
+        let mut restarted = restored.expect("ids are distinct");
         let state = |model: &mut DeepFm| (model.rows_digest(), model.candidates().digest(), model.row_count());
         assert_eq!(state(&mut restarted), state(&mut through), "{rows_max}");
         assert!(through.row_count() > rows_max * 9 / 10, "the table is full");

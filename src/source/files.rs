@@ -201,7 +201,10 @@ mod tests {
     fn source(lines: &str) -> FileSource {
         let directory = tempfile::tempdir().expect("a directory of our own");
         std::fs::write(directory.path().join("impressions.jsonl"), lines).expect("the disk takes it");
-        let fields = FieldSet::new(vec![Field { name: "tags".to_owned(), kind: FieldKind::Multi }]);
+        let fields = FieldSet::new(vec![Field {
+            name: "tags".to_owned(),
+            kind: FieldKind::Multi { weights: crate::feature::field::Weights::default() },
+        }]);
         let options = EventOptions { record_bytes_max: 100_000, ..EventOptions::default() };
         let decoder = Decoder::new(fields.expect("they are valid"), options).expect("it is valid");
         let ingest = Ingest::new(decoder, 65_536, |_, _| ());

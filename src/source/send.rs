@@ -226,7 +226,12 @@ impl Stream {
                 Some(Line::Whole(line)) if line.trim_ascii().is_empty() => {}
                 Some(Line::Whole(line)) => break Some(line.to_vec()),
                 Some(Line::Long(long)) => {
-                    return Err(SourceError::LongLine { path, line: self.number, bytes: long.bytes, most: LINE_BYTES_MAX });
+                    return Err(SourceError::LongLine {
+                        path,
+                        line: self.number,
+                        bytes: long.bytes,
+                        most: LINE_BYTES_MAX,
+                    });
                 }
             }
         };

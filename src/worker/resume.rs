@@ -298,7 +298,7 @@ pub fn refuse_ahead(
     let mut parent = lineage.parent.clone();
     for entry in lineage.outbox.versions.iter().rev() {
         let is_lost = match settlement(entry, known.announced.get(&entry.version)) {
-            Settlement::Announce => !artefacts::is_present(&root, &entry.directory),
+            Settlement::Announce => !artefacts::is_present(&root, &entry.directory, &entry.manifest_digest),
             Settlement::Drop => true,
             Settlement::Done => false,
         };

@@ -144,16 +144,7 @@ pub fn run(
     let known = topic::read(&config.kafka, &config.model.name)?;
     resume::refuse_ahead(config, lineage.as_ref(), &known, on_ahead)?;
     let (origin, outbox) = resume::settle(config, &mut trainer, &chosen, lineage, &known, &log)?;
-    match (&chosen.saved, chosen.is_replaced) {
-        // What is given up goes when the export is durable.
-        (Some(export), true) => {
-            for layer in &export.layers {
-                checkpoint = store.commit(layer)?;
-            }
-        }
-        (None, true) => store.reset()?,
-        (_, false) => {}
-    }
+    checkpoint = replace(&mut *store, &chosen)?.unwrap_or(checkpoint);
     if chosen.saved.is_some() {
         announcer.abandon(&resume::abandoned(origin.parent.as_ref(), &known))?;
     }
@@ -163,14 +154,8 @@ pub fn run(
     let decoder = Decoder::new(fields.clone(), config.event_options())?;
     let probes = Probes::new(config.versions.probes, &config.events.mapping.impression, &fields);
     probes.restore(beside.probes);
-    let mut observed = probes.clone();
-    let mut census = Census::new(&fields, &config.fields.shares(), config.metrics.window_impressions, board);
-    let ingest = Ingest::new(decoder, config.events.dead_letter_bytes_max, move |event, payload| {
-        census.observe(event);
-        if matches!(event, Event::Impression(_)) {
-            observed.observe(payload);
-        }
-    });
+    let census = Census::new(&fields, &config.fields.shares(), config.metrics.window_impressions, board);
+    let ingest = observed(config, decoder, probes.clone(), census);
     let undurable_max = Duration::from_secs(config.state.undurable_max_seconds);
     let exporter = Exporter::new(&config.exports, &config.model.name);
     let mut committer = Committer::start(store, config.versions.of(&config.model.name), undurable_max, exporter);
@@ -228,6 +213,32 @@ pub fn run(
     };
     drop(heart);
     worker.go_on(&options, stop)
+}
+
+/// Commits an export over what is there, or forgets that; the newest commit if there is one. What is given up goes when the
+/// export is durable.
+fn replace(store: &mut dyn Store, chosen: &resume::Chosen) -> Result<Option<u64>, WorkerError> {
+    let mut newest = None;
+    match (&chosen.saved, chosen.is_replaced) {
+        (Some(export), true) => {
+            for layer in &export.layers {
+                newest = Some(store.commit(layer)?);
+            }
+        }
+        (None, true) => store.reset()?,
+        (_, false) => {}
+    }
+    Ok(newest)
+}
+
+/// Records on their way in, shown to the probes and to the census of fields.
+fn observed(config: &Config, decoder: Decoder, mut probes: Probes, mut census: Census) -> Ingest {
+    Ingest::new(decoder, config.events.dead_letter_bytes_max, move |event, payload| {
+        census.observe(event);
+        if matches!(event, Event::Impression(_)) {
+            probes.observe(payload);
+        }
+    })
 }
 
 /// What a checkpoint holds beside the state.

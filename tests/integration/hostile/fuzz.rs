@@ -446,7 +446,9 @@ proptest! {
         let is_whole = letter.payload_base64.as_ref().map_or(0, String::len) < 4 && letter.payload_bytes == 0;
         if is_whole {
             let [decoder, _] = decoders();
-            let mut examiner = Examiner { kafka: &kafka, decoder, held_ms: i64::MAX, watermark: Some(i64::MIN) };
+            let partitions = [(letter.topic.clone(), 4)].into();
+            let (held_ms, watermark, now) = (i64::MAX, Some(i64::MIN), i64::MAX);
+            let mut examiner = Examiner { kafka: &kafka, decoder, held_ms, watermark, partitions, now };
             let _ = examiner.examine(&letter);
         }
     }
