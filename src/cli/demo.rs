@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use deepfm_stream::config::Config;
 use deepfm_stream::event::EventKind;
-use deepfm_stream::feature::field::Field;
+use deepfm_stream::feature::field::{Field, FieldKind};
 use deepfm_stream::publish::artefacts;
 use deepfm_stream::publish::files;
 use deepfm_stream::simulate::{self, BayesTally, SimulationParams, Simulator};
@@ -140,8 +140,12 @@ fn play(args: &Args, directory: &Path) -> Result<(), Failure> {
 
 fn configuration(directory: &Path, brokers: &str) -> Result<Config, Failure> {
     let table = |field: Field| {
-        let kind = serde_json::to_value(&field.kind).unwrap_or_default();
-        format!("[[fields]]\nname = \"{}\"\nkind = \"{}\"\n", field.name, kind.as_str().unwrap_or("numeric"))
+        let kind = match field.kind {
+            FieldKind::Categorical => "categorical",
+            FieldKind::Multi { .. } => "multi",
+            FieldKind::Numeric { .. } => "numeric",
+        };
+        format!("[[fields]]\nname = \"{}\"\nkind = \"{kind}\"\n", field.name)
     };
     let fields = simulate::fields().into_iter().map(table).collect::<Vec<_>>().concat();
     let text = format!(

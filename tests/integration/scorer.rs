@@ -94,7 +94,7 @@ fn a_scorer_in_python_reproduces_the_probes_of_every_kind_of_model() {
     let rows: Vec<String> = ROWS.iter().map(ToString::to_string).collect();
     for (number, (name, model)) in MODELS.iter().enumerate() {
         let config = Config::parse(&format!("{FIELDS}{model}"), name, []).expect("it is valid");
-        let artefact = learned(&config, number as u64, |n| rows[n as usize % rows.len()].clone(), &rows);
+        let artefact = learned(&config, number as u64 + 1, |n| rows[n as usize % rows.len()].clone(), &rows);
         let lines = String::from_utf8(artefact.files[PROBES].clone()).expect("it is JSON");
         let probes: Vec<Probe> = lines.lines().map(|line| serde_json::from_str(line).expect("a probe")).collect();
         assert_eq!(probes.len(), 1 + ROWS.len(), "{name}: every row is a probe, and the empty one");
