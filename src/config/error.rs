@@ -90,12 +90,12 @@ pub(super) struct Report {
 impl Report {
     /// Notes an error.
     pub(super) fn add(&self, origin: Origin, key: impl Into<String>, problem: impl Into<String>, fix: &str) {
-        self.errors.borrow_mut().push(ConfigError {
-            origin,
-            key: key.into(),
-            problem: problem.into(),
-            fix: fix.to_owned(),
-        });
+        let error = ConfigError { origin, key: key.into(), problem: problem.into(), fix: fix.to_owned() };
+        let mut errors = self.errors.borrow_mut();
+        // A section that is looked at twice has its mistakes once.
+        if !errors.contains(&error) {
+            errors.push(error);
+        }
     }
 
     /// Whether nothing was noted.

@@ -13,7 +13,7 @@ use crate::model::params::{MlpParams, ModelParams, Parts};
 use crate::train::ParamsError;
 
 /// The form of artefacts.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The longest `manifest.json`, in bytes; it is read before anything that it names.
 pub const MANIFEST_BYTES_MAX: u64 = 16 << 20;

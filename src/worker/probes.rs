@@ -7,8 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Map, Value};
 
+use super::census::Census;
+use crate::config::Config;
 use crate::event::options::Mapping;
+use crate::event::{Decoder, Event};
 use crate::feature::field::FieldSet;
+use crate::source::Ingest;
 
 /// One impression in this many gives a probe, after the first few.
 const SPARSITY: u64 = 997;
@@ -35,6 +39,16 @@ impl Probes {
         let fields = fields.as_slice().iter().map(|field| field.name.clone()).collect();
         let pointer = mapping.features.clone().unwrap_or_else(|| "/features".to_owned());
         Self { capacity, pointer, fields: Arc::new(fields), rows: Arc::default(), seen: 0 }
+    }
+
+    /// Records on their way in, of which these probes and the census of fields are shown what could be decoded.
+    pub fn observing(mut self, config: &Config, decoder: Decoder, mut census: Census) -> Ingest {
+        Ingest::new(decoder, config.events.dead_letter_bytes_max, move |event, document| {
+            census.observe(event);
+            if matches!(event, Event::Impression(_)) {
+                self.observe(document);
+            }
+        })
     }
 
     /// Looks at the document of an impression that could be decoded, and keeps its features now and then.

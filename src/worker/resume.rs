@@ -89,6 +89,25 @@ pub struct Chosen {
     pub is_replaced: bool,
 }
 
+/// Commits an export over what is there, or forgets that; the newest commit if there is one. What is given up goes when the
+/// export is durable.
+///
+/// # Errors
+/// When the store takes no commit.
+pub fn replace(store: &mut dyn Store, chosen: &Chosen) -> Result<Option<u64>, WorkerError> {
+    let mut newest = None;
+    match (&chosen.saved, chosen.is_replaced) {
+        (Some(export), true) => {
+            for layer in &export.layers {
+                newest = Some(store.commit(layer)?);
+            }
+        }
+        (None, true) => store.reset()?,
+        (_, false) => {}
+    }
+    Ok(newest)
+}
+
 /// The checkpoint to go on from: the newest in the state directory, or that of a training export.
 /// An export does not push aside a state that is whole, unless that is given up with `--reset-state`.
 ///

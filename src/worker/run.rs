@@ -24,7 +24,7 @@ use super::resume::{self, Beginning, OnAhead, OnGap, Origin};
 use super::status::{Phase, StatusBoard};
 use super::stop::Stop;
 use crate::config::Config;
-use crate::event::{Decoder, Event};
+use crate::event::Decoder;
 use crate::feature::field::FieldSet;
 use crate::metric::Report;
 use crate::model::Inline;
@@ -37,7 +37,7 @@ use crate::snapshot::clicks::ClickTimes;
 use crate::snapshot::manifest::ParentVersion;
 use crate::snapshot::outbox::{Outbox, OutboxEntry};
 use crate::source::kafka::{KafkaLog, KafkaSource};
-use crate::source::{Ingest, topics, vital};
+use crate::source::{topics, vital};
 use crate::store::Store;
 use crate::train::{Fate, Tally};
 
@@ -144,7 +144,7 @@ pub fn run(
     let known = topic::read(&config.kafka, &config.model.name)?;
     resume::refuse_ahead(config, lineage.as_ref(), &known, on_ahead)?;
     let (origin, outbox) = resume::settle(config, &mut trainer, &chosen, lineage, &known, &log)?;
-    checkpoint = replace(&mut *store, &chosen)?.unwrap_or(checkpoint);
+    checkpoint = resume::replace(&mut *store, &chosen)?.unwrap_or(checkpoint);
     if chosen.saved.is_some() {
         announcer.abandon(&resume::abandoned(origin.parent.as_ref(), &known))?;
     }
@@ -155,7 +155,7 @@ pub fn run(
     let probes = Probes::new(config.versions.probes, &config.events.mapping.impression, &fields);
     probes.restore(beside.probes);
     let census = Census::new(&fields, &config.fields.shares(), config.metrics.window_impressions, board);
-    let ingest = observed(config, decoder, probes.clone(), census);
+    let ingest = probes.clone().observing(config, decoder, census);
     let undurable_max = Duration::from_secs(config.state.undurable_max_seconds);
     let exporter = Exporter::new(&config.exports, &config.model.name);
     let mut committer = Committer::start(store, config.versions.of(&config.model.name), undurable_max, exporter);
@@ -213,32 +213,6 @@ pub fn run(
     };
     drop(heart);
     worker.go_on(&options, stop)
-}
-
-/// Commits an export over what is there, or forgets that; the newest commit if there is one. What is given up goes when the
-/// export is durable.
-fn replace(store: &mut dyn Store, chosen: &resume::Chosen) -> Result<Option<u64>, WorkerError> {
-    let mut newest = None;
-    match (&chosen.saved, chosen.is_replaced) {
-        (Some(export), true) => {
-            for layer in &export.layers {
-                newest = Some(store.commit(layer)?);
-            }
-        }
-        (None, true) => store.reset()?,
-        (_, false) => {}
-    }
-    Ok(newest)
-}
-
-/// Records on their way in, shown to the probes and to the census of fields.
-fn observed(config: &Config, decoder: Decoder, mut probes: Probes, mut census: Census) -> Ingest {
-    Ingest::new(decoder, config.events.dead_letter_bytes_max, move |event, payload| {
-        census.observe(event);
-        if matches!(event, Event::Impression(_)) {
-            probes.observe(payload);
-        }
-    })
 }
 
 /// What a checkpoint holds beside the state.

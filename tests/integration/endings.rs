@@ -68,7 +68,8 @@ fn a_second_signal_ends_the_worker_at_once_and_a_restart_goes_on_to_the_same_sta
     let slow = "queue_records_max = 500\n[kafka.properties]\n\"fetch.message.max.bytes\" = \"20000\"\n";
     let config = place.config("signals", slow);
     let worker = Running::start(&["run", "--config", &config, "--until-end"]);
-    wait_for("a checkpoint", || place.path("signals-state").join("HEAD.b").exists().then_some(()));
+    let artefacts = place.path("signals-artefacts");
+    wait_for("a version", || (!installed(&artefacts).is_empty()).then_some(()));
     // Both come while it does not look, so that the second is there before the last checkpoint is.
     worker.signal("-STOP");
     worker.signal("-TERM");
@@ -79,7 +80,8 @@ fn a_second_signal_ends_the_worker_at_once_and_a_restart_goes_on_to_the_same_sta
     assert!(outcome.stderr.contains("asked a second time"), "{}", outcome.stderr);
     // Asked once, it ends in order, and says how far it is.
     let worker = Running::start(&["run", "--config", &config, "--json"]);
-    wait_for("a version", || (!installed(&place.path("signals-artefacts")).is_empty()).then_some(()));
+    let before = installed(&artefacts).len();
+    wait_for("another version", || (installed(&artefacts).len() > before).then_some(()));
     assert!(worker.terminate().json()["records"].as_u64() > Some(0));
     let last = run(&["run", "--config", &config, "--until-end", "--json"]).json();
     assert_eq!(digest(&last), digest(&undisturbed));

@@ -25,7 +25,7 @@ fn poison() -> Vec<(&'static str, Vec<u8>)> {
         ("malformed", text(r#"{"impression_id":"bad",}"#)),
         ("malformed", document(r#"{"user":NaN}"#)),
         ("malformed", vec![0xff, 0xfe, 0x00, b'{', b'}']),
-        ("malformed", vec![0, 0, 0, 0, 1, 0x06, 0x62, 0x61, 0x64]),
+        ("unsupported_framing", vec![0, 0, 0, 0, 1, 0x06, 0x62, 0x61, 0x64]),
         ("malformed", [b"{\"impression_id\":\"".as_slice(), &[0xc3, 0x28], b"\"}"].concat()),
         ("malformed", document(&format!("{{\"user\":{}1{}}}", "[".repeat(5000), "]".repeat(5000)))),
         ("mistyped", text("[1,2,3]")),

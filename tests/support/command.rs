@@ -105,15 +105,16 @@ impl Drop for Running {
     }
 }
 
-/// The installed versions of all models of a directory of artefacts.
+/// The installed versions of all models of a directory of artefacts, the newest last.
 pub(crate) fn installed(directory: &Path) -> Vec<PathBuf> {
     let entries = |directory: &Path| std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let is_version = |path: &PathBuf| {
+    let number = |path: &PathBuf| {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        name.split_once('-').is_some_and(|(number, _)| number.parse::<u64>().is_ok())
+        name.split_once('-').and_then(|(number, _)| number.parse::<u64>().ok())
     };
     let models = entries(directory).flat_map(|model| entries(&model.path()));
-    let mut versions: Vec<PathBuf> = models.map(|version| version.path()).filter(is_version).collect();
-    versions.sort();
+    let mut versions: Vec<PathBuf> =
+        models.map(|version| version.path()).filter(|path| number(path).is_some()).collect();
+    versions.sort_by_key(number);
     versions
 }
