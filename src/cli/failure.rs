@@ -25,9 +25,8 @@ pub(crate) const TABLE: [(u8, &str, &str); 10] = [
     (Exit::Usage as u8, "wrong usage of a command", "mend the command line"),
     (
         Exit::Threshold as u8,
-        "a threshold is not met (`backtest --auc-min`, `--normalized-entropy-max`), or a replay (`backtest --journal`) \
-         differs from what was published",
-        "do not restart; find out why",
+        "a threshold is not met, or a replay differs from what was published",
+        "find out why; nothing to restart",
     ),
     (Exit::BadInput as u8, "bad input data", "mend the data or the mapping"),
     (
@@ -44,7 +43,7 @@ pub(crate) const TABLE: [(u8, &str, &str); 10] = [
     ),
     (
         Exit::Configuration as u8,
-        "configuration: also credentials, certificates, and rights that the brokers refuse",
+        "configuration; credentials or rights that the brokers refuse",
         "mend it; a restart changes nothing",
     ),
     (130, "second signal: ended at once", "restart: nothing is lost but time"),
