@@ -86,6 +86,17 @@ pub enum BacktestError {
         /// What is wrong.
         source: ParamsError,
     },
+    /// The journals of the versions before it are gone.
+    #[error(
+        "version {version} follows version {parent}, whose journal is not here: journals from before the oldest training \
+         export are removed with their versions (versions.keep), and a replay begins where the log does"
+    )]
+    JournalsRemoved {
+        /// The first version here.
+        version: u64,
+        /// Its parent.
+        parent: u64,
+    },
     /// The versions do not follow each other.
     #[error("version {version} follows {parent:?}, but the version before it here is {before:?}")]
     Chain {

@@ -351,8 +351,9 @@ impl<P: Clone + Serialize + Weigh> Join<P> {
         while self.held.open_len() >= self.params.open_impressions_max {
             self.close_oldest_open(out);
         }
-        while self.held.len() > 0 && self.held.bytes().saturating_add(bytes) > self.params.held_bytes_max {
-            if self.held.oldest_resolved().is_some() {
+        while self.held.bytes() > 0 && self.held.bytes().saturating_add(bytes) > self.params.held_bytes_max {
+            // Forgetting frees memory only while some resolved impression has its payload.
+            if self.held.resolved_bytes() > 0 {
                 self.held.forget_oldest_resolved();
                 self.counters.forgotten_impressions += 1;
             } else {

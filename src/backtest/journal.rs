@@ -63,6 +63,10 @@ pub fn replay_journal(config: &Config, directory: &Path) -> Result<Vec<VersionCh
             replay = Some(Replay::open(config, &segments[number..])?);
         } else if parent != before {
             let (parent, before) = (parent.map(|(version, _)| version), before.map(|(version, _)| version));
+            // A replay begins where the log does.
+            if let (None, Some(parent)) = (before, parent) {
+                return Err(BacktestError::JournalsRemoved { version, parent });
+            }
             return Err(BacktestError::Chain { version, parent, before });
         }
         let Some(replay) = replay.as_mut() else { continue };

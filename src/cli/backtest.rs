@@ -205,6 +205,7 @@ fn failure(error: BacktestError) -> Failure {
         | BacktestError::Params { .. }
         | BacktestError::Artefact(_)
         | BacktestError::Segment(_)
+        | BacktestError::JournalsRemoved { .. }
         | BacktestError::Chain { .. } => Exit::BadInput,
         BacktestError::Drive(DriveError::Stream(_)) | BacktestError::Stream(_) => Exit::Software,
     };

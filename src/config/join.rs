@@ -95,6 +95,16 @@ impl Join {
     }
 
     fn refuse_contradictions(&self, section: &Section<'_>, negative_sampling_rate: f32) {
+        let held_ms = 1000 * (self.attribution_window_seconds + self.retention_seconds);
+        if self.click_before_ms > held_ms {
+            let problem =
+                format!("{} ms is longer than a click waits for its impression, {held_ms} ms", self.click_before_ms);
+            section.refuse(
+                "click_before_ms",
+                problem,
+                "raise retention_seconds: a click waits for the window and that",
+            );
+        }
         if self.labels != Labels::FakeNegative {
             return;
         }

@@ -112,6 +112,11 @@ impl Decoder {
         let reading = &mut self.reading;
         let missing = |part: Part| Refusal::new(Reason::MissingKey, format!("{} is missing", part.name()));
         let impression_id = reading.impression_id.take().ok_or_else(|| missing(Part::ImpressionId))?;
+        if envelope.event_id.as_ref().is_some_and(|id| id.chars().count() > 2 * ID_CHARS_MAX) {
+            let detail =
+                format!("headers ce_source and ce_id: expected at most {} characters together", 2 * ID_CHARS_MAX);
+            return Err(Refusal::new(Reason::Mistyped, detail));
+        }
         let event_id = reading.event_id.take().or_else(|| envelope.event_id.map(Into::into));
         let event_time = match (reading.event_time, envelope.time) {
             (Some(stamp), _) => stamp,

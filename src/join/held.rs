@@ -26,6 +26,8 @@ pub(super) struct HeldImpressions<P> {
     resolved: BTreeSet<Key>,
     /// Of all payloads.
     bytes: usize,
+    /// Of those of open impressions.
+    open_bytes: usize,
     sum: Sum,
     changes: ChangeLog,
 }
@@ -46,6 +48,7 @@ impl<P> HeldImpressions<P> {
             open: BTreeSet::new(),
             resolved: BTreeSet::new(),
             bytes: 0,
+            open_bytes: 0,
             sum: Sum::default(),
             changes: ChangeLog::default(),
         }
@@ -65,6 +68,11 @@ impl<P> HeldImpressions<P> {
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes of the payloads of resolved impressions.
+    pub(super) fn resolved_bytes(&self) -> usize {
+        self.bytes - self.open_bytes
     }
 
     pub(super) fn sum(&self) -> u128 {
@@ -135,11 +143,15 @@ impl<P: Serialize + Weigh> HeldImpressions<P> {
     pub(super) fn update<R>(&mut self, id: &str, change: impl FnOnce(KeptState<P>) -> (KeptState<P>, R)) -> Option<R> {
         let held = self.table.get_mut(id)?;
         let was_open = held.state.is_open();
-        self.bytes -= weight(&held.state);
+        let before = weight(&held.state);
+        self.bytes -= before;
+        self.open_bytes -= if was_open { before } else { 0 };
         self.sum.remove(&bytes_of(id, held.time, &held.state.as_ref().map(|kept| kept.hash)));
         let (state, result) = change(std::mem::replace(&mut held.state, ImpressionState::Unlabelled));
         held.state = state;
-        self.bytes += weight(&held.state);
+        let after = weight(&held.state);
+        self.bytes += after;
+        self.open_bytes += if held.state.is_open() { after } else { 0 };
         self.sum.add(&bytes_of(id, held.time, &held.state.as_ref().map(|kept| kept.hash)));
         if was_open && !held.state.is_open() {
             let time = held.time;
@@ -163,6 +175,7 @@ impl<P: Serialize + Weigh> HeldImpressions<P> {
         let order = if state.is_open() { &mut self.open } else { &mut self.resolved };
         order.insert((time, Arc::clone(id)));
         self.bytes += weight(&state);
+        self.open_bytes += if state.is_open() { weight(&state) } else { 0 };
         slot.insert(Held { time, state });
         self.log_held(id);
         Inserted::New

@@ -159,7 +159,7 @@ impl Table {
     }
 
     /// Removes at least `count` rows, or all: those last seen the longest ago, at one time the lowest ids; see
-    /// [`oldest`](super::oldest). Says how many.
+    /// `model::oldest`. Says how many.
     pub fn evict(&mut self, count: usize) -> usize {
         let mut evicted = 0;
         while evicted < count && !self.is_empty() {

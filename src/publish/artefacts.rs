@@ -271,7 +271,9 @@ pub fn retire(root: &Path, directory: &str, journal: Journal) -> Result<(), Arte
         }
         sync(&staged)?;
         let to = aside.join(directory);
-        if !to.exists() {
+        if to.exists() {
+            fs::remove_dir_all(&staged).map_err(io_error("remove", &staged))?;
+        } else {
             fs::rename(&staged, &to).map_err(io_error("rename", &staged))?;
         }
         sync(&aside)?;

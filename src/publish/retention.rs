@@ -99,7 +99,8 @@ pub fn plan(
         directory: one.directory.clone(),
         key: None,
         bytes: artefacts::size(&one.path),
-        keeps_journal: false,
+        // A removal that was cut short left it here, journal and all.
+        keeps_journal: one.version > needed_since,
     }));
     versions.sort_unstable_by(|one, other| (one.version, &one.directory).cmp(&(other.version, &other.directory)));
     let journals = artefacts::list_journals(root)?.into_iter().filter(|journal| journal.version <= needed_since);

@@ -108,6 +108,11 @@ impl DeadLetter {
         format!("{}/{}/{}", self.topic, self.partition, self.offset)
     }
 
+    /// Whether the letter has the place of its record and nothing of the record: so it is where an example was not learned.
+    fn is_left_in_its_topic(&self) -> bool {
+        self.payload_base64.is_none() && self.payload_bytes == 0 && self.reason == "not_finite"
+    }
+
     /// Whether a value is the one that the letter is about, by its length, and by its digest where the letter has one.
     fn is_of(&self, payload: &[u8]) -> bool {
         payload.len() as u64 == self.payload_bytes
@@ -248,7 +253,13 @@ impl Examiner<'_> {
             return some(Fate::NoPartition, Vec::new());
         }
         let carried = letter.payload_base64.as_deref().and_then(|text| BASE64.decode(text).ok()).unwrap_or_default();
-        let payload = if letter.is_of(&carried) {
+        let payload = if letter.is_left_in_its_topic() {
+            // Of an example that could not be learned the letter has the place alone.
+            match read_value(self.kafka, &letter.topic, letter.partition, letter.offset)? {
+                Some(payload) => payload,
+                None => return some(Fate::Gone, Vec::new()),
+            }
+        } else if letter.is_of(&carried) {
             carried
         } else {
             match read_value(self.kafka, &letter.topic, letter.partition, letter.offset)? {

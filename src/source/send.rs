@@ -10,6 +10,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::ask::{Asked, denied, is_denial, is_denied};
 use super::client::Deliveries;
@@ -63,7 +64,15 @@ pub struct Raw<'a> {
 struct Envelope<'a> {
     #[serde(borrow)]
     impression_id: Option<std::borrow::Cow<'a, str>>,
-    event_time: Option<i64>,
+    #[serde(borrow)]
+    event_time: Option<&'a RawValue>,
+}
+
+impl Envelope<'_> {
+    /// The event time where it is a whole number, also as digits in a string.
+    fn time(&self) -> Option<i64> {
+        self.event_time?.get().trim_matches('"').parse().ok()
+    }
 }
 
 impl EventSender {
@@ -106,7 +115,7 @@ impl EventSender {
         let key = envelope.as_ref().and_then(|envelope| envelope.impression_id.as_deref()).unwrap_or_default();
         let topic = kafka::topic(&self.kafka, kind).to_owned();
         let mut record = BaseRecord::<[u8], [u8]>::to(&topic).key(key.as_bytes()).payload(json);
-        let event_time = envelope.as_ref().and_then(|envelope| envelope.event_time).filter(|time| *time >= 0);
+        let event_time = envelope.as_ref().and_then(Envelope::time).filter(|time| *time >= 0);
         if let (Some(time), Timestamps::Event) = (event_time, self.timestamps) {
             record = record.timestamp(time);
         }
@@ -237,7 +246,7 @@ impl Stream {
         };
         let envelope: Option<Envelope<'_>> = line.as_deref().and_then(|line| serde_json::from_slice(line).ok());
         // A line that cannot be read is sent as it is, right after the one before it.
-        self.time = envelope.and_then(|envelope| envelope.event_time).unwrap_or(self.time);
+        self.time = envelope.and_then(|envelope| envelope.time()).unwrap_or(self.time);
         self.line = line;
         Ok(())
     }

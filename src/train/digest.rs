@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::shown::RepeatedScore;
 use super::{Batch, Counters, Ledger, Shown, ShownScores, TrainParams, Trainer, Unscored};
 use crate::join::{self, Join, JoinEntry, JoinScalars};
 use crate::metric::Windows;
@@ -39,6 +40,9 @@ pub enum RestoreError {
     /// Two rows or candidates have one id.
     #[error(transparent)]
     Model(#[from] RepeatedId),
+    /// Of shown scores.
+    #[error(transparent)]
+    ShownScores(#[from] RepeatedScore),
 }
 
 /// Everything of the state but the rows of the table and the entries of the join.
@@ -133,7 +137,7 @@ impl Trainer {
             batch,
             model: DeepFm::restore(params.model.clone(), dense, saved.rows, saved.candidates)?,
             windows,
-            shown: ShownScores::restore(unscored, saved.shown_scores),
+            shown: ShownScores::restore(unscored, saved.shown_scores)?,
             counters,
             ledger: saved.ledger,
             emissions: Vec::new(),

@@ -89,7 +89,11 @@ impl Trainer {
             let (time, number) = (emission.impression_time, emission.payload.number);
             match emission.kind {
                 EmissionKind::Positive | EmissionKind::FakePositive => self.shown.clicked(time, number),
-                EmissionKind::Unlabelled => self.shown.forget(time, number),
+                EmissionKind::Unlabelled => {
+                    self.shown.forget(time, number);
+                    // Whatever their labels: of the impressions at a bound only those without a click are closed.
+                    self.counters.scores_forgotten += self.shown.forget_older(time, number);
+                }
                 EmissionKind::Negative
                 | EmissionKind::Correction
                 | EmissionKind::FakeNegative

@@ -43,6 +43,11 @@ struct Waiting {
     clicked: bool,
 }
 
+/// Shown scores that no state has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the shown score of impression number {0} is listed twice, or out of order")]
+pub struct RepeatedScore(u64);
+
 /// Event time and number: the order in which labels mature.
 type Key = (i64, u64);
 
@@ -139,6 +144,15 @@ impl ShownScores {
         }
     }
 
+    /// Forgets all that are older than this impression; says how many.
+    pub(super) fn forget_older(&mut self, time: i64, number: u64) -> u64 {
+        let before = self.len();
+        self.unscored.retain(|unscored| (unscored.time, unscored.shown.number) > (time, number));
+        self.oldest_unscored = self.unscored.iter().map(|unscored| unscored.time).min();
+        while self.scored.first_key_value().is_some_and(|(key, _)| *key < (time, number)) && self.forget_oldest() {}
+        (before - self.len()) as u64
+    }
+
     /// Forgets the oldest scored one; says whether there was one.
     pub(super) fn forget_oldest(&mut self) -> bool {
         let oldest = self.scored.first_key_value().map(|(key, _)| *key);
@@ -205,18 +219,30 @@ impl ShownScores {
 
     /// The shown scores of a checkpoint: the unscored ones, and the scored ones as their bytes.
     ///
+    /// # Errors
+    /// When one is there twice, or the unscored ones are not in the order of their numbers.
+    ///
     /// # Panics
     /// When a slice has not the length of a shown score.
-    pub(super) fn restore<'r>(unscored: Vec<Unscored>, scored: impl IntoIterator<Item = &'r [u8]>) -> Self {
+    pub(super) fn restore<'r>(
+        unscored: Vec<Unscored>,
+        scored: impl IntoIterator<Item = &'r [u8]>,
+    ) -> Result<Self, RepeatedScore> {
+        let unordered = unscored.windows(2).find(|pair| pair[0].shown.number >= pair[1].shown.number);
+        if let Some(pair) = unordered {
+            return Err(RepeatedScore(pair[1].shown.number));
+        }
         let oldest_unscored = unscored.iter().map(|unscored| unscored.time).min();
         let mut scores = Self { unscored, oldest_unscored, ..Self::default() };
         for bytes in scored {
             let (key, waiting) = read(bytes.try_into().expect("a shown score has a fixed length"));
             // Of the bytes as they are: what no state writes shows in the digest.
             scores.sum = scores.sum.wrapping_add(xxh3_128(bytes));
-            scores.scored.insert(key, waiting);
+            if scores.scored.insert(key, waiting).is_some() {
+                return Err(RepeatedScore(key.1));
+            }
         }
-        scores
+        Ok(scores)
     }
 }
 

@@ -177,6 +177,25 @@ fn shown_scores_of_clicked_impressions_are_bounded_too() {
 }
 
 #[test]
+fn at_the_bound_an_impression_is_in_the_metrics_or_not_whatever_its_label() {
+    for labels in [LabelPolicy::AtClick, LabelPolicy::AtMaturity, LabelPolicy::FakeNegative] {
+        let join = JoinParams { open_impressions_max: 8, labels, ..params().join };
+        let mut feed = Feed::new(TrainParams { join, ..params() });
+        for n in 0..60 {
+            feed.impression(&n.to_string(), n, 1.0);
+            if n % 2 == 0 {
+                feed.click(&n.to_string(), n);
+            }
+        }
+        feed.passes(500);
+        let numbers: Vec<u64> = feed.scored.iter().map(|scored| scored.number).collect();
+        let first = numbers[0];
+        assert!(first > 30 && numbers.iter().copied().eq(first..60), "{labels:?}: {numbers:?}");
+        assert!(feed.trainer.shown_scores().is_empty());
+    }
+}
+
+#[test]
 fn immediate_labels_give_every_impression_its_score_from_before_it_was_learned() {
     let batch = BatchParams { min: 3, max: 3, growth_examples: 1, span_ms: i64::MAX };
     let mut trainer = Trainer::new(TrainParams { batch, ..params() });

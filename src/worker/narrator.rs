@@ -45,7 +45,7 @@ pub fn begin(config: &Config, log: &KafkaLog, positions: &Positions, checkpoint:
 /// Says of a version that it is announced; how long that took since it was cut.
 pub fn announced(announcement: &Announcement, goes_live: bool) {
     let bytes: u64 = announcement.files.values().map(|file| file.bytes).sum();
-    let log_loss = announcement.metrics.get("log_loss").and_then(serde_json::Value::as_f64);
+    let log_loss = announcement.metrics.get("window").and_then(|window| window["log_loss"].as_f64());
     let cut_at = announcement.created_at.parse::<jiff::Timestamp>().ok();
     let seconds = cut_at.map(|cut_at| jiff::Timestamp::now().duration_since(cut_at).as_secs_f64());
     tracing::info!(

@@ -186,7 +186,10 @@ fn check_layer(name: &str, layer: &Layer) {
     let again = checkpoint::encode(&trainer.cut(Scope::Everything), &lineage);
     assert!(canonical(&again) == canonical(layer), "{name} is written another way: its number must change");
     let sections: BTreeSet<u8> = layer.blocks.iter().map(|block| block.section as u8).collect();
-    assert!((0..5).all(|section| sections.contains(&section)), "{name} has only sections {sections:?}");
+    assert!(
+        Section::ALL.iter().all(|section| sections.contains(&(*section as u8))),
+        "{name} has only sections {sections:?}"
+    );
 }
 
 fn check_read(name: &str, files: &Files) {

@@ -117,8 +117,11 @@ pub(super) fn join(
         return decisions;
     };
     decisions.push(Decision::set("join.attribution_window_seconds", &window.seconds, window.comment()));
-    let retention = window.retention_seconds.unwrap_or(window.seconds);
-    let decide = if window.retention_seconds.is_some() { Decision::set } else { Decision::shown };
+    // A click waits for its impression for the window and the retention.
+    let ahead_seconds = clicks.and_then(|clicks| click_before_ms(&clicks.delays)).map_or(0, |ms| ms as u64 / 1000 + 1);
+    let retention =
+        window.retention_seconds.unwrap_or(window.seconds).max(ahead_seconds.saturating_sub(window.seconds));
+    let decide = if retention == window.seconds { Decision::shown } else { Decision::set };
     decisions.push(decide("join.retention_seconds", &retention, window.retention_comment()));
     let silence = Versions::click_silence_of(window.seconds);
     let reason = "Ten windows, and no less than a minute.".to_owned();
@@ -171,6 +174,12 @@ fn lateness(files: [&str; 2], orders: [Option<&Order>; 2]) -> Option<Decision> {
     Some(Decision::set(key, &seconds, reasons))
 }
 
+/// The friendly number that takes 99 % of the clicks that come before their impression.
+fn click_before_ms(delays: &Delays) -> Option<i64> {
+    let (_, most, _) = delays.ahead()?;
+    Some(FRIENDLY_MS.into_iter().find(|ms| *ms >= most).unwrap_or(AHEAD_MAX_MS))
+}
+
 /// By how much clicks come before their impressions, where any does.
 fn click_before(delays: &Delays) -> Option<Decision> {
     let (count, most, furthest) = delays.ahead()?;
@@ -182,7 +191,7 @@ fn click_before(delays: &Delays) -> Option<Decision> {
         format!("{} ms, the furthest by {} ms.", grouped(most as u64), grouped(furthest as u64)),
     ];
     let key = "join.click_before_ms";
-    let value = FRIENDLY_MS.into_iter().find(|ms| *ms >= most).unwrap_or(AHEAD_MAX_MS);
+    let value = click_before_ms(delays)?;
     let default = Join::default().click_before_ms as i64;
     let decide = if value > default { Decision::set } else { Decision::shown };
     Some(decide(key, &value, reasons))

@@ -86,3 +86,19 @@ fn at_the_bound_of_bytes_the_remembered_go_before_the_open() {
     run.click("b", 1110);
     assert_eq!(run.join.counters().unlabelled_click, 1, "b was the oldest open one");
 }
+
+#[test]
+fn at_the_bound_of_bytes_nothing_is_forgotten_that_has_none() {
+    let mut run = Run::new(JoinParams { held_bytes_max: 30, ..PARAMS });
+    for (id, time) in [("a", 1000), ("b", 1001)] {
+        run.impression(id, time);
+        run.click(id, time + 1);
+    }
+    for (id, time) in [("c", 1002), ("d", 1003), ("e", 1004), ("f", 1005)] {
+        run.impression(id, time);
+    }
+    let counters = run.join.counters();
+    assert_eq!((counters.forgotten_impressions, counters.closed_unlabelled), (0, 1), "positives hold no payload");
+    run.click("a", 1010);
+    assert_eq!(run.join.counters().extra_click, 1, "a is remembered");
+}
