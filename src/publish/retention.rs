@@ -99,8 +99,8 @@ pub fn plan(
         directory: one.directory.clone(),
         key: None,
         bytes: artefacts::size(&one.path),
-        // A removal that was cut short left it here, journal and all.
-        keeps_journal: one.version > needed_since,
+        // Where its number is announced with another content it is nobody's; else a removal was cut short here.
+        keeps_journal: one.version > needed_since && !known.announced.contains_key(&one.version),
     }));
     versions.sort_unstable_by(|one, other| (one.version, &one.directory).cmp(&(other.version, &other.directory)));
     let journals = artefacts::list_journals(root)?.into_iter().filter(|journal| journal.version <= needed_since);

@@ -54,9 +54,10 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    /// Reads an error event of the client library. That all brokers are down is no cause.
+    /// Reads an error event of the client library. That all brokers are down is no cause, and that a partition is read to
+    /// its end no trouble.
     pub fn of(code: RDKafkaErrorCode, reason: &str) -> Option<Self> {
-        if code == RDKafkaErrorCode::AllBrokersDown {
+        if matches!(code, RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::PartitionEOF) {
             return None;
         }
         // `sasl_ssl://host:9093/bootstrap: What happened (after 3ms in state CONNECT)`
@@ -272,6 +273,13 @@ mod tests {
 
     fn trouble(code: RDKafkaErrorCode, reason: &str) -> Trouble {
         Trouble::of(code, reason).expect("it is a cause")
+    }
+
+    #[test]
+    fn a_partition_that_is_read_to_its_end_is_no_trouble() {
+        let said = "Fetch from broker 1 reached end of partition at offset 5 (HighwaterMark 5)";
+        assert_eq!(Trouble::of(RDKafkaErrorCode::PartitionEOF, said), None);
+        assert!(Trouble::of(RDKafkaErrorCode::BrokerTransportFailure, said).is_some());
     }
 
     #[test]
