@@ -165,13 +165,14 @@ impl MlpParams {
     fn check(&self, inputs: usize) -> Result<(), ParamsError> {
         let Self { layers, activation: _, dropout } = self;
         within("mlp.layers", layers.len(), 0, LAYERS_MAX)?;
-        let mut parameters = layers.last().copied().unwrap_or_default();
-        let mut width = inputs;
+        let (mut parameters, mut width) = (0, inputs);
         for &outputs in layers {
             within("mlp.layers", outputs, 1, LAYER_WIDTH_MAX)?;
             parameters += (width + 1) * outputs;
             width = outputs;
         }
+        // The output vector, as wide as the last layer.
+        parameters += if layers.is_empty() { 0 } else { width };
         within("the number of the MLP's parameters", parameters, 0, MLP_PARAMETERS_MAX)?;
         if !dropout.is_empty() {
             within("mlp.dropout", dropout.len(), layers.len(), layers.len())?;

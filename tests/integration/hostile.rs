@@ -141,11 +141,12 @@ fn entry_of(artefact: &Artefact) -> OutboxEntry {
 
 #[test]
 fn a_manifest_of_a_hostile_shape_is_refused_by_name() {
-    let alterations: [(&str, Value, &str); 16] = [
+    let alterations: [(&str, Value, &str); 17] = [
         ("/architecture/embedding_dim", json!(0), "model.embedding_dim is 0"),
         ("/architecture/embedding_dim", json!(u64::MAX), "model.embedding_dim"),
         ("/architecture/mlp/layers", json!([1_u64 << 40, 8]), "mlp.layers"),
         ("/architecture/mlp/layers", json!([4096, 0]), "mlp.layers is 0"),
+        ("/architecture/mlp/layers", json!([8, u64::MAX]), "mlp.layers is"),
         ("/architecture/mlp/layers", json!(vec![4096; 16]), "the number of the MLP's parameters is"),
         ("/architecture/mlp/dropout", json!([0.5]), "mlp.dropout"),
         ("/architecture/mlp/dropout", json!([0.5, 1.0]), "mlp.dropout is 1"),
