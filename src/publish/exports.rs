@@ -144,8 +144,7 @@ fn write_files(
 /// When a file cannot be read, or is not what the manifest says.
 pub fn read(path: &Path) -> Result<(ExportManifest, Layer), ExportIoError> {
     let bad = |source| ExportIoError::Export { path: path.to_owned(), source };
-    let bytes = read_file(path, MANIFEST, Length::AtMost(MANIFEST_BYTES_MAX))?;
-    let manifest = export::read_manifest(&bytes).map_err(bad)?;
+    let manifest = manifest(path)?;
     let blocks = read_file(path, BLOCKS, Length::Exactly(manifest.blocks.bytes))?;
     let layer = export::read(&manifest, &blocks).map_err(bad)?;
     Ok((manifest, layer))
@@ -168,12 +167,10 @@ fn read_file(path: &Path, name: &'static str, length: Length) -> Result<Vec<u8>,
 /// The manifest of an export; nothing else is read.
 ///
 /// # Errors
-/// When it cannot be read.
+/// When it cannot be read, or is not that of an export.
 pub fn manifest(path: &Path) -> Result<ExportManifest, ExportIoError> {
-    let file = path.join(MANIFEST);
-    let bytes = fs::read(&file).map_err(io_error("read", &file))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|source| ExportIoError::Export { path: path.to_owned(), source: source.into() })
+    let bytes = read_file(path, MANIFEST, Length::AtMost(MANIFEST_BYTES_MAX))?;
+    export::read_manifest(&bytes).map_err(|source| ExportIoError::Export { path: path.to_owned(), source })
 }
 
 /// Whether a directory is an export, by its files.
