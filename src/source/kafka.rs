@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -89,6 +89,22 @@ fn thread_name(kind: EventKind) -> &'static str {
     }
 }
 
+/// How long a topic that was just made may take to be known to every broker.
+const SPREAD: Duration = Duration::from_secs(3);
+
+/// Asks about topics again for a while where one is missing: the broker that answers may not have heard of it yet.
+pub(super) fn once_spread<T>(ask: impl Fn() -> Result<T, SourceError>) -> Result<T, SourceError> {
+    let start = Instant::now();
+    loop {
+        match ask() {
+            Err(SourceError::MissingTopic { .. }) if start.elapsed() < SPREAD => {
+                std::thread::park_timeout(Duration::from_millis(200));
+            }
+            answer => return answer,
+        }
+    }
+}
+
 /// The number of partitions of a topic.
 pub(super) fn partition_count(
     consumer: &BaseConsumer<Contact>,
@@ -161,7 +177,7 @@ impl KafkaLog {
         let mut extents = BTreeMap::new();
         for kind in [EventKind::Impression, EventKind::Click] {
             let topic = topic(kafka, kind);
-            let count = partition_count(&consumer, kafka, topic)?;
+            let count = once_spread(|| partition_count(&consumer, kafka, topic))?;
             for number in 0..count as i32 {
                 extents.insert(Partition { kind, number }, extent(&consumer, kafka, topic, number)?);
             }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::ask::{ASK, ask, denied, is_denial};
 use super::contact::Contact;
-use super::kafka::{is_embedded, partition_count};
+use super::kafka::{is_embedded, once_spread, partition_count};
 use super::topic_id::{self, Operation};
 use super::{SourceError, client};
 use crate::config::kafka::Kafka;
@@ -110,13 +110,13 @@ pub fn plan(kafka: &Kafka, partitions: i32) -> Result<Vec<Planned>, SourceError>
 /// # Errors
 /// The first that is refused; or when the brokers do not answer within the bound.
 pub fn require(kafka: &Kafka) -> Result<(), SourceError> {
-    for Planned { wanted, action } in plan(kafka, 1)? {
-        match action {
-            Action::Keep { .. } => {}
-            Action::Create => return Err(SourceError::MissingTopic { topic: wanted.topic }),
-            Action::Mend { problem } => return Err(SourceError::Unfit { topic: wanted.topic, problem }),
-        }
-    }
+    once_spread(|| {
+        plan(kafka, 1)?.into_iter().try_for_each(|Planned { wanted, action }| match action {
+            Action::Keep { .. } => Ok(()),
+            Action::Create => Err(SourceError::MissingTopic { topic: wanted.topic }),
+            Action::Mend { problem } => Err(SourceError::Unfit { topic: wanted.topic, problem }),
+        })
+    })?;
     let consumer: BaseConsumer<Contact> = client::consumer(kafka).create_with_context(Contact::default())?;
     if is_embedded(&consumer, kafka) {
         return Ok(());
