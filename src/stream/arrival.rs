@@ -65,6 +65,19 @@ pub struct Refused {
 }
 
 impl Refused {
+    /// A refusal with nothing of its record: an empty one, or one that is left where it was read.
+    pub fn without_record(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            payload: None,
+            payload_bytes: 0,
+            payload_sha256: None,
+            headers: Vec::new(),
+            key: None,
+            timestamp: None,
+        }
+    }
+
     /// Bytes that it holds.
     pub fn bytes(&self) -> usize {
         let header = |(key, value): &(String, Option<Vec<u8>>)| {

@@ -225,15 +225,7 @@ impl Witness for Letters {
             self.take(self.writer.write(step.partition, step.offset, refused));
         }
         for unlearned in &step.unlearned {
-            let refused = Refused {
-                refusal: unlearned.refusal(),
-                payload: None,
-                payload_bytes: 0,
-                payload_sha256: None,
-                headers: Vec::new(),
-                key: None,
-                timestamp: None,
-            };
+            let refused = Refused::without_record(unlearned.refusal());
             self.take(self.writer.write(unlearned.partition, unlearned.offset, &refused));
         }
     }

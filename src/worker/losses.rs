@@ -197,15 +197,7 @@ mod tests {
     use crate::event::Refusal;
 
     fn refused(reason: Reason, detail: &str) -> Refused {
-        Refused {
-            refusal: Refusal::new(reason, detail),
-            payload: None,
-            payload_bytes: 0,
-            payload_sha256: None,
-            headers: Vec::new(),
-            key: None,
-            timestamp: None,
-        }
+        Refused::without_record(Refusal::new(reason, detail))
     }
 
     #[test]

@@ -105,15 +105,7 @@ pub(super) fn params(dice: &mut Dice) -> TrainParams {
 }
 
 fn refused() -> Box<Refused> {
-    Box::new(Refused {
-        refusal: Refusal::new(Reason::Malformed, "made so"),
-        payload: None,
-        payload_bytes: 0,
-        payload_sha256: None,
-        headers: Vec::new(),
-        key: None,
-        timestamp: None,
-    })
+    Box::new(Refused::without_record(Refusal::new(Reason::Malformed, "made so")))
 }
 
 fn features(dice: &mut Dice) -> Features {
