@@ -122,6 +122,10 @@ fn play(args: &Args, directory: &Path) -> Result<(), Failure> {
     let is_over = |elapsed: Duration| args.seconds.is_some_and(|seconds| elapsed >= Duration::from_secs(seconds));
     while !stop.is_asked() && !worker.is_finished() && !is_over(start.elapsed()) {
         std::thread::park_timeout(FRAME);
+        // The interrupt's own `^C` stands behind the block: drawing it anew would leave a line of it.
+        if stop.is_asked() {
+            break;
+        }
         let status = board.read();
         mature(&shown, status.watermark, &mut bayes);
         let (elapsed, now_ms) = (start.elapsed(), jiff::Timestamp::now().as_millisecond());
@@ -187,7 +191,7 @@ fn start_traffic(args: &Args, config: &Config, stop: Stop, shown: Shown) -> Join
                 let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
                 shown.push_back((event.event_time, probability, clicked));
             }
-            sender.send(event.kind, event.json.as_bytes()).map_err(failed)?;
+            sender.send((&event).into()).map_err(failed)?;
         }
         // What is on its way arrives: a producer that is dropped before says of each record that it was lost.
         sender.flush().map_err(failed)

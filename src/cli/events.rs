@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
-use deepfm_stream::event::EventKind;
+use deepfm_stream::event::{Decoder, EventKind};
 use deepfm_stream::progress::Progress;
 use deepfm_stream::simulate::{SimulationParams, Simulator};
 use deepfm_stream::source::send::{EventSender, Timestamps, send_directory};
@@ -69,8 +69,10 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
         Command::Send { config, events, rate, event_timestamps } => {
             let config = config::load(config)?;
             let timestamps = if *event_timestamps { Timestamps::Event } else { Timestamps::Sent };
+            let fields = config.field_set().or_exit(Exit::Configuration)?;
+            let decoder = Decoder::new(fields, config.event_options()).or_exit(Exit::Configuration)?;
             let seen = Progress::default();
-            let send = || send_directory(&config.kafka, events, *rate, timestamps, &seen);
+            let send = || send_directory(&config.kafka, decoder, events, *rate, timestamps, &seen);
             let sent = progress::show(Unit::Bytes, &seen, send);
             let [impressions, clicks] = sent.map_err(|error| Failure::new(source_exit(&error), error))?;
             output::lines([format!("sent {impressions} impressions and {clicks} clicks")])
@@ -144,7 +146,7 @@ impl Simulate {
             let event = simulator.next_event();
             let due = Duration::from_millis((event.event_time - start_ms).max(0) as u64);
             std::thread::park_timeout(due.saturating_sub(start.elapsed()));
-            sender.send(event.kind, event.json.as_bytes()).map_err(failed)?;
+            sender.send((&event).into()).map_err(failed)?;
         }
         sender.flush().map_err(failed)?;
         Ok(simulator)

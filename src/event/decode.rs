@@ -38,7 +38,7 @@ struct Reading {
     event_id: Option<Box<str>>,
     event_time: Option<Stamp>,
     weight: Option<f32>,
-    weight_max: f64,
+    weight_max: f32,
     time_unit: TimeUnit,
 }
 
@@ -88,6 +88,25 @@ impl Decoder {
         self.finish(kind, envelope, record.timestamp)
     }
 
+    /// Whom a record is about and when, as far as that can be read: of a record that is refused too. The time is in
+    /// milliseconds since 1970.
+    pub fn address(&mut self, kind: EventKind, payload: &[u8]) -> (Option<Arc<str>>, Option<i64>) {
+        let Ok(text) = std::str::from_utf8(payload) else { return (None, None) };
+        // What stands before the fault of a record is read.
+        let _ = self.read(kind, text);
+        let time = self.reading.event_time.take().and_then(|stamp| self.clock(kind, None).read(stamp).ok());
+        (self.reading.impression_id.take(), time)
+    }
+
+    fn clock(&self, kind: EventKind, timestamp: Option<i64>) -> Clock<'static> {
+        Clock {
+            unit: self.reading.time_unit,
+            key: time_unit_key(kind),
+            timestamp,
+            future_max_seconds: self.options.future_max_seconds,
+        }
+    }
+
     fn read(&mut self, kind: EventKind, text: &str) -> Result<(), Refusal> {
         let place = match kind {
             EventKind::Impression => &self.impression,
@@ -126,20 +145,14 @@ impl Decoder {
             (None, None) => return Err(missing(Part::EventTime)),
         };
         let (unknown_keys, unknown_fields) = (reading.unknown_keys, reading.encoding.unknown_fields);
-        let clock = Clock {
-            unit: reading.time_unit,
-            key: time_unit_key(kind),
-            timestamp,
-            future_max_seconds: self.options.future_max_seconds,
-        };
-        let event_time = clock.read(event_time)?;
+        let event_time = self.clock(kind, timestamp).read(event_time)?;
         let event = match kind {
             EventKind::Click => Event::Click(Click { impression_id, event_id, event_time }),
             EventKind::Impression => {
-                if !reading.seen[Part::Features as usize] {
+                if !self.reading.seen[Part::Features as usize] {
                     return Err(missing(Part::Features));
                 }
-                let weight = reading.weight.unwrap_or(1.0);
+                let weight = self.reading.weight.unwrap_or(1.0);
                 let features = self.encoder.features(&self.reading.encoding);
                 Event::Impression(Impression { impression_id, event_id, event_time, weight, features })
             }
@@ -376,7 +389,8 @@ impl PartVisitor<'_> {
 
     fn real<E: de::Error>(self, value: f64) -> Result<(), E> {
         match self.part {
-            Part::Weight if (0.0..=self.reading.weight_max).contains(&value) => {
+            // As stored: a bound that is configured has been rounded alike.
+            Part::Weight if (0.0..=self.reading.weight_max).contains(&(value as f32)) => {
                 self.reading.weight = Some(value as f32);
             }
             Part::Weight if value > 0.0 => {

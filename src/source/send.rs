@@ -3,22 +3,22 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::ask::{Asked, denied, is_denial, is_denied};
 use super::client::Deliveries;
 use super::{SourceError, client, files, kafka};
 use crate::config::kafka::Kafka;
-use crate::event::EventKind;
+use crate::event::{Decoder, EventKind};
 use crate::lines::{Line, Lines};
 use crate::progress::Progress;
+use crate::simulate::SimulatedEvent;
 
 /// The longest line that is sent, in bytes: as long as the longest record that any configuration reads.
 const LINE_BYTES_MAX: usize = 64 << 20;
@@ -31,6 +31,13 @@ pub enum Timestamps {
     Sent,
     /// Its event time, by which `kafka.start` can find it.
     Event,
+}
+
+impl<'a> From<&'a SimulatedEvent> for Outgoing<'a> {
+    fn from(event: &'a SimulatedEvent) -> Self {
+        let SimulatedEvent { kind, impression_id, event_time, json, .. } = event;
+        Self { kind: *kind, impression_id, event_time: Some(*event_time), json: json.as_bytes() }
+    }
 }
 
 /// A producer of events.
@@ -59,20 +66,17 @@ pub struct Raw<'a> {
     pub headers: &'a [(&'a str, Option<Vec<u8>>)],
 }
 
-/// The parts of an event that its record needs.
-#[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(borrow)]
-    impression_id: Option<std::borrow::Cow<'a, str>>,
-    #[serde(borrow)]
-    event_time: Option<&'a RawValue>,
-}
-
-impl Envelope<'_> {
-    /// The event time where it is a whole number, also as digits in a string.
-    fn time(&self) -> Option<i64> {
-        self.event_time?.get().trim_matches('"').parse().ok()
-    }
+/// An event on its way to a topic.
+#[derive(Clone, Copy, Debug)]
+pub struct Outgoing<'a> {
+    /// What happened: it decides the topic.
+    pub kind: EventKind,
+    /// The impression, the record's key; empty where it is not known.
+    pub impression_id: &'a str,
+    /// Its event time in milliseconds since 1970, where it is known.
+    pub event_time: Option<i64>,
+    /// The record's value.
+    pub json: &'a [u8],
 }
 
 impl EventSender {
@@ -110,13 +114,11 @@ impl EventSender {
     ///
     /// # Errors
     /// When the producer does not take it.
-    pub fn send(&mut self, kind: EventKind, json: &[u8]) -> Result<(), SourceError> {
-        let envelope: Option<Envelope<'_>> = serde_json::from_slice(json).ok();
-        let key = envelope.as_ref().and_then(|envelope| envelope.impression_id.as_deref()).unwrap_or_default();
-        let topic = kafka::topic(&self.kafka, kind).to_owned();
-        let mut record = BaseRecord::<[u8], [u8]>::to(&topic).key(key.as_bytes()).payload(json);
-        let event_time = envelope.as_ref().and_then(Envelope::time).filter(|time| *time >= 0);
-        if let (Some(time), Timestamps::Event) = (event_time, self.timestamps) {
+    pub fn send(&mut self, event: Outgoing<'_>) -> Result<(), SourceError> {
+        let topic = kafka::topic(&self.kafka, event.kind).to_owned();
+        let key = event.impression_id.as_bytes();
+        let mut record = BaseRecord::<[u8], [u8]>::to(&topic).key(key).payload(event.json);
+        if let (Some(time @ 0..), Timestamps::Event) = (event.event_time, self.timestamps) {
             record = record.timestamp(time);
         }
         self.hand_over(record)
@@ -175,17 +177,19 @@ impl EventSender {
 }
 
 /// Sends a directory of event files, merged by event time, at most `rate` events a second if given. Returns the numbers of
-/// impressions and clicks.
+/// impressions and clicks. The decoder finds the id and the time of each, where the configuration says they are.
 ///
 /// # Errors
 /// When files cannot be read or the broker does not take the records.
 pub fn send_directory(
     kafka: &Kafka,
+    decoder: Decoder,
     directory: &Path,
     rate: Option<f64>,
     timestamps: Timestamps,
     progress: &Progress,
 ) -> Result<[u64; 2], SourceError> {
+    let mut decoder = decoder;
     let mut sender = EventSender::new(kafka, timestamps)?;
     let Some(impressions) = files::open(directory, EventKind::Impression, LINE_BYTES_MAX, progress)? else {
         return Err(SourceError::NoEvents(directory.to_owned()));
@@ -194,14 +198,13 @@ pub fn send_directory(
     let mut streams = vec![Stream::new(EventKind::Impression, impressions)];
     streams.extend(clicks.map(|lines| Stream::new(EventKind::Click, lines)));
     for stream in &mut streams {
-        stream.advance()?;
+        stream.advance(&mut decoder)?;
     }
     let (start, mut counts) = (Instant::now(), [0_u64; 2]);
     while let Some(next) = streams.iter_mut().filter(|stream| stream.line.is_some()).min_by_key(|s| (s.time, s.kind)) {
-        let line = next.line.take().unwrap_or_default();
-        sender.send(next.kind, &line)?;
+        sender.send(next.event())?;
         counts[usize::from(next.kind == EventKind::Click)] += 1;
-        next.advance()?;
+        next.advance(&mut decoder)?;
         if let Some(rate) = rate {
             let due = Duration::from_secs_f64(sender.sent as f64 / rate);
             std::thread::park_timeout(due.saturating_sub(start.elapsed()));
@@ -216,16 +219,28 @@ struct Stream {
     kind: EventKind,
     lines: Lines,
     line: Option<Vec<u8>>,
+    impression_id: Option<Arc<str>>,
+    event_time: Option<i64>,
     number: u64,
+    /// The latest event time that is known.
     time: i64,
 }
 
 impl Stream {
     fn new(kind: EventKind, lines: Lines) -> Self {
-        Self { kind, lines, line: None, number: 0, time: i64::MIN }
+        Self { kind, lines, line: None, impression_id: None, event_time: None, number: 0, time: i64::MIN }
     }
 
-    fn advance(&mut self) -> Result<(), SourceError> {
+    fn event(&self) -> Outgoing<'_> {
+        Outgoing {
+            kind: self.kind,
+            impression_id: self.impression_id.as_deref().unwrap_or_default(),
+            event_time: self.event_time,
+            json: self.line.as_deref().unwrap_or_default(),
+        }
+    }
+
+    fn advance(&mut self, decoder: &mut Decoder) -> Result<(), SourceError> {
         let path = self.lines.path().to_owned();
         let line = loop {
             self.number += 1;
@@ -244,9 +259,10 @@ impl Stream {
                 }
             }
         };
-        let envelope: Option<Envelope<'_>> = line.as_deref().and_then(|line| serde_json::from_slice(line).ok());
+        (self.impression_id, self.event_time) =
+            line.as_deref().map_or((None, None), |line| decoder.address(self.kind, line));
         // A line that cannot be read is sent as it is, right after the one before it.
-        self.time = envelope.and_then(|envelope| envelope.time()).unwrap_or(self.time);
+        self.time = self.event_time.unwrap_or(self.time);
         self.line = line;
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use deepfm_stream::config::kafka::{Kafka, Start};
-use deepfm_stream::event::options::EventOptions;
+use deepfm_stream::event::options::{EventOptions, Mapping, Mappings, TimeUnit};
 use deepfm_stream::event::{Decoder, EventKind};
 use deepfm_stream::feature::field::{Field, FieldKind, FieldSet};
 use deepfm_stream::progress::Progress;
@@ -20,10 +20,13 @@ use rdkafka::mocking::MockCluster;
 use crate::support::broker::{self, Outgoing};
 use crate::support::wait_for;
 
-fn ingest() -> Ingest {
+fn decoder(options: EventOptions) -> Decoder {
     let fields = FieldSet::new(vec![Field { name: "user".to_owned(), kind: FieldKind::Categorical }]);
-    let decoder = Decoder::new(fields.expect("they are valid"), EventOptions::default()).expect("it is valid");
-    Ingest::new(decoder, 1024, |_, _| ())
+    Decoder::new(fields.expect("they are valid"), options).expect("it is valid")
+}
+
+fn ingest() -> Ingest {
+    Ingest::new(decoder(EventOptions::default()), 1024, |_, _| ())
 }
 
 fn impression(n: usize) -> String {
@@ -203,8 +206,15 @@ fn event_files_are_sent_keyed_by_impression_in_the_order_of_their_times() {
     let directory = tempfile::tempdir().expect("a directory of our own");
     let lines: Vec<String> = (0..50).map(impression).collect();
     std::fs::write(directory.path().join("impressions.jsonl"), lines.join("\n")).expect("the disk takes it");
-    let sent = send_directory(&kafka, directory.path(), None, Timestamps::Event, &Progress::default())
-        .expect("the broker takes them");
+    let sent = send_directory(
+        &kafka,
+        decoder(EventOptions::default()),
+        directory.path(),
+        None,
+        Timestamps::Event,
+        &Progress::default(),
+    )
+    .expect("the broker takes them");
     assert_eq!(sent, [50, 0]);
     let records = broker.read_all(&kafka.impressions_topic);
     for (n, record) in records.iter().enumerate() {
@@ -213,6 +223,46 @@ fn event_files_are_sent_keyed_by_impression_in_the_order_of_their_times() {
         assert_eq!(record.timestamp, Some(1_700_000_000_000 + n as i64));
     }
     assert_eq!(records.len(), 50);
+}
+
+#[test]
+fn mapped_event_files_are_keyed_stamped_and_merged_by_what_the_mapping_names() {
+    let Some(broker) = broker::real("mapped_event_files_are_keyed_stamped_and_merged_by_what_the_mapping_names") else {
+        return;
+    };
+    let kafka = broker.kafka_with_topics("mapped", 1);
+    let kafka = Kafka { clicks_topic: kafka.impressions_topic.clone(), ..kafka };
+    let directory = tempfile::tempdir().expect("a directory of our own");
+    let write = |file: &str, lines: &[&str]| {
+        std::fs::write(directory.path().join(file), lines.join("\n")).expect("the disk takes it");
+    };
+    // Seconds within strings, a refused weight behind the id and time, and a line that says nothing.
+    write(
+        "impressions.jsonl",
+        &[
+            r#"{"req":{"id":"a"},"ts":"1700000000","features":{"user":"u"}}"#,
+            r#"{"req":{"id":"b"},"ts":"1700000020","features":{"user":"u"},"weight":"heavy"}"#,
+            "not JSON",
+        ],
+    );
+    write("clicks.jsonl", &[r#"{"req":{"id":"a"},"ts":1700000010}"#, r#"{"req":{"id":"b"},"ts":1700000030}"#]);
+    let mapping = Mapping {
+        impression_id: Some("/req/id".to_owned()),
+        event_time: Some("/ts".to_owned()),
+        time_unit: TimeUnit::S,
+        ..Mapping::default()
+    };
+    let mapping = Mappings { impression: mapping.clone(), click: mapping };
+    let options = EventOptions { mapping, ..EventOptions::default() };
+    let sent =
+        send_directory(&kafka, decoder(options), directory.path(), None, Timestamps::Event, &Progress::default())
+            .expect("the broker takes them");
+    assert_eq!(sent, [3, 2]);
+    let records = broker.read_all(&kafka.impressions_topic);
+    let keys: Vec<&[u8]> = records.iter().map(|record| record.key.as_slice()).collect();
+    assert_eq!(keys, [&b"a"[..], b"a", b"b", b"", b"b"]);
+    let times: Vec<_> = records.iter().map(|record| record.timestamp.map(|time| time / 1000)).collect();
+    assert_eq!(times[..3], [Some(1_700_000_000), Some(1_700_000_010), Some(1_700_000_020)]);
 }
 
 #[test]
@@ -230,8 +280,15 @@ fn an_embedded_broker_is_read_like_a_real_one() {
     let directory = tempfile::tempdir().expect("a directory of our own");
     let lines: Vec<String> = (0..200).map(impression).collect();
     std::fs::write(directory.path().join("impressions.jsonl"), lines.join("\n")).expect("the disk takes it");
-    send_directory(&kafka, directory.path(), None, Timestamps::Sent, &Progress::default())
-        .expect("the embedded broker takes them");
+    send_directory(
+        &kafka,
+        decoder(EventOptions::default()),
+        directory.path(),
+        None,
+        Timestamps::Sent,
+        &Progress::default(),
+    )
+    .expect("the embedded broker takes them");
     let log = KafkaLog::connect(&kafka).expect("the topics exist");
     let starts = log.starts(&Start::Earliest).expect("no question is asked");
     let mut source = log.read(&starts, ingest()).expect("the partitions exist");
@@ -278,8 +335,15 @@ fn brokers_that_were_lost_and_are_back_say_how_far_each_partition_goes_and_are_r
     let send = || {
         let lines: Vec<String> = (0..200).map(impression).collect();
         std::fs::write(directory.path().join("impressions.jsonl"), lines.join("\n")).expect("the disk takes it");
-        send_directory(&kafka, directory.path(), None, Timestamps::Sent, &Progress::default())
-            .expect("the embedded broker takes them");
+        send_directory(
+            &kafka,
+            decoder(EventOptions::default()),
+            directory.path(),
+            None,
+            Timestamps::Sent,
+            &Progress::default(),
+        )
+        .expect("the embedded broker takes them");
     };
     send();
     let mut source = read_from_start(KafkaLog::connect(&kafka).expect("the topics exist"));
