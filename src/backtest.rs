@@ -27,7 +27,7 @@ use crate::source::{Ingest, Source, SourceError, SourceEvent, files};
 use crate::stream::{Arrival, Control, Partition, Positions, StreamError};
 use crate::train::{ParamsError, Scored, Step, TrainParams, Trainer};
 use crate::worker::attendance::{Attendance, Horizon};
-use crate::worker::drive::{Drive, DriveError, Pilot, Witness, name_unlearned};
+use crate::worker::drive::{Drive, DriveError, Pilot, Witness};
 use crate::worker::losses::Seen;
 
 /// When a backtest knows an impression's label.
@@ -258,10 +258,11 @@ fn learn_labelled(
         while let Some(unlearned) =
             trainer.step_labelled(&|id| ids.contains(id), &Inline, &mut |scored| scores.add(scored))
         {
-            name_unlearned(&unlearned);
+            seen.note_unlearned(&unlearned);
         }
     }
-    trainer.learn_rest(&Inline, &mut |scored| scores.add(scored));
+    let unlearned = trainer.learn_rest(&Inline, &mut |scored| scores.add(scored));
+    seen.note_unlearned(&unlearned);
     let digest = trainer.state_digest();
     let (records, rows) = (trainer.released(), trainer.model().row_count());
     let mut counters = trainer.counters().clone();

@@ -142,11 +142,12 @@ impl Trainer {
         Some(std::mem::take(&mut self.unlearned))
     }
 
-    /// Learns the half-filled batch: the end of a run with `step_labelled`.
-    pub fn learn_rest<E: Executor>(&mut self, executor: &E, observe: &mut dyn FnMut(Scored)) {
+    /// Learns the half-filled batch: the end of a run with `step_labelled`. Gives what could not be learned of it.
+    pub fn learn_rest<E: Executor>(&mut self, executor: &E, observe: &mut dyn FnMut(Scored)) -> Vec<Unlearned> {
         self.learn_batch(executor);
         self.score_shown(executor);
         self.meter_scored(observe);
+        std::mem::take(&mut self.unlearned)
     }
 
     /// Cuts the half-filled batch if the log's time has moved past its span.

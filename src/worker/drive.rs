@@ -4,12 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::attendance::{Attendance, Verdict};
-use crate::event::DETAIL_CHARS_MAX;
-use crate::event::plain::plain;
 use crate::model::Executor;
 use crate::source::{Confirmation, Source, SourceError, SourceEvent};
 use crate::stream::{Arrival, Control, Partition, Script, StreamError};
-use crate::train::{Scored, Step, Trainer, Unlearned};
+use crate::train::{Scored, Step, Trainer};
 
 /// Records consumed between two looks at what has arrived.
 const STEPS_PER_TURN: usize = 2048;
@@ -245,7 +243,6 @@ impl<S: Source> Drive<S> {
                 break;
             };
             self.source.consumed(step.partition, step.weight);
-            name_unlearned(&step.unlearned);
             witness.consumed(step);
             consumed += 1;
         }
@@ -310,21 +307,5 @@ impl<S: Source> Drive<S> {
         };
         self.trainer.control(&control)?;
         Ok(true)
-    }
-}
-
-/// Examples of one batch that are named in the log; the dead letters name all.
-const NAMED_MAX: usize = 10;
-
-/// Names impressions that could not be learned in the log.
-pub fn name_unlearned(unlearned: &[Unlearned]) {
-    for Unlearned { partition, offset, impression_id } in unlearned.iter().take(NAMED_MAX) {
-        tracing::warn!(
-            "{partition} offset {offset}: impression {} was not learned: a weight would not be finite",
-            plain(impression_id, DETAIL_CHARS_MAX)
-        );
-    }
-    if unlearned.len() > NAMED_MAX {
-        tracing::warn!("{} more impressions of this batch were not learned either", unlearned.len() - NAMED_MAX);
     }
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::event::{EventKind, Reason};
+use crate::event::plain::plain;
+use crate::event::{DETAIL_CHARS_MAX, EventKind, Reason};
 use crate::join::JoinCounters;
 use crate::stream::{Partition, Refused};
-use crate::train::{Counters, Fate, Step};
+use crate::train::{Counters, Fate, Step, Unlearned};
 
 /// A place in the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -64,15 +65,35 @@ pub struct Seen {
     firsts: BTreeMap<Reason, (Place, String)>,
     /// The first record that the join dropped, by what became of it.
     dropped: BTreeMap<Fate, Place>,
+    /// The first impression that could not be learned.
+    unlearned: Option<Place>,
 }
+
+/// Examples of one batch that are named in the log; the dead letters name all.
+const NAMED_MAX: usize = 10;
 
 impl Seen {
     /// Notes a record that a trainer consumed.
     pub fn note_step(&mut self, step: &Step) {
         self.note(step.partition, step.offset, step.refused.as_deref());
+        self.note_unlearned(&step.unlearned);
         if matches!(step.fate, Fate::TooLate | Fate::Duplicate | Fate::Conflicting) {
             let place = || Place { partition: step.partition.to_string(), offset: step.offset };
             self.dropped.entry(step.fate).or_insert_with(place);
+        }
+    }
+
+    /// Notes impressions that could not be learned, and names them in the log.
+    pub fn note_unlearned(&mut self, unlearned: &[Unlearned]) {
+        for Unlearned { partition, offset, impression_id } in unlearned.iter().take(NAMED_MAX) {
+            self.unlearned.get_or_insert_with(|| Place { partition: partition.to_string(), offset: *offset });
+            tracing::warn!(
+                "{partition} offset {offset}: impression {} was not learned: a weight would not be finite",
+                plain(impression_id, DETAIL_CHARS_MAX)
+            );
+        }
+        if unlearned.len() > NAMED_MAX {
+            tracing::warn!("{} more impressions of this batch were not learned either", unlearned.len() - NAMED_MAX);
         }
     }
 
@@ -97,98 +118,83 @@ impl Seen {
 
 /// Everything that was lost, as the counters have it, in the order in which a record meets the reasons.
 pub fn losses(counters: &Counters, join: Option<&JoinCounters>, gap_records: u64, seen: &Seen) -> Vec<Loss> {
-    let plain = |reason: &str, what, count, of, unit| Loss {
-        reason: reason.to_owned(),
-        what,
-        count,
-        of,
-        unit,
-        first: None,
-        detail: None,
-    };
-    let mut losses = vec![plain(
+    let gap = (
         "gap",
         "gone from the broker before they were read, and passed over",
         gap_records,
         counters.records + gap_records,
         "records",
-    )];
+    );
+    let mut losses = vec![loss(gap, None)];
     losses.extend(counters.refused.iter().map(|(reason, count)| {
-        let first = seen.firsts.get(reason);
+        let (first, detail) = seen.firsts.get(reason).cloned().unzip();
         Loss {
-            first: first.map(|(place, _)| place.clone()),
-            detail: first.map(|(_, detail)| detail.clone()),
-            ..plain(reason.as_str(), "refused: cannot be read", *count, counters.records, "records")
+            detail,
+            ..loss((reason.as_str(), "refused: cannot be read", *count, counters.records, "records"), first)
         }
     }));
-    let (impressions, clicks) = (counters.impressions, counters.clicks);
     if let Some(join) = join {
-        let both = impressions + clicks;
-        let entries = [
-            ("too_late", "came after their window and retention", join.too_late, both, "records"),
-            ("duplicate", "of an event id that was there before", join.duplicate, both, "records"),
-            (
-                "conflicting",
-                "of an impression id that is held already",
-                join.conflicting_impression,
-                impressions,
-                "impressions",
-            ),
-            (
-                "outside_window",
-                "before their impression, or after its window",
-                join.click_outside_window,
-                clicks,
-                "clicks",
-            ),
-            ("extra_click", "on an impression that had its click", join.extra_click, clicks, "clicks"),
-            ("late_click", "after the negative of their impression was final", join.late_click, clicks, "clicks"),
-            ("orphan", "on an impression that never came", join.orphan_expired, clicks, "clicks"),
-            ("forgotten", "waiting, forgotten at join.waiting_clicks_max", join.forgotten_waiting, clicks, "clicks"),
-            ("unlabelled_click", "on an impression that is closed unlabelled", join.unlabelled_click, clicks, "clicks"),
-            (
-                "unlabelled",
-                "closed without a label at join.open_impressions_max",
-                join.closed_unlabelled,
-                impressions,
-                "impressions",
-            ),
-            ("forsaken", "closed without a label after a refused example", join.forsaken, impressions, "impressions"),
-        ];
-        let dropped = |reason: &str| match reason {
-            "too_late" => seen.dropped.get(&Fate::TooLate),
-            "duplicate" => seen.dropped.get(&Fate::Duplicate),
-            "conflicting" => seen.dropped.get(&Fate::Conflicting),
-            _ => None,
-        };
-        losses.extend(entries.map(|(reason, what, count, of, unit)| {
-            let first = dropped(reason).cloned();
-            Loss { first, ..plain(reason, what, count, of, unit) }
-        }));
+        losses.extend(of_join(join, [counters.impressions, counters.clicks], seen));
     }
-    losses.push(plain(
-        "sampled_out",
-        "negatives left out by training.negative_sampling_rate",
-        counters.sampled_out,
-        impressions,
-        "impressions",
-    ));
-    losses.push(plain(
+    losses.extend(of_learner(counters, seen));
+    losses.retain(|loss| loss.count > 0);
+    losses
+}
+
+fn loss((reason, what, count, of, unit): (&str, &'static str, u64, u64, &'static str), first: Option<Place>) -> Loss {
+    Loss { reason: reason.to_owned(), what, count, of, unit, first, detail: None }
+}
+
+fn of_join(join: &JoinCounters, [impressions, clicks]: [u64; 2], seen: &Seen) -> Vec<Loss> {
+    let of_records = |reason, what, count, fate| {
+        loss((reason, what, count, impressions + clicks, "records"), seen.dropped.get(&fate).cloned())
+    };
+    let of_clicks = |reason, what, count| loss((reason, what, count, clicks, "clicks"), None);
+    let of_impressions = |reason, what, count, first| loss((reason, what, count, impressions, "impressions"), first);
+    let conflicting = seen.dropped.get(&Fate::Conflicting).cloned();
+    vec![
+        of_records("too_late", "came after their window and retention", join.too_late, Fate::TooLate),
+        of_records("duplicate", "of an event id that was there before", join.duplicate, Fate::Duplicate),
+        of_impressions(
+            "conflicting",
+            "of an impression id that is held already",
+            join.conflicting_impression,
+            conflicting,
+        ),
+        of_clicks("outside_window", "before their impression, or after its window", join.click_outside_window),
+        of_clicks("extra_click", "on an impression that had its click", join.extra_click),
+        of_clicks("late_click", "after the negative of their impression was final", join.late_click),
+        of_clicks("orphan", "on an impression that never came", join.orphan_expired),
+        of_clicks("forgotten", "waiting, forgotten at join.waiting_clicks_max", join.forgotten_waiting),
+        of_clicks("unlabelled_click", "on an impression that is closed unlabelled", join.unlabelled_click),
+        of_impressions(
+            "unlabelled",
+            "closed without a label at join.open_impressions_max or join.held_bytes_max",
+            join.closed_unlabelled,
+            None,
+        ),
+        of_impressions("forsaken", "closed without a label after a refused example", join.forsaken, None),
+    ]
+}
+
+fn of_learner(counters: &Counters, seen: &Seen) -> [Loss; 3] {
+    let of_impressions = |reason, what, count| loss((reason, what, count, counters.impressions, "impressions"), None);
+    let gradient = (
         "gradient",
         "not learned: a gradient or weight was not finite",
         counters.examples_refused,
         counters.examples,
         "examples",
-    ));
-    losses.push(plain(
-        "unscored",
-        "not in any figure: their shown score was not finite, or forgotten",
-        counters.scores_refused + counters.scores_forgotten,
-        impressions,
-        "impressions",
-    ));
-    losses.retain(|loss| loss.count > 0);
-    losses
+    );
+    [
+        of_impressions("sampled_out", "negatives left out by training.negative_sampling_rate", counters.sampled_out),
+        loss(gradient, seen.unlearned.clone()),
+        of_impressions(
+            "unscored",
+            "not in any figure: their shown score was not finite, or forgotten",
+            counters.scores_refused + counters.scores_forgotten,
+        ),
+    ]
 }
 
 #[cfg(test)]
@@ -218,5 +224,10 @@ mod tests {
         assert_eq!(found[1].first, Some(Place { partition: impressions.to_string(), offset: 8 }));
         assert_eq!(found[1].detail.as_deref(), Some("the first"));
         assert_eq!(losses(&Counters::default(), None, 0, &Seen::default()), []);
+        let unlearned = |offset| Unlearned { partition: impressions, offset, impression_id: "i".into() };
+        seen.note_unlearned(&[unlearned(11), unlearned(12)]);
+        let found = losses(&Counters { examples: 9, examples_refused: 2, ..Counters::default() }, None, 0, &seen);
+        let first = Place { partition: impressions.to_string(), offset: 11 };
+        assert_eq!((found[0].reason.as_str(), found[0].first.as_ref()), ("gradient", Some(&first)));
     }
 }
