@@ -107,7 +107,7 @@ impl Default for Events {
             future_max_seconds: limits.future_max_seconds,
             record_bytes_max: limits.record_bytes_max,
             features_max: limits.features_max,
-            weight_max: limits.weight_max as f32,
+            weight_max: limits.weight_max,
             dead_letter_bytes_max: 65_536,
             mapping: Mappings::default(),
         }

@@ -83,7 +83,7 @@ impl Events {
             future_max_seconds: self.future_max_seconds,
             record_bytes_max: self.record_bytes_max,
             features_max: self.features_max,
-            weight_max: f64::from(self.weight_max),
+            weight_max: self.weight_max,
             mapping: self.mapping.clone(),
         }
     }

@@ -16,7 +16,7 @@ pub struct EventOptions {
     /// The most feature entries that one impression may have, all fields together.
     pub features_max: usize,
     /// The largest magnitude of a weight: an example's, or one that an object gives a value of a field.
-    pub weight_max: f64,
+    pub weight_max: f32,
     /// Where foreign events keep their parts.
     pub mapping: Mappings,
 }

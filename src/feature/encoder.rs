@@ -30,7 +30,7 @@ pub struct EntryBounds {
     /// The most entries, all fields together.
     pub features_max: usize,
     /// The largest magnitude of a weight that an object gives a value, before it is scaled.
-    pub weight_max: f64,
+    pub weight_max: f32,
 }
 
 /// Features that do not fit.
@@ -63,7 +63,7 @@ pub enum Misfit {
         /// The weight.
         weight: f64,
         /// The bound that it is beyond.
-        max: f64,
+        max: f32,
     },
 }
 
@@ -407,7 +407,8 @@ impl<'de> Visitor<'de> for WeightSeed<'_, '_> {
 
     fn visit_f64<E: de::Error>(self, weight: f64) -> Result<Option<f32>, E> {
         let max = self.0.encoder.bounds.weight_max;
-        if weight.abs() <= max {
+        // As stored: a bound that is configured has been rounded alike.
+        if (weight as f32).abs() <= max {
             return Ok(Some(weight as f32));
         }
         let path = self.0.encoder.path(self.0.field);
