@@ -4,6 +4,7 @@ pub(crate) mod broker;
 pub(crate) mod cluster;
 pub(crate) mod command;
 pub(crate) mod python;
+pub(crate) mod raw;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -4,11 +4,16 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use deepfm_stream::source::topics;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
 use serde_json::Value;
 
 use super::commands::{Place, simulated_fields};
 use crate::support::broker::{self, Broker, Outgoing};
 use crate::support::command::{installed, run};
+use crate::support::raw::Raw;
 
 /// What is wrong with each, and how it is refused.
 fn poison() -> Vec<(&'static str, Vec<u8>)> {
@@ -102,4 +107,156 @@ fn poison_changes_counters_and_dead_letters_and_not_a_bit_of_the_model() {
         assert!(summary["learned"].as_u64().expect("a number") > 11_000);
     }
     assert_eq!(weights.len(), 1, "the weights differ: {weights:?}");
+}
+
+/// Bytes of many kinds, for any part of a record.
+fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        proptest::collection::vec(any::<u8>(), 0..60),
+        any::<String>().prop_map(String::into_bytes),
+        Just(b"content-type".to_vec()),
+        Just(b"avro".to_vec()),
+        Just(b"ce_specversion".to_vec()),
+        Just(b"ce_time".to_vec()),
+        Just(vec![0xff, 0xfe]),
+        Just(vec![1; 170_000]),
+    ]
+}
+
+fn any_payload() -> impl Strategy<Value = Vec<u8>> {
+    let document = |id: u16, time: i64| {
+        format!(r#"{{"impression_id":"i{id}","event_time":{time},"features":{{"user":"u{}"}}}}"#, id % 9).into_bytes()
+    };
+    let sound = (any::<u16>(), 1_700_000_000_000..1_700_000_100_000_i64).prop_map(move |(id, time)| document(id, time));
+    let altered = (sound.clone(), any::<prop::sample::Index>(), any::<u8>()).prop_map(|(mut bytes, at, byte)| {
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        bytes
+    });
+    let framed = (any::<u8>(), any_bytes()).prop_map(|(first, rest)| [&[first % 4], rest.as_slice()].concat());
+    let timed = (any::<u16>(), any::<i64>()).prop_map(move |(id, time)| document(id, time));
+    prop_oneof![3 => sound, 2 => altered, 1 => framed, 1 => timed, 2 => any_bytes()]
+}
+
+/// A record of which a producer chose every part. Timestamps before 1970 are refused by every client, but for -1.
+fn any_record() -> impl Strategy<Value = Raw> {
+    let header = || (any_bytes(), proptest::option::of(any_bytes()));
+    let headers = prop_oneof![
+        4 => Just(Vec::new()),
+        4 => proptest::collection::vec(header(), 1..4),
+        1 => Just(vec![(vec![0xc3], None); 900]),
+    ];
+    let timestamp =
+        prop_oneof![Just(0), Just(1), 1_700_000_000_000..1_700_000_100_000_i64, Just(i64::MAX), 0..i64::MAX];
+    let (key, payload) = (proptest::option::of(any_bytes()), proptest::option::of(any_payload()));
+    (key, payload, timestamp, headers).prop_map(|(key, payload, timestamp, headers)| Raw {
+        key,
+        payload,
+        timestamp,
+        headers,
+    })
+}
+
+#[test]
+fn no_record_whatever_a_producer_writes_ends_the_worker() {
+    let Some(broker) = broker::real("no_record_whatever_a_producer_writes_ends_the_worker") else { return };
+    let kafka = broker.kafka("whatever");
+    let topics = [&kafka.impressions_topic, &kafka.clicks_topic];
+    for topic in topics {
+        // Whatever its timestamp is, the broker takes a record and keeps it.
+        broker.create(topic, 1, &[("message.timestamp.after.max.ms", "9223372036854775807"), ("retention.ms", "-1")]);
+    }
+    topics::apply(&kafka, 1, 1).expect("the broker makes the other topics");
+    let mut runner = TestRunner::deterministic();
+    let strategy = proptest::collection::vec(any_record(), 300);
+    for topic in topics {
+        let records = strategy.new_tree(&mut runner).expect("nothing is filtered").current();
+        broker.produce_raw(topic, 0, &records);
+    }
+    let place = Place::new(kafka, "[[fields]]\nname = \"user\"\nkind = \"categorical\"\n".to_owned());
+    let config = place.config("whatever", "");
+    let first = run(&["run", "--config", &config, "--until-end", "--json"]);
+    assert_eq!(first.code, Some(0), "{}", first.stderr);
+    let summary = first.json();
+    assert_eq!(summary["records"], 600);
+    let refused = |ledger: &Value| -> u64 {
+        ["impression/0", "click/0"].iter().filter_map(|partition| ledger[*partition]["refused"]["count"].as_u64()).sum()
+    };
+    let letters = run(&["dead-letters", "list", "--config", &config, "--json"]).json();
+    let count = letters.as_object().expect("letters by key").len() as u64;
+    assert_eq!(count, refused(&summary["ledger"]), "{}", summary["ledger"]);
+    assert!((100..590).contains(&count), "of both kinds there are many: {count}");
+    let again = run(&["run", "--config", &config, "--until-end", "--json"]);
+    assert_eq!(again.json()["state_digest"], summary["state_digest"]);
+    assert_eq!(run(&["dead-letters", "requeue", "--config", &config, "--dry-run"]).code, Some(0));
+    let replayed = run(&["backtest", "--config", &config, "--refused-max", "1", "--json"]);
+    assert_eq!(replayed.json()["state_digest"], summary["state_digest"]);
+}
+
+#[test]
+fn an_impression_that_cannot_be_learned_is_named_in_the_summary_and_in_a_letter() {
+    let Some(broker) = broker::real("an_impression_that_cannot_be_learned_is_named_in_the_summary_and_in_a_letter")
+    else {
+        return;
+    };
+    let fields = ["a", "b"].map(|name| format!("[[fields]]\nname = \"{name}\"\nkind = \"multi\"\nweights = \"raw\"\n"));
+    let place = Place::new(broker.kafka_with_topics("unlearned", 1), fields.concat());
+    // Each weight is one that is taken, but without a bound on gradients the square of their product is no number. Of two
+    // such impressions one is clicked: whatever the model thinks of them, it is sure, and wrong about one.
+    let is_huge = |n: i64| (20..22).contains(&n);
+    let impression = |n: i64| {
+        let (weight, time) = (if is_huge(n) { "1e12" } else { "1" }, 1_700_000_000_000 + n * 1000);
+        let features = format!(r#"{{"a":{{"x":{weight},"y":1}},"b":{{"z":{weight}}}}}"#);
+        format!(r#"{{"impression_id":"i{n}","event_time":{time},"weight":{weight},"features":{features}}}"#)
+    };
+    let impressions: Vec<Option<Vec<u8>>> = (0..40).map(|n| Some(impression(n).into_bytes())).collect();
+    let click = br#"{"impression_id":"i20","event_time":1700000020500}"#.to_vec();
+    produce(broker, &place, &impressions, &[Some(click)]);
+    let config = place.config("unlearned", "[events]\nweight_max = 1e12\n[training]\ngradient_max = 0\n");
+    let summary = run(&["run", "--config", &config, "--until-end", "--json"]).json();
+    let losses = summary["losses"].as_array().expect("a list");
+    let gradient = losses.iter().find(|loss| loss["reason"] == "gradient").unwrap_or_else(|| panic!("{summary}"));
+    let letters = run(&["dead-letters", "list", "--config", &config, "--json"]).json();
+    let letters = letters.as_object().expect("letters by key");
+    assert_eq!(gradient["count"].as_u64(), Some(letters.len() as u64), "{gradient}");
+    let first = gradient["first"]["offset"].as_i64().expect("a place");
+    assert!(is_huge(first), "{gradient}");
+    let letter = &letters[&format!("{}/0/{first}", place.kafka.impressions_topic)];
+    assert_eq!(letter["reason"], "not_finite");
+    let detail = letter["detail"].as_str().expect("a text");
+    assert!(detail.contains(&format!("impression i{first}:")), "{detail}");
+}
+
+#[test]
+fn a_letter_of_a_cloud_event_is_sent_again_with_the_headers_that_hold_its_parts() {
+    let Some(broker) = broker::real("a_letter_of_a_cloud_event_is_sent_again_with_the_headers_that_hold_its_parts")
+    else {
+        return;
+    };
+    let field = |kind: &str| format!("[[fields]]\nname = \"price\"\nkind = \"{kind}\"\n");
+    let place = Place::new(broker.kafka_with_topics("cloud", 1), field("numeric"));
+    let record = Outgoing {
+        payload: Some(br#"{"impression_id":"a","features":{"price":"cheap"}}"#),
+        timestamp: Some(1_700_000_000_000),
+        headers: &[
+            ("ce_specversion", "1.0"),
+            ("ce_source", "/web"),
+            ("ce_id", "7"),
+            ("ce_time", "2023-11-14T22:13:20Z"),
+        ],
+    };
+    broker.produce(&place.kafka.impressions_topic, 0, &[record]);
+    let config = place.config("numeric", "");
+    let summary = run(&["run", "--config", &config, "--until-end", "--json"]).json();
+    assert_eq!(summary["losses"][0]["reason"], "mistyped", "{summary}");
+    // The price is a category after all.
+    let mended = Place::new(place.kafka.clone(), field("categorical"));
+    let config = mended.config("categorical", "");
+    let sent = run(&["dead-letters", "requeue", "--config", &config, "--json"]).json();
+    assert_eq!(sent["sent"], 1, "{sent}");
+    let summary = run(&["run", "--config", &config, "--until-end", "--json"]).json();
+    assert_eq!(summary["records"], 2);
+    // Its time and its event id came with it: it is the event that was there before.
+    assert_eq!(summary["losses"][0]["reason"], "duplicate", "{summary}");
+    assert_eq!(summary["losses"].as_array().map(Vec::len), Some(1), "{summary}");
 }

@@ -16,8 +16,10 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
+
+use super::raw::{self, Raw};
 
 /// The script that runs brokers, below the root of the repository.
 pub(super) const SCRIPT: &str = "deploy/kafka/kafka";
@@ -192,6 +194,19 @@ impl Broker {
                 .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(*value) }));
             record = record.headers(headers);
             assert!(producer.send(record).is_ok(), "the producer's queue has room");
+        }
+        producer.flush(Duration::from_secs(30)).expect("the broker takes the records");
+    }
+
+    /// Writes records of which every part may be any bytes, and waits until the broker has them.
+    pub(crate) fn produce_raw(&self, topic: &str, partition: i32, records: &[Raw]) {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", &self.bootstrap)
+            .set("message.max.bytes", "20000000")
+            .create()
+            .expect("the settings are valid");
+        for record in records {
+            raw::produce(producer.client(), topic, partition, record);
         }
         producer.flush(Duration::from_secs(30)).expect("the broker takes the records");
     }
