@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use deepfm_stream::event::plain::plain;
@@ -52,6 +53,27 @@ pub(crate) fn tell_panics(form: Form) {
     }
 }
 
+/// Whether the last line of the terminal is a bar.
+static IS_LINE_HELD: AtomicBool = AtomicBool::new(false);
+
+/// Moves to the beginning of the terminal's line and empties it.
+const EMPTY_LINE: &[u8] = b"\r\x1b[2K";
+
+/// The terminal's last line is drawn again and again until this goes: log lines take its place, and it moves on.
+#[derive(Debug)]
+pub(crate) struct HeldLine(());
+
+pub(crate) fn hold_line() -> HeldLine {
+    IS_LINE_HELD.store(true, Ordering::Relaxed);
+    HeldLine(())
+}
+
+impl Drop for HeldLine {
+    fn drop(&mut self) {
+        IS_LINE_HELD.store(false, Ordering::Relaxed);
+    }
+}
+
 static FILE: Mutex<Option<File>> = Mutex::new(None);
 
 /// Writes one log line.
@@ -81,6 +103,7 @@ impl Write for LogWriter {
         let line = one_line(bytes);
         match &mut *FILE.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(file) => file.write_all(&line)?,
+            None if IS_LINE_HELD.load(Ordering::Relaxed) => io::stderr().write_all(&[EMPTY_LINE, &line].concat())?,
             None => io::stderr().write_all(&line)?,
         }
         Ok(bytes.len())

@@ -21,7 +21,7 @@ use deepfm_stream::worker::status::{Phase, StatusBoard};
 use deepfm_stream::worker::stop::Stop;
 
 use super::failure::{Exit, Failure, OrExit};
-use super::{config, losses, output};
+use super::{config, losses, output, progress};
 
 /// Consume impressions and clicks, join, learn, checkpoint and publish versions, until SIGTERM or SIGINT. A first signal
 /// finishes the step, takes a checkpoint and exits 0; a second one exits at once, which loses nothing but time.
@@ -68,7 +68,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let on_ahead = if args.abandon_versions { OnAhead::Abandon } else { OnAhead::Refuse };
     let options = Options { until_end: args.until_end, is_reset: args.reset_state, restored, on_gap, on_ahead };
     start_admin(&runtime, &config, &board)?;
-    let summary = deepfm_stream::worker::run::run(&config, options, store, &stop, &board);
+    let run = || deepfm_stream::worker::run::run(&config, options, store, &stop, &board);
+    let summary = if args.until_end { progress::show_run(&board, run) } else { run() };
     runtime.shutdown_background();
     show(&summary.map_err(worker_failure)?, args.json)
 }

@@ -6,6 +6,9 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use deepfm_stream::config::Config;
+use rdkafka::mocking::MockCluster;
+
 use crate::support::skip;
 
 const FIELDS: &str = "[[fields]]\nname = \"user\"\nkind = \"categorical\"\n[join]\nattribution_window_seconds = 5\n";
@@ -71,31 +74,67 @@ fn nothing_is_drawn_where_there_is_no_terminal() {
     }
 }
 
-#[test]
-fn share_rate_and_time_left_are_drawn_on_a_terminal() {
-    // A terminal of Python's making, which copies what is drawn on it to a pipe.
+/// Runs the program on a terminal of Python's making, which copies what is drawn on it to a pipe; `None` without Python.
+fn on_a_terminal(test: &str, directory: &Path, arguments: &[&str]) -> Option<String> {
     let script = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)";
     if !Command::new("python3").args(["-c", "import pty"]).status().is_ok_and(|status| status.success()) {
-        skip("share_rate_and_time_left_are_drawn_on_a_terminal", "there is no python3 with pty");
-        return;
+        skip(test, "there is no python3 with pty");
+        return None;
     }
+    let output = Command::new("python3")
+        .current_dir(directory)
+        .args(["-c", script, env!("CARGO_BIN_EXE_deepfm")])
+        .args(arguments)
+        .env("TERM", "xterm")
+        .output();
+    let output = output.expect("python runs");
+    let drawn = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{drawn}");
+    Some(drawn)
+}
+
+fn assert_progress(drawn: &str) {
+    for part in [" % of ", "/s, ", " left"] {
+        assert!(drawn.contains(part), "{part:?} is not in {drawn:?}");
+    }
+}
+
+#[test]
+fn share_rate_and_time_left_are_drawn_on_a_terminal() {
     let directory = tempfile::tempdir().expect("a directory");
     write_events(directory.path(), false);
     for arguments in [
         &["backtest", "--config", "deepfm.toml", "--events", ".", "--json"][..],
         &["config", "init", "--events", ".", "--out", "made.toml"],
     ] {
-        let output = Command::new("python3")
-            .current_dir(directory.path())
-            .args(["-c", script, env!("CARGO_BIN_EXE_deepfm")])
-            .args(arguments)
-            .env("TERM", "xterm")
-            .output();
-        let output = output.expect("python runs");
-        let drawn = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{drawn}");
-        for part in [" % of ", "/s, ", " left"] {
-            assert!(drawn.contains(part), "{part:?} is not in {drawn:?}");
-        }
+        let test = "share_rate_and_time_left_are_drawn_on_a_terminal";
+        let Some(drawn) = on_a_terminal(test, directory.path(), arguments) else { return };
+        assert_progress(&drawn);
+    }
+}
+
+#[test]
+fn a_run_up_to_the_end_draws_its_progress_and_each_log_line_stands_alone() {
+    let cluster = MockCluster::new(1).expect("the embedded broker starts");
+    let directory = tempfile::tempdir().expect("a directory");
+    write_events(directory.path(), false);
+    let brokers = cluster.bootstrap_servers();
+    fs::write(directory.path().join("deepfm.toml"), format!("{FIELDS}[kafka]\nbrokers = \"{brokers}\"\n"))
+        .expect("the disk takes it");
+    let kafka = Config::default().kafka;
+    for topic in [&kafka.impressions_topic, &kafka.clicks_topic, &kafka.versions_topic, &kafka.dead_letter_topic] {
+        cluster.create_topic(topic, 1, 1).expect("the embedded broker makes topics");
+    }
+    let sent = deepfm(directory.path(), &["events", "send", "--config", "deepfm.toml", "--events", "."]);
+    assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
+    let test = "a_run_up_to_the_end_draws_its_progress_and_each_log_line_stands_alone";
+    let arguments = ["run", "--config", "deepfm.toml", "--until-end"];
+    let Some(drawn) = on_a_terminal(test, directory.path(), &arguments) else { return };
+    assert_progress(&drawn);
+    // What stands before a log line on its own line of the terminal was emptied.
+    for line in drawn.lines().filter(|line| line.contains(" INFO ")) {
+        let before = line.split(" INFO ").next().unwrap_or_default();
+        let seen = before.rsplit("\u{1b}[2K").next().unwrap_or_default();
+        assert!(!seen.contains(" % of "), "{line:?}");
     }
 }
