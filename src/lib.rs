@@ -6,6 +6,7 @@
 //! threads or hash-order dependence. The second half is the *shell*: adapters between that core and the world.
 
 // The core: from bytes to a trained model, as a function of the log alone.
+pub mod math;
 pub mod feature;
 pub mod event;
 pub mod stream;

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::math;
+
 /// Bins of the logit.
 const BINS: f64 = 1024.0;
 /// The logits that the bins cover.
@@ -55,7 +57,7 @@ pub struct Report {
 impl Metrics {
     /// Adds an impression.
     pub fn add(&mut self, logit: f64, label: bool, weight: f64) {
-        let probability = 1.0 / (1.0 + (-logit).exp());
+        let probability = 1.0 / (1.0 + math::exp(-logit));
         let clicked = if label { weight } else { 0.0 };
         self.examples += 1;
         self.clicks += u64::from(label);
@@ -105,13 +107,13 @@ impl Metrics {
 pub fn log_loss(logit: f64, label: bool) -> f64 {
     // Of an unclicked impression the clamp is on 1 - (1 - 1e-12), which is not 1e-12 in f64.
     let (x, least) = if label { (-logit, CLAMP) } else { (logit, 1.0 - (1.0 - CLAMP)) };
-    let loss = x.max(0.0) + (-x.abs()).exp().ln_1p();
-    loss.clamp(-(1.0 - CLAMP).ln(), -least.ln())
+    let loss = x.max(0.0) + math::ln_1p(math::exp(-x.abs()));
+    loss.clamp(-math::ln(1.0 - CLAMP), -math::ln(least))
 }
 
 /// Entropy of a click rate: 0 at 0 and 1. (The sum of nothing would be −0.)
 fn entropy(rate: f64) -> f64 {
-    [rate, 1.0 - rate].into_iter().filter(|p| *p > 0.0).map(|p| -p * p.ln()).fold(0.0, |sum, term| sum + term)
+    [rate, 1.0 - rate].into_iter().filter(|p| *p > 0.0).map(|p| -p * math::ln(p)).fold(0.0, |sum, term| sum + term)
 }
 
 /// The bin of a logit, from 0 to 1023.

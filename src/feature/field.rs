@@ -5,6 +5,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::Entry;
 use super::id::HASHING;
+use crate::math;
 
 /// The most fields of a model.
 pub const FIELDS_MAX: usize = 1024;
@@ -61,7 +62,7 @@ impl Weights {
             Self::L2 => sum(|x| x * x).sqrt(),
             Self::Log => {
                 for (_, entry) in entries {
-                    entry.x = f64::from(entry.x.abs()).ln_1p().copysign(f64::from(entry.x)) as f32;
+                    entry.x = math::ln_1p(f64::from(entry.x.abs())).copysign(f64::from(entry.x)) as f32;
                 }
                 return;
             }

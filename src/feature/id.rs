@@ -6,6 +6,7 @@ use std::fmt::Write;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::FeatureId;
+use crate::math;
 
 /// Bound of the buckets of numbers without edges; part of the fingerprint, since ids depend on it.
 const BUCKETS_PER_E: f64 = 4.0;
@@ -35,7 +36,7 @@ pub(super) fn write_number(value: f64, out: &mut String) {
 
 /// The bucket of a number without edges: `sign(x) · floor(4 · ln(1 + |x|))`.
 pub(super) fn log_bucket(value: f64) -> i64 {
-    let magnitude = (BUCKETS_PER_E * (1.0 + value.abs()).ln()).floor() as i64;
+    let magnitude = (BUCKETS_PER_E * math::ln(1.0 + value.abs())).floor() as i64;
     if value < 0.0 { -magnitude } else { magnitude }
 }
 

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::math;
+
 /// The largest weight of a late correction: at p = 0.95 it would begin to shake the model.
 const CORRECTION_MAX: f64 = 20.0;
 
@@ -35,9 +37,9 @@ impl Importance {
 #[inline]
 pub fn sigmoid(logit: f64) -> f64 {
     if logit >= 0.0 {
-        1.0 / (1.0 + (-logit).exp())
+        1.0 / (1.0 + math::exp(-logit))
     } else {
-        let e = logit.exp();
+        let e = math::exp(logit);
         e / (1.0 + e)
     }
 }
@@ -45,7 +47,7 @@ pub fn sigmoid(logit: f64) -> f64 {
 /// `ln(1 + e^x)`, without overflow.
 #[inline]
 pub fn softplus(x: f64) -> f64 {
-    x.max(0.0) + (-x.abs()).exp().ln_1p()
+    x.max(0.0) + math::ln_1p(math::exp(-x.abs()))
 }
 
 /// Log loss of a logit against a label in [0, 1]: `softplus(logit) - label * logit`, in the form that keeps the tiny loss
@@ -61,10 +63,10 @@ mod tests {
 
     #[test]
     fn the_log_loss_of_an_extreme_logit_is_finite_and_exact() {
-        assert_eq!(log_loss(100.0, 1.0), (-100.0_f64).exp());
+        assert_eq!(log_loss(100.0, 1.0), math::exp(-100.0));
         assert_eq!(log_loss(1000.0, 0.0), 1000.0);
         assert_eq!(log_loss(-1000.0, 1.0), 1000.0);
-        assert!((log_loss(0.0, 1.0) - 2.0_f64.ln()).abs() < 1e-15);
+        assert!((log_loss(0.0, 1.0) - std::f64::consts::LN_2).abs() < 1e-15);
         assert_eq!((sigmoid(-1000.0), sigmoid(1000.0)), (0.0, 1.0));
     }
 

@@ -9,6 +9,7 @@ use ndarray::{ArrayView2, ArrayViewMut2};
 
 use super::params::{Activation, MlpParams};
 use crate::feature::hash;
+use crate::math;
 
 /// Below this many rows a plain loop is faster than a blocked matrix product.
 const FEW_ROWS: usize = 4;
@@ -208,7 +209,7 @@ impl MlpShape {
         match self.activation {
             Activation::Relu => values.iter_mut().for_each(|h| *h = h.max(0.0)),
             Activation::LeakyRelu => values.iter_mut().for_each(|h| *h = if *h > 0.0 { *h } else { LEAK * *h }),
-            Activation::Tanh => values.iter_mut().for_each(|h| *h = h.tanh()),
+            Activation::Tanh => values.iter_mut().for_each(|h| *h = math::tanh(*h)),
             Activation::Sigmoid => values.iter_mut().for_each(|h| *h = super::loss::sigmoid(f64::from(*h)) as f32),
         }
     }

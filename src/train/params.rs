@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::join::params::JoinParams;
+use crate::math;
 use crate::model::params::ModelParams;
 
 /// The parameters of a trainer.
@@ -26,7 +27,7 @@ impl TrainParams {
     /// What is added to a training logit to undo the down-sampling of negatives: `ln r` (He et al. 2014, section 6.3,
     /// in logit form).
     pub fn logit_offset(&self) -> f64 {
-        self.negative_sampling_rate.ln()
+        math::ln(self.negative_sampling_rate)
     }
 }
 

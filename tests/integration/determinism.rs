@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use deepfm_stream::event::{Click, Decoded, Event, EventKind, Impression, Reason, Refusal};
+use deepfm_stream::config::Config;
+use deepfm_stream::event::{Click, Decoded, Decoder, Event, EventKind, Impression, RawRecord, Reason, Refusal};
 use deepfm_stream::feature::field::{Field, FieldKind};
 use deepfm_stream::feature::{Entry, Features, hash};
 use deepfm_stream::join::params::{JoinParams, LabelPolicy, LatePolicy};
@@ -14,6 +15,8 @@ use deepfm_stream::snapshot::checkpoint::{self, Beside, Layer, Lineage, Merge, P
 use deepfm_stream::snapshot::outbox::Outbox;
 use deepfm_stream::stream::{Arrival, Control, JournalEntry, Partition, Refused, Script};
 use deepfm_stream::train::{BatchParams, Scope, StateDigest, TrainParams, Trainer};
+
+use sha2::{Digest as _, Sha256};
 
 use crate::support::rounds;
 
@@ -288,6 +291,75 @@ fn the_state_is_a_function_of_the_log_in_1000_random_logs_interleavings_checkpoi
         }
     }
     assert!(digests.len() > 990, "different logs must give different states: only {}", digests.len());
+}
+
+/// 3,000 impressions with six fields and a click on some, as JSON through the decoder, learned at the default settings.
+fn trained_at_the_defaults(labels: &str) -> Trainer {
+    let fields: String = ["user", "item", "place"]
+        .map(|name| format!("[[fields]]\nname = \"{name}\"\nkind = \"categorical\"\n"))
+        .concat();
+    let more = "[[fields]]\nname = \"price\"\nkind = \"numeric\"\n[[fields]]\nname = \"tags\"\nkind = \"multi\"\n";
+    let join = format!("[join]\nattribution_window_seconds = 60\n{labels}\n");
+    let config = Config::parse(&format!("{fields}{more}{join}"), "fixed", []).expect("it is valid");
+    let decoder = Decoder::new(config.field_set().expect("they are valid"), config.event_options());
+    let mut decoder = decoder.expect("the mapping is sound");
+    let mut dice = Dice::new(20_261_126);
+    let mut log: Log =
+        [EventKind::Impression, EventKind::Click].map(|kind| (Partition { kind, number: 0 }, Vec::new())).into();
+    for n in 0..3_000_u64 {
+        let (user, item, place) = (dice.below(200), dice.below(60), dice.below(4));
+        let time = 1_700_000_000_000 + 250 * n as i64;
+        let price = dice.below(100_000) as f64 / 64.0;
+        let impression = format!(
+            r#"{{"impression_id":"i{n}","event_time":{time},"features":{{"user":"u{user}","item":"i{item}","place":{place},"price":{price},"tags":{{"a{}":0.5,"b{}":2}}}}}}"#,
+            dice.below(30),
+            dice.below(5)
+        );
+        let clicked = dice.below(10) < 1 + 4 * u64::from((user + item) % 5 == 0);
+        let click = format!(r#"{{"impression_id":"i{n}","event_time":{}}}"#, time + 100 + dice.below(90_000) as i64);
+        for (kind, json) in [(EventKind::Impression, Some(impression)), (EventKind::Click, clicked.then_some(click))] {
+            let Some(json) = json else { continue };
+            let record = RawRecord { payload: Some(json.as_bytes()), ..RawRecord::default() };
+            let lane = log.get_mut(&Partition { kind, number: 0 }).expect("it is there");
+            let body = Ok(decoder.decode(kind, &record).expect("it is sound"));
+            lane.push(Arrival { offset: lane.len() as i64, hash: hash::hash(n, 0, 0), body });
+        }
+    }
+    plainly_trained(&config.train_params(), &log)
+}
+
+/// What the logs of these tests made of the state when the digests were written down. They are those of every CPU with fused
+/// multiply-add, by which matrix products are summed; who changes them changes what users' replays give.
+#[test]
+fn fixed_logs_give_the_committed_digests() {
+    let name = "fixed_logs_give_the_committed_digests";
+    if !has_fused_multiply_add() {
+        return crate::support::skip(name, "this CPU has no fused multiply-add");
+    }
+    let mut random = Sha256::new();
+    for seed in 0..200 {
+        let mut dice = Dice::new(seed);
+        let params = params(&mut dice);
+        let log = random_log(&mut dice);
+        random.update(plain_run(&params, &log).0);
+        let (digest, ..) = idling_run(&params, &log, &mut dice);
+        random.update(digest.0);
+    }
+    let found = [
+        ("random", hex::encode(random.finalize())),
+        ("at_maturity", trained_at_the_defaults("emit = \"at_maturity\"").state_digest().to_string()),
+        ("at_click", trained_at_the_defaults("emit = \"at_click\"").state_digest().to_string()),
+        ("fake_negative", trained_at_the_defaults("labels = \"fake_negative\"").state_digest().to_string()),
+    ];
+    let found = found.map(|(name, digest)| format!("{name} {digest}"));
+    assert_eq!(found.join("\n"), include_str!("../fixtures/digests.txt").trim_end());
+}
+
+fn has_fused_multiply_add() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("fma");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
 }
 
 #[test]
