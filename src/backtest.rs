@@ -9,30 +9,30 @@ use std::path::Path;
 use std::time::Instant;
 
 pub use journal::{VersionCheck, replay_journal};
-pub use report::{Quality, Report, Scores};
+pub use report::{BacktestReport, Quality, Scores};
 
 use crate::config::Config;
-use crate::event::{Decoded, Decoder, Event, EventKind, MappingError, RawRecord, Reason};
-use crate::feature::field::FieldError;
 use crate::lines::Line;
-use crate::model::Inline;
 use crate::progress::Progress;
 use crate::publish::artefacts::ArtefactIoError;
-use crate::snapshot::artefact::ArtefactError;
 use crate::source::files::LineOrder;
 use crate::source::ingest::Message;
 use crate::source::kafka::KafkaLog;
 use crate::source::watched::Watched;
 use crate::source::{Ingest, Source, SourceError, SourceEvent, files};
-use crate::stream::{Arrival, Control, Partition, Positions, StreamError};
-use crate::train::{ParamsError, Scored, Step, TrainParams, Trainer};
 use crate::worker::attendance::{Attendance, Horizon};
 use crate::worker::drive::{Drive, DriveError, Pilot, Witness};
 use crate::worker::losses::Seen;
+use deepfm_core::event::{Decoded, Decoder, Event, EventKind, MappingError, RawRecord, Reason};
+use deepfm_core::feature::field::FieldError;
+use deepfm_core::model::Inline;
+use deepfm_core::snapshot::journal::JournalError;
+use deepfm_core::stream::{Arrival, Control, Partition, Positions, StreamError};
+use deepfm_core::train::{ParamsError, Scored, Step, TrainParams, Trainer};
 
 /// When a backtest knows an impression's label.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Labels {
+pub enum LabelTiming {
     /// When the join would deliver it.
     #[default]
     Windowed,
@@ -63,7 +63,7 @@ pub enum BacktestError {
     Artefact(#[from] ArtefactIoError),
     /// A journal cannot be read.
     #[error(transparent)]
-    Segment(#[from] ArtefactError),
+    Segment(#[from] JournalError),
     /// A chain of versions does not say what it was learned with.
     #[error("the journal of version {version}, which has no parent, does not begin with its parameters")]
     Unconfigured {
@@ -151,7 +151,7 @@ pub struct Files<'a> {
     /// The directory.
     pub directory: &'a Path,
     /// When a label is known.
-    pub labels: Labels,
+    pub labels: LabelTiming,
     /// In which order the lines are read.
     pub order: LineOrder,
 }
@@ -160,12 +160,12 @@ pub struct Files<'a> {
 ///
 /// # Errors
 /// When the configuration cannot be used or the files cannot be read. Bad records are counted, not fatal.
-pub fn replay_files(config: &Config, from: Files<'_>, progress: &Progress) -> Result<Report, BacktestError> {
+pub fn replay_files(config: &Config, from: Files<'_>, progress: &Progress) -> Result<BacktestReport, BacktestError> {
     let start = Instant::now();
     let decoder = decoder(config)?;
     let clicked = match from.labels {
-        Labels::Windowed => None,
-        Labels::Immediate => Some(clicked_impressions(from.directory, decoder.clone(), progress)?),
+        LabelTiming::Windowed => None,
+        LabelTiming::Immediate => Some(clicked_impressions(from.directory, decoder.clone(), progress)?),
     };
     let ingest = Ingest::new(decoder, 0, |_, _| ());
     let (source, starts) = files::FileSource::open(from.directory, ingest, from.order, progress)?;
@@ -180,7 +180,7 @@ pub fn replay_files(config: &Config, from: Files<'_>, progress: &Progress) -> Re
 ///
 /// # Errors
 /// When the configuration cannot be used or the topics cannot be read.
-pub fn replay_topics(config: &Config, progress: &Progress) -> Result<Report, BacktestError> {
+pub fn replay_topics(config: &Config, progress: &Progress) -> Result<BacktestReport, BacktestError> {
     let since = Instant::now();
     let ingest = Ingest::new(decoder(config)?, 0, |_, _| ());
     let log = KafkaLog::connect(&config.kafka)?;
@@ -194,7 +194,7 @@ pub fn replay_topics(config: &Config, progress: &Progress) -> Result<Report, Bac
     let source = Watched::new(log.read(&starts, ingest)?, progress.clone());
     let report = replay(config.train_params(), source, &starts, &ends, since)?;
     let open = open.into_iter().map(|(partition, behind)| (partition.to_string(), behind)).collect();
-    Ok(Report { open_transactions: open, ..report })
+    Ok(BacktestReport { open_transactions: open, ..report })
 }
 
 /// Replays any source from `starts` to `ends`.
@@ -207,7 +207,7 @@ pub fn replay(
     starts: &Positions,
     ends: &Positions,
     since: Instant,
-) -> Result<Report, BacktestError> {
+) -> Result<BacktestReport, BacktestError> {
     let trainer = started(params, starts)?;
     let pilot = Pilot::Attendance(Attendance::new(Horizon::Captured, ends));
     let mut drive = Drive::new(trainer, source, pilot)?;
@@ -220,7 +220,7 @@ pub fn replay(
     let unmatured = trainer.shown_scores().len();
     let seconds = since.elapsed().as_secs_f64();
     let ending = report::Ending { digest, records, rows, unmatured, seconds, counters, ledger, join };
-    Ok(Report::new(&collector.scores, &collector.seen, ending))
+    Ok(BacktestReport::new(&collector.scores, &collector.seen, ending))
 }
 
 /// Learns the impressions of a source in merged order, each at once with its final label.
@@ -230,7 +230,7 @@ fn learn_labelled(
     starts: &Positions,
     clicked: Clicked,
     since: Instant,
-) -> Result<Report, BacktestError> {
+) -> Result<BacktestReport, BacktestError> {
     let impressions: Positions =
         starts.iter().filter(|(partition, _)| partition.kind == EventKind::Impression).map(|(p, o)| (*p, *o)).collect();
     let mut trainer = started(params, &impressions)?;
@@ -275,7 +275,7 @@ fn learn_labelled(
     counters.records += clicks.records;
     let seconds = since.elapsed().as_secs_f64();
     let ending = report::Ending { digest, records, rows, unmatured: 0, seconds, counters, ledger: None, join: None };
-    Ok(Report::new(&scores, &seen, ending))
+    Ok(BacktestReport::new(&scores, &seen, ending))
 }
 
 /// A new trainer whose partitions start at these offsets.

@@ -8,6 +8,7 @@ mod config;
 mod dead_letters;
 mod demo;
 mod events;
+mod exit;
 mod failure;
 mod log;
 mod losses;

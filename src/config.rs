@@ -33,11 +33,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::event::options::EventOptions;
-use crate::feature::field::{FieldError, FieldSet};
-use crate::join::params::JoinParams;
-use crate::model::params::ModelParams;
-use crate::train::{BatchParams, TrainParams};
+use deepfm_core::event::options::EventOptions;
+use deepfm_core::feature::field::{FieldError, FieldSet};
+use deepfm_core::join::params::JoinParams;
+use deepfm_core::model::params::ModelParams;
+use deepfm_core::train::{BatchParams, TrainParams};
 use training::Training;
 
 pub use defaults::embedding_alpha;
@@ -60,7 +60,7 @@ pub struct Config {
     /// `[training]`
     pub training: training::Training,
     /// `[join]`
-    pub join: join::Join,
+    pub join: join::JoinSection,
     /// `[events]`
     pub events: events::Events,
     /// `[kafka]`
@@ -74,7 +74,7 @@ pub struct Config {
     /// `[admin]`
     pub admin: operation::Admin,
     /// `[metrics]`
-    pub metrics: operation::Metrics,
+    pub metrics: operation::MetricsSection,
 }
 
 /// Reads a file, with the variables of `environment` laid over it (see [`environment`]; others are ignored).
@@ -117,7 +117,7 @@ impl Config {
         let training = training::Training::read(&root.section("training"));
         let (versions, exports, events) = (root.section("versions"), root.section("exports"), root.section("events"));
         let model = model::Model::read(&root.section("model"));
-        let join = join::Join::read(&root.section("join"), training.negative_sampling_rate);
+        let join = join::JoinSection::read(&root.section("join"), training.negative_sampling_rate);
         let window_seconds = join.attribution_window_seconds;
         let config = Self {
             fields: fields::read(root),
@@ -131,7 +131,7 @@ impl Config {
             versions: operation::Versions::read(&versions, window_seconds),
             exports: operation::Exports::read(&exports),
             admin: operation::Admin::read(&root.section("admin")),
-            metrics: operation::Metrics::read(&root.section("metrics")),
+            metrics: operation::MetricsSection::read(&root.section("metrics")),
         };
         if let Ok(fields) = config.field_set() {
             config.events.check_against(&fields, &events);

@@ -1,23 +1,14 @@
 //! deepfm-stream keeps a click model fresh: it reads impressions and clicks from Kafka, joins them, trains a `DeepFM`
 //! incrementally, checkpoints everything and publishes versions.
 //!
-//! The modules below are declared in reading order, and **a module may import only modules declared above it** (a test
-//! checks this). The first half is the *core*: a deterministic, synchronous state machine without clock, I/O, async,
-//! threads or hash-order dependence. The second half is the *shell*: adapters between that core and the world.
+//! This crate is the *shell*: adapters between the world and the core, [`deepfm_core`], which turns bytes into a trained
+//! model. Its modules are declared in reading order, and **a module may import only modules declared above it** (a test
+//! checks this).
+//!
+//! What is absent: a consumer group (positions live in the checkpoint, atomically with the weights), async in whatever learns
+//! (tokio serves HTTP and signals only), a clock below `source`, a decision of the clock that the journal does not write
+//! down, and a panic by input (what cannot be read is counted and sent on).
 
-// The core: from bytes to a trained model, as a function of the log alone.
-pub mod math;
-pub mod feature;
-pub mod event;
-pub mod stream;
-pub mod join;
-pub mod optim;
-pub mod model;
-pub mod metric;
-pub mod train;
-pub mod snapshot;
-
-// The shell: progress, configuration, Kafka, files, sled, HTTP, and the programs made of them.
 pub mod progress;
 pub mod lines;
 pub mod config;

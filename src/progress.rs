@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::event::EventKind;
+use deepfm_core::event::EventKind;
 
 /// A shared count of what was read, in bytes of files or in records. Clones count together.
 #[derive(Clone, Debug, Default)]

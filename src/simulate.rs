@@ -10,10 +10,10 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fmt::Write;
 
-use crate::event::EventKind;
-use crate::feature::field::{Field, FieldKind, Weights};
-use crate::feature::hash;
-use crate::metric::log_loss;
+use deepfm_core::event::EventKind;
+use deepfm_core::feature::field::{Field, FieldKind, Weights};
+use deepfm_core::feature::hash;
+use deepfm_core::metric::log_loss;
 use truth::{Shown, Truth};
 
 /// What is simulated.

@@ -20,7 +20,7 @@ pub mod watched;
 use std::fmt;
 use std::time::Duration;
 
-use crate::stream::{Arrival, Partition};
+use deepfm_core::stream::{Arrival, Partition};
 
 pub use ingest::Ingest;
 

@@ -9,19 +9,21 @@ mod disk;
 mod merging;
 mod recovery;
 mod sled_disk;
+mod stage;
 mod sled_store;
 mod witness;
 
 use std::io;
 use std::path::PathBuf;
 
-use crate::snapshot::checkpoint::{Block, Layer};
-use crate::train::Scope;
+use deepfm_core::snapshot::checkpoint::{Block, Layer};
+use deepfm_core::train::Scope;
 
 pub use background::give_way;
 #[doc(hidden)]
 pub use disk::{Aside, Database, Disk, Take};
-pub use sled_store::{AtStage, SledStore, Stage};
+pub use sled_store::SledStore;
+pub use stage::{AtStage, Stage};
 
 /// A checkpoint that was read back.
 #[derive(Clone, Debug, PartialEq, Eq)]

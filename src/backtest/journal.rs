@@ -7,18 +7,18 @@ use serde::Serialize;
 
 use super::{BacktestError, Collector};
 use crate::config::Config;
-use crate::event::Decoder;
-use crate::feature::field::{Field, FieldSet};
-use crate::model::Inline;
 use crate::publish::artefacts::{self, Installed};
-use crate::snapshot::artefact::JOURNAL;
-use crate::snapshot::journal::read_journal;
-use crate::snapshot::manifest::Manifest;
 use crate::source::Ingest;
 use crate::source::kafka::{KafkaLog, KafkaSource};
-use crate::stream::{Control, JournalEntry, Positions, Script};
-use crate::train::{TrainParams, Trainer};
 use crate::worker::drive::{Drive, DriveError, Pilot};
+use deepfm_core::event::Decoder;
+use deepfm_core::feature::field::{Field, FieldSet};
+use deepfm_core::model::Inline;
+use deepfm_core::snapshot::journal::JOURNAL;
+use deepfm_core::snapshot::journal::read_journal;
+use deepfm_core::snapshot::manifest::Manifest;
+use deepfm_core::stream::{Control, JournalEntry, Positions, Script};
+use deepfm_core::train::{TrainParams, Trainer};
 
 /// A published version, and the state that the replay has in its place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::event::EventKind;
-use crate::metric::{Metrics, exact_auc};
-use crate::train::{Counters, Fate, Ledger, Scored, StateDigest, Tally};
 use crate::worker::losses::{self, Loss, Read, Seen};
+use deepfm_core::event::EventKind;
+use deepfm_core::metric::{Metrics, exact_auc};
+use deepfm_core::train::{Counters, Fate, Ledger, Scored, StateDigest, Tally};
 
 /// The quality of predictions over a set of impressions. What is undefined (no clicks, say) is `null`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -30,7 +30,7 @@ pub struct Quality {
 
 /// The report of a backtest.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct BacktestReport {
     /// Over all impressions.
     #[serde(flatten)]
     pub quality: Quality,
@@ -68,7 +68,7 @@ pub struct Report {
     pub counters: Counters,
     /// What the join counted; absent when labels were immediate.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub join: Option<crate::join::JoinCounters>,
+    pub join: Option<deepfm_core::join::JoinCounters>,
 }
 
 /// One impression's score: 24 bytes, kept for all impressions of a backtest so that its AUC and halves are exact.
@@ -123,10 +123,10 @@ pub(super) struct Ending {
     pub(super) seconds: f64,
     pub(super) counters: Counters,
     pub(super) ledger: Option<Ledger>,
-    pub(super) join: Option<crate::join::JoinCounters>,
+    pub(super) join: Option<deepfm_core::join::JoinCounters>,
 }
 
-impl Report {
+impl BacktestReport {
     pub(super) fn new(scores: &Scores, seen: &Seen, ending: Ending) -> Self {
         let impressions = ending.counters.impressions;
         Self {

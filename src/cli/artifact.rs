@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use clap::Subcommand;
+use deepfm_core::snapshot::artefact::Verified;
+use deepfm_core::snapshot::checkpoint;
+use deepfm_core::snapshot::export::ExportManifest;
 use deepfm_stream::publish::artefacts::{self, ArtefactIoError};
 use deepfm_stream::publish::exports;
 use deepfm_stream::publish::files;
 use deepfm_stream::publish::settle::check_outbox;
-use deepfm_stream::snapshot::artefact::Verified;
-use deepfm_stream::snapshot::checkpoint;
-use deepfm_stream::snapshot::export::ExportManifest;
 use deepfm_stream::store::{SledStore, Store as _};
 use deepfm_stream::worker::probes::PROBES_MIN;
 use serde_json::{Value, json};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use deepfm_stream::backtest::{self, BacktestError, Files, Labels, Quality, Report};
+use deepfm_stream::backtest::{self, BacktestError, BacktestReport, Files, LabelTiming, Quality};
 use deepfm_stream::config::Config;
 use deepfm_stream::progress::{Disorder, Progress};
 use deepfm_stream::source::files::LineOrder;
@@ -74,8 +74,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         return replay_journal(&config, artefacts, args.json);
     }
     let labels = match args.labels {
-        LabelsArg::Windowed => Labels::Windowed,
-        LabelsArg::Immediate => Labels::Immediate,
+        LabelsArg::Windowed => LabelTiming::Windowed,
+        LabelsArg::Immediate => LabelTiming::Immediate,
     };
     let order = if args.sort { LineOrder::ByTime } else { LineOrder::AsTheyStand };
     let seen = Progress::default();
@@ -99,8 +99,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 /// What the report is not good enough for: input that could not be read, then thresholds. It has been printed by now.
-fn judge(args: &Args, report: &Report) -> Result<(), Failure> {
-    let Report { impressions_read, clicks_read, second_half, .. } = report;
+fn judge(args: &Args, report: &BacktestReport) -> Result<(), Failure> {
+    let BacktestReport { impressions_read, clicks_read, second_half, .. } = report;
     let bad = |error| Err(Failure::new(Exit::BadInput, error));
     if impressions_read.records == impressions_read.refused {
         return bad(anyhow::anyhow!("no impression could be read ({} were refused)", impressions_read.refused));
@@ -162,7 +162,7 @@ fn replay_journal(config: &Config, artefacts: &std::path::Path, json: bool) -> R
     }
 }
 
-fn show(report: &Report) -> Result<(), Failure> {
+fn show(report: &BacktestReport) -> Result<(), Failure> {
     let metric = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
     let row = |name: &str, quality: &Quality| {
         format!(

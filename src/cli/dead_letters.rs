@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use deepfm_stream::event::Decoder;
-use deepfm_stream::event::plain::plain;
+use deepfm_core::event::Decoder;
+use deepfm_core::event::plain::plain;
 use deepfm_stream::publish::topic;
 use deepfm_stream::source::SourceError;
-use deepfm_stream::source::letters::{self, DeadLetter, Examiner, Fate};
+use deepfm_stream::source::letters::{self, DeadLetter, Examiner, LetterFate};
 use deepfm_stream::source::send::{EventSender, Timestamps};
 use serde_json::json;
 
@@ -111,11 +111,12 @@ fn requeue(selection: &Selection, for_replays: bool, dry_run: bool, json: bool) 
         partitions: sender.partitions().clone(),
         now: jiff::Timestamp::now().as_millisecond(),
     };
-    let (mut fates, mut sent) = (BTreeMap::<Fate, u64>::new(), 0_u64);
+    let (mut fates, mut sent) = (BTreeMap::<LetterFate, u64>::new(), 0_u64);
     for letter in letters.values() {
         let examined = examiner.examine(letter).map_err(failed)?;
         *fates.entry(examined.fate).or_default() += 1;
-        let is_wanted = examined.fate == Fate::InTime || (for_replays && examined.fate == Fate::ForReplaysOnly);
+        let is_wanted =
+            examined.fate == LetterFate::InTime || (for_replays && examined.fate == LetterFate::ForReplaysOnly);
         if is_wanted && !dry_run {
             letters::send_again(&mut sender, letter, &examined).map_err(failed)?;
             sent += 1;
@@ -128,11 +129,11 @@ fn requeue(selection: &Selection, for_replays: bool, dry_run: bool, json: bool) 
     let count = |fate| fates.get(&fate).copied().unwrap_or_default();
     output::lines([
         format!("{} letters, {sent} sent again", letters.len()),
-        format!("inside window and retention, learned once: {}", count(Fate::InTime)),
-        format!("past them, for replays only (--for-replays): {}", count(Fate::ForReplaysOnly)),
-        format!("refused still: {}", count(Fate::StillRefused)),
-        format!("gone from their topic, and too long for a letter: {}", count(Fate::Gone)),
-        format!("of a partition that its topic does not have: {}", count(Fate::NoPartition)),
-        format!("of a topic that is not configured: {}", count(Fate::ForeignTopic)),
+        format!("inside window and retention, learned once: {}", count(LetterFate::InTime)),
+        format!("past them, for replays only (--for-replays): {}", count(LetterFate::ForReplaysOnly)),
+        format!("refused still: {}", count(LetterFate::StillRefused)),
+        format!("gone from their topic, and too long for a letter: {}", count(LetterFate::Gone)),
+        format!("of a partition that its topic does not have: {}", count(LetterFate::NoPartition)),
+        format!("of a topic that is not configured: {}", count(LetterFate::ForeignTopic)),
     ])
 }

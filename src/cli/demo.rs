@@ -9,16 +9,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use deepfm_core::event::EventKind;
+use deepfm_core::feature::field::{Field, FieldKind};
 use deepfm_stream::config::Config;
-use deepfm_stream::event::EventKind;
-use deepfm_stream::feature::field::{Field, FieldKind};
 use deepfm_stream::publish::artefacts;
 use deepfm_stream::publish::files;
 use deepfm_stream::simulate::{self, BayesTally, SimulationParams, Simulator};
 use deepfm_stream::source::send::{EventSender, Timestamps};
 use deepfm_stream::store::SledStore;
 use deepfm_stream::worker::error::WorkerError;
-use deepfm_stream::worker::run::{self, Options, Summary};
+use deepfm_stream::worker::options::Options;
+use deepfm_stream::worker::run::{self, RunSummary};
 use deepfm_stream::worker::status::StatusBoard;
 use deepfm_stream::worker::stop::Stop;
 use rdkafka::mocking::MockCluster;
@@ -202,7 +203,7 @@ fn start_worker(
     config: &Config,
     stop: Stop,
     board: StatusBoard,
-) -> Result<JoinHandle<Result<Summary, WorkerError>>, Failure> {
+) -> Result<JoinHandle<Result<RunSummary, WorkerError>>, Failure> {
     let store = Box::new(SledStore::open(&config.state.dir).map_err(store_failure)?);
     let config = config.clone();
     let options = Options { is_reset: true, ..Options::default() };
@@ -230,7 +231,7 @@ fn mature(shown: &Shown, watermark: Option<i64>, bayes: &mut BayesTally) {
     }
 }
 
-fn report(args: &Args, config: &Config, summary: &Summary, bayes: &BayesTally) -> Result<(), Failure> {
+fn report(args: &Args, config: &Config, summary: &RunSummary, bayes: &BayesTally) -> Result<(), Failure> {
     // A demo is short, and before its first labels mature the model knows nothing: what it has become is the newest window.
     let is_complete = summary.newest_window.examples > 0;
     let metrics = if is_complete { &summary.newest_window } else { &summary.metrics };

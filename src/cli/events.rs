@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
-use deepfm_stream::event::{Decoder, EventKind};
+use deepfm_core::event::{Decoder, EventKind};
 use deepfm_stream::progress::Progress;
 use deepfm_stream::simulate::{SimulationParams, Simulator};
 use deepfm_stream::source::send::{EventSender, Timestamps, send_directory};

@@ -3,21 +3,8 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
+pub(crate) use super::exit::Exit;
 use super::log::{self, Form};
-
-/// Exit codes, after BSD's `sysexits`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Exit {
-    Usage = 2,
-    Threshold = 10,
-    BadInput = 65,
-    Unreachable = 69,
-    Software = 70,
-    Disk = 74,
-    Locked = 75,
-    Configuration = 78,
-}
 
 /// Every exit code with its meaning and what to do about it. README has the same table, which a test checks.
 pub(crate) const TABLE: [(u8, &str, &str); 10] = [

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use deepfm_stream::event::plain::plain;
+use deepfm_core::event::plain::plain;
 
 /// The longest line of an error, in characters.
 const LINE_CHARS_MAX: usize = 10_000;
@@ -48,7 +48,7 @@ pub(crate) fn tell_panics(form: Form) {
         std::panic::set_hook(Box::new(|panic| {
             let thread = std::thread::current();
             let name = thread.name().unwrap_or("a");
-            last_words(Form::Json, &format!("thread {name} panicked: {panic}"), super::failure::Exit::Software as u8);
+            last_words(Form::Json, &format!("thread {name} panicked: {panic}"), super::exit::Exit::Software as u8);
         }));
     }
 }

@@ -1,6 +1,6 @@
 //! What was lost, as text: a line a reason, none wider than a terminal of 80 columns.
 
-use deepfm_stream::worker::losses::{Loss, Place};
+use deepfm_stream::worker::losses::{LogPlace, Loss};
 
 /// Columns of a line.
 const WIDTH: usize = 80;
@@ -18,7 +18,7 @@ fn entry(loss: &Loss) -> Vec<String> {
     let Loss { reason, what, count, of, unit, first, detail } = loss;
     let share = 100.0 * *count as f64 / (*of).max(1) as f64;
     let mut lines = vec![cut(&format!("{count:>10} {share:>6.2} %  {unit} ({reason}): {what}"))];
-    if let Some(Place { partition, offset }) = first {
+    if let Some(LogPlace { partition, offset }) = first {
         let detail = detail.as_deref().unwrap_or_default();
         lines.push(cut(&format!("{:>21}first at {partition} offset {offset}: {detail}", "")));
     }
@@ -46,7 +46,7 @@ mod tests {
             count: u64::MAX / 2,
             of: u64::MAX,
             unit: "records",
-            first: Some(Place { partition: "impressions-0".to_owned(), offset: 41 }),
+            first: Some(LogPlace { partition: "impressions-0".to_owned(), offset: 41 }),
             detail: Some(format!("\u{1b}[2J {}", "long ".repeat(100))),
         };
         let lines = lines(&[loss]);

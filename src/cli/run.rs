@@ -3,20 +3,20 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use deepfm_core::snapshot::checkpoint::Layer;
 use deepfm_stream::config::Config;
 use deepfm_stream::publish::exports::{self, ExportIoError};
 use deepfm_stream::publish::files;
 use deepfm_stream::publish::topic::TopicError;
-use deepfm_stream::snapshot::checkpoint::Layer;
 use deepfm_stream::source::SourceError;
 use deepfm_stream::source::ask::is_refused_setting;
 use deepfm_stream::store::{SledStore, StoreError};
-use deepfm_stream::worker::admin::Admin;
+use deepfm_stream::worker::admin::AdminPort;
 use deepfm_stream::worker::dead_letters::DeadLetterError;
 use deepfm_stream::worker::error::WorkerError;
 use deepfm_stream::worker::exposition::Registry;
-use deepfm_stream::worker::resume::{OnAhead, OnGap};
-use deepfm_stream::worker::run::{Options, Summary};
+use deepfm_stream::worker::options::{OnAhead, OnGap, Options};
+use deepfm_stream::worker::run::RunSummary;
 use deepfm_stream::worker::status::{Phase, StatusBoard};
 use deepfm_stream::worker::stop::Stop;
 
@@ -95,7 +95,7 @@ pub(crate) fn start_admin(
         return Ok(None);
     };
     let admin =
-        runtime.block_on(Admin::bind(&address.to_string(), Registry::install(&config.model.name), board.clone()));
+        runtime.block_on(AdminPort::bind(&address.to_string(), Registry::install(&config.model.name), board.clone()));
     let admin = admin.map_err(|source| worker_failure(WorkerError::Admin { address: address.to_string(), source }))?;
     let bound = admin.address().ok();
     if let Some(bound) = bound {
@@ -131,7 +131,7 @@ async fn listen_for_signals(stop: Stop, board: StatusBoard) {
     }
 }
 
-fn show(summary: &Summary, json: bool) -> Result<(), Failure> {
+fn show(summary: &RunSummary, json: bool) -> Result<(), Failure> {
     if json {
         return output::json(summary);
     }

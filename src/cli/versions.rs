@@ -6,7 +6,7 @@ use clap::Subcommand;
 use deepfm_stream::config::Config;
 use deepfm_stream::publish::announcement::Announcement;
 use deepfm_stream::publish::retention;
-use deepfm_stream::publish::topic::{self, Versions};
+use deepfm_stream::publish::topic::{self, KnownVersions};
 
 use super::failure::{Exit, Failure, OrExit as _};
 use super::run::topic_exit;
@@ -106,7 +106,7 @@ fn collect(file: &std::path::Path, is_dry: bool, json: bool) -> Result<(), Failu
     failed.into_iter().next().map_or(Ok(()), |error| Err(Failure::new(Exit::Disk, error)))
 }
 
-fn read(config: &Config) -> Result<Versions, Failure> {
+fn read(config: &Config) -> Result<KnownVersions, Failure> {
     topic::read(&config.kafka, &config.model.name).map_err(|error| Failure::new(topic_exit(&error), error))
 }
 
@@ -139,7 +139,7 @@ fn head() -> String {
     format!("{version:>8}  {created:<19} {learned:>11} {rows:>10} {size:>8} log loss  calibr.  state")
 }
 
-fn line(version: &Announcement, versions: &Versions) -> String {
+fn line(version: &Announcement, versions: &KnownVersions) -> String {
     let aliases = versions.aliases.values().filter(|alias| alias.version == version.version);
     let abandoned = version.abandoned.as_ref().map(|_| "abandoned");
     let held = version.held.as_ref().map(|_| "held");

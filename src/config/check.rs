@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Config;
 use super::join::Labels;
-use crate::join::params::LatePolicy;
+use deepfm_core::join::params::LatePolicy;
 
 /// Bytes of an open impression beside its entries: ids, times and the books of the join.
 const OPEN_BYTES: usize = 200;
@@ -16,7 +16,7 @@ const ENTRY_BYTES: usize = 16;
 
 /// A valid configuration in a few numbers.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Summary {
+pub struct ConfigSummary {
     /// The name of the model.
     pub model: String,
     /// Number of fields.
@@ -35,7 +35,7 @@ pub struct Summary {
     pub warnings: Vec<String>,
 }
 
-impl fmt::Display for Summary {
+impl fmt::Display for ConfigSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let widths: Vec<String> = self.layers.iter().map(ToString::to_string).collect();
         let layers = if widths.is_empty() { "no MLP".to_owned() } else { format!("MLP {}", widths.join("-")) };
@@ -57,12 +57,12 @@ impl fmt::Display for Summary {
 }
 
 /// Sums a configuration up.
-pub fn summarize(config: &Config) -> Summary {
+pub fn summarize(config: &Config) -> ConfigSummary {
     let params = config.model_params();
     let inputs = params.fields * params.embedding_dim;
     let widths = std::iter::once(inputs).chain(params.mlp.layers.iter().copied());
     let dense: usize = widths.zip(&params.mlp.layers).map(|(inputs, outputs)| (inputs + 1) * outputs).sum();
-    Summary {
+    ConfigSummary {
         model: config.model.name.clone(),
         fields: params.fields,
         embedding_dim: params.embedding_dim,

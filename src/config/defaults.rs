@@ -7,16 +7,16 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use crate::event::options::{EventOptions, Mappings};
-use crate::join::params::LatePolicy;
-use crate::model::params::{Activation, Parts};
-use crate::optim::params::{FtrlParams, SgdParams};
+use deepfm_core::event::options::{EventOptions, Mappings};
+use deepfm_core::join::params::LatePolicy;
+use deepfm_core::model::params::{Activation, Parts};
+use deepfm_core::optim::params::{FtrlParams, SgdParams};
 
 use super::events::Events;
-use super::join::{Emit, Join, Labels};
+use super::join::{Emit, JoinSection, Labels};
 use super::kafka::{Kafka, Start};
-use super::model::{Mlp, Model, Optimizer};
-use super::operation::{Admin, Exports, Metrics, Readers, State, Versions};
+use super::model::{Mlp, Model, Optimizer, linear_alpha};
+use super::operation::{Admin, Exports, MetricsSection, Readers, State, Versions};
 use super::training::Training;
 
 impl Default for Model {
@@ -52,14 +52,6 @@ impl Default for Optimizer {
     }
 }
 
-/// The default alpha of the linear weights of `parts`: without pairs beside them they have everything to learn.
-pub(super) fn linear_alpha(parts: Parts) -> f32 {
-    match parts {
-        Parts::Linear => 0.1,
-        Parts::Fm | Parts::Deepfm => 0.05,
-    }
-}
-
 /// The alpha of embeddings that `config init` sets for impressions of so many feature entries, those of lists counted
 /// each for itself. One example moves its own logit by about alpha times their number, so the best alpha falls with it;
 /// beyond the two bounds nothing was measured.
@@ -82,7 +74,7 @@ impl Default for Training {
     }
 }
 
-impl Default for Join {
+impl Default for JoinSection {
     fn default() -> Self {
         Self {
             attribution_window_seconds: 1800,
@@ -107,7 +99,7 @@ impl Default for Events {
             future_max_seconds: limits.future_max_seconds,
             record_bytes_max: limits.record_bytes_max,
             features_max: limits.features_max,
-            weight_max: limits.weight_max,
+            weight_max: limits.weight_max as f32,
             dead_letter_bytes_max: 65_536,
             mapping: Mappings::default(),
         }
@@ -145,7 +137,7 @@ impl Default for Versions {
             interval_seconds: 300,
             interval_examples: 0,
             probes: 16,
-            click_silence_max_seconds: Self::click_silence_of(Join::default().attribution_window_seconds),
+            click_silence_max_seconds: Self::click_silence_of(JoinSection::default().attribution_window_seconds),
             keep: 24,
             keep_days: 0,
             readers: Readers::Group,
@@ -165,7 +157,7 @@ impl Default for Admin {
     }
 }
 
-impl Default for Metrics {
+impl Default for MetricsSection {
     fn default() -> Self {
         Self { window_impressions: 10_000, sampling_rate: 1.0 }
     }

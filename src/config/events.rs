@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use crate::event::mapping;
-use crate::event::options::{EventOptions, Mapping, Mappings, TimeUnit};
-use crate::event::{EventKind, MappingError};
-use crate::feature::field::FieldSet;
+use deepfm_core::event::mapping;
+use deepfm_core::event::options::{EventOptions, Mapping, Mappings, TimeUnit};
+use deepfm_core::event::{EventKind, MappingError};
+use deepfm_core::feature::field::FieldSet;
 
 use super::section::{Bounds, Section};
 
@@ -83,10 +83,16 @@ impl Events {
             future_max_seconds: self.future_max_seconds,
             record_bytes_max: self.record_bytes_max,
             features_max: self.features_max,
-            weight_max: self.weight_max,
+            weight_max: as_written(self.weight_max),
             mapping: self.mapping.clone(),
         }
     }
+}
+
+/// The number that was written in the file: the shortest decimal that 32 bits keep as this one. A weight of exactly the bound
+/// is taken.
+fn as_written(stored: f32) -> f64 {
+    stored.to_string().parse().expect("a number reads back")
 }
 
 fn read_impression(section: &Section<'_>) -> Mapping {

@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 
 use serde::{Serialize, Serializer};
 
-use crate::feature::field::{Field, FieldKind, Weights};
+use deepfm_core::feature::field::{Field, FieldKind, Weights};
 
 use super::document::{Node, Value};
 use super::error::Origin;

@@ -10,10 +10,10 @@ use serde::Serialize;
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::event::options::EventOptions;
-use crate::feature::field::Field;
-use crate::join::params::JoinParams;
-use crate::model::params::ModelParams;
+use deepfm_core::event::options::EventOptions;
+use deepfm_core::feature::field::Field;
+use deepfm_core::join::params::JoinParams;
+use deepfm_core::model::params::ModelParams;
 
 use super::Config;
 use super::training::Training;
@@ -64,7 +64,7 @@ pub(super) fn differences(one: &str, other: &str) -> Vec<String> {
     found
 }
 
-/// Paths of what may change under a state that was learned; see [`crate::train::TrainParams::can_become`].
+/// Paths of what may change under a state that was learned; see [`deepfm_core::train::TrainParams::can_become`].
 const CONVERTIBLE: [&str; 20] = [
     "fields (added ",
     "model.fields ",

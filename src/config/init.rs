@@ -20,12 +20,12 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::event::EventKind;
 use crate::progress::Progress;
+use deepfm_core::event::EventKind;
 
 pub use decision::Decision;
 pub use machine::memory_bytes;
-pub use sample::Tally;
+pub use sample::SampleTally;
 
 /// How many lines of each file are looked at.
 pub const SAMPLE_LINES: u64 = 200_000;
@@ -70,7 +70,7 @@ pub enum InitError {
         /// The name of the file.
         file: String,
         /// What is wrong with its lines.
-        tally: Tally,
+        tally: SampleTally,
     },
     /// The impressions have no features to learn from.
     #[error("no usable field in the {impressions} usable impressions of {file}{}", reasons(.left_out))]
@@ -95,9 +95,9 @@ pub struct Draft {
     #[serde(skip)]
     pub toml: String,
     /// The lines of the impressions.
-    pub impressions: Tally,
+    pub impressions: SampleTally,
     /// The lines of the clicks, if there is a file of them.
-    pub clicks: Option<Tally>,
+    pub clicks: Option<SampleTally>,
     /// The share of the sampled impressions that were clicked.
     pub click_rate: f64,
     /// The fields, in the order in which they first appeared.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::join::params::{JoinParams, LabelPolicy, LatePolicy};
+use deepfm_core::join::params::{JoinParams, LabelPolicy, LatePolicy};
 
 use super::section::Section;
 
@@ -11,7 +11,7 @@ const SECONDS_MAX: u64 = 366 * 86_400;
 
 /// Windows, label policy and bounds of the join.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Join {
+pub struct JoinSection {
     /// A click counts from the impression until this long after it.
     pub attribution_window_seconds: u64,
     /// How long before the impression a click counts, too, in milliseconds.
@@ -56,7 +56,7 @@ pub enum Emit {
     AtMaturity,
 }
 
-impl Join {
+impl JoinSection {
     pub(super) fn read(section: &Section<'_>, negative_sampling_rate: f32) -> Self {
         let default = Self::default();
         let seconds = |key, default, low, why| section.whole(key, default, low, SECONDS_MAX, why);

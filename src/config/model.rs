@@ -2,12 +2,11 @@
 
 use serde::{Serialize, Serializer};
 
-use crate::model::params::{Activation, AdmissionParams, MlpParams, ModelParams, Parts};
-use crate::optim::params::{FtrlParams, SgdParams};
-use crate::snapshot::names;
-use crate::train::check::EMBEDDING_DIM_MAX;
+use deepfm_core::model::params::{Activation, AdmissionParams, MlpParams, ModelParams, Parts};
+use deepfm_core::optim::params::{FtrlParams, SgdParams};
+use deepfm_core::snapshot::names;
+use deepfm_core::train::check::EMBEDDING_DIM_MAX;
 
-use super::defaults::linear_alpha;
 use super::document::Value;
 use super::section::{Bounds, Section};
 use super::training::Training;
@@ -257,4 +256,12 @@ fn without_group_penalty<S: Serializer>(params: &FtrlParams, serializer: S) -> R
     }
     let FtrlParams { alpha, beta, l1, l2, l21: _ } = *params;
     Ftrl { alpha, beta, l1, l2 }.serialize(serializer)
+}
+
+/// The default alpha of the linear weights of `parts`: without pairs beside them they have everything to learn.
+pub(super) fn linear_alpha(parts: Parts) -> f32 {
+    match parts {
+        Parts::Linear => 0.1,
+        Parts::Fm | Parts::Deepfm => 0.05,
+    }
 }

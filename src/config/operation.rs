@@ -117,7 +117,7 @@ pub struct Admin {
 
 /// The progressive metrics.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Metrics {
+pub struct MetricsSection {
     /// Impressions in a window.
     pub window_impressions: u64,
     /// The share of impressions that is scored when shown.
@@ -216,7 +216,7 @@ impl Admin {
     }
 }
 
-impl Metrics {
+impl MetricsSection {
     pub(super) fn read(section: &Section<'_>) -> Self {
         let default = Self::default();
         let why = "below 100 impressions a metric is noise";

@@ -1,5 +1,5 @@
 use super::*;
-use crate::event::options::Mappings;
+use deepfm_core::event::options::Mappings;
 
 fn parse(text: &str) -> Config {
     Config::parse(text, "deepfm.toml", []).unwrap_or_else(|errors| panic!("{errors}"))

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::snapshot::artefact::Artefact;
-use crate::snapshot::manifest::{FileDigest, Fingerprints, Kind, ManifestError, ParentVersion, check_files};
-use crate::snapshot::names::{self, NameError};
+use deepfm_core::snapshot::artefact::Artefact;
+use deepfm_core::snapshot::manifest::{FileDigest, Fingerprints, Kind, ManifestError, ParentVersion, check_files};
+use deepfm_core::snapshot::names::{self, NameError};
 
 /// The form of the records.
 pub const FORMAT: u32 = 1;

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use super::files::{self, Length, ReadError};
 use crate::config::operation::Readers;
-use crate::snapshot::artefact::{self, Artefact, ArtefactError, MANIFEST, Verified};
-use crate::snapshot::manifest::{MANIFEST_BYTES_MAX, Manifest, sha256};
-use crate::snapshot::names;
+use deepfm_core::snapshot::artefact::{self, Artefact, ArtefactError, MANIFEST, Verified};
+use deepfm_core::snapshot::journal::JOURNAL;
+use deepfm_core::snapshot::manifest::{MANIFEST_BYTES_MAX, Manifest, sha256};
+use deepfm_core::snapshot::names;
 
 /// Prefix of directories that are not versions yet.
 const STAGED: &str = ".staged-";
@@ -264,7 +265,7 @@ pub fn retire(root: &Path, directory: &str, journal: Journal) -> Result<(), Arte
     if journal == Journal::Keep {
         let (aside, staged) = (root.join(JOURNALS), root.join(JOURNALS).join(format!("{STAGED}{directory}")));
         fs::create_dir_all(&staged).map_err(io_error("make", &staged))?;
-        for name in [MANIFEST, artefact::JOURNAL] {
+        for name in [MANIFEST, JOURNAL] {
             let to = staged.join(name);
             fs::copy(path.join(name), &to).map_err(io_error("write", &to))?;
             sync(&to)?;

@@ -12,11 +12,11 @@ use sha2::{Digest as _, Sha256};
 use super::artefacts;
 use super::files::{self, Length, ReadError};
 use crate::config::operation::Readers;
-use crate::snapshot::artefact::MANIFEST;
-use crate::snapshot::checkpoint::Layer;
-use crate::snapshot::export::{self, BLOCKS, ExportError, ExportManifest, Inspection};
-use crate::snapshot::manifest::{FileDigest, MANIFEST_BYTES_MAX};
 use crate::store::{ReadMerged, StoreError};
+use deepfm_core::snapshot::artefact::MANIFEST;
+use deepfm_core::snapshot::checkpoint::Layer;
+use deepfm_core::snapshot::export::{self, BLOCKS, ExportError, ExportManifest, Inspection};
+use deepfm_core::snapshot::manifest::{FileDigest, MANIFEST_BYTES_MAX};
 
 /// Prefix of directories that are not exports yet.
 const STAGED: &str = ".staged-";

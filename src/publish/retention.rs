@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::artefacts::{self, ArtefactIoError, Installed, Journal};
 use super::exports;
-use super::topic::Versions;
+use super::topic::KnownVersions;
 use crate::config::operation;
 
 /// How long a directory is left alone that is not announced under its own name: its worker may be about to do that.
@@ -56,7 +56,7 @@ impl Plan {
 /// When the directories cannot be read.
 pub fn plan(
     settings: &operation::Versions,
-    known: &Versions,
+    known: &KnownVersions,
     root: &Path,
     exports: &Path,
     now: jiff::Timestamp,

@@ -11,12 +11,12 @@ use serde::Deserialize;
 
 use super::announcement::{Alias, Announcement};
 use crate::config::kafka::Kafka;
-use crate::snapshot::names;
 use crate::source::SourceError;
 use crate::source::ask::{denied, is_denial, is_unknown_topic};
 use crate::source::client::{self, Deliveries};
 use crate::source::contact::SAY_AGAIN;
 use crate::source::read::read_to_end;
+use deepfm_core::snapshot::names;
 
 /// How long one question to the broker may take.
 const ASK: Duration = Duration::from_secs(5);
@@ -77,7 +77,7 @@ pub enum TopicError {
 
 /// What the topic says of one model.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Versions {
+pub struct KnownVersions {
     /// Its versions, by number.
     pub announced: BTreeMap<u64, Announcement>,
     /// Its aliases, by name.
@@ -101,8 +101,8 @@ fn bound(kafka: &Kafka) -> Duration {
 ///
 /// # Errors
 /// When the topic is missing or the broker does not answer within the bound.
-pub fn read(kafka: &Kafka, model: &str) -> Result<Versions, TopicError> {
-    let mut versions = Versions::default();
+pub fn read(kafka: &Kafka, model: &str) -> Result<KnownVersions, TopicError> {
+    let mut versions = KnownVersions::default();
     let read = read_to_end(kafka, &kafka.versions_topic, &mut |message| {
         if let Some(key) = message.key() {
             versions.take(model, key, message.payload());
@@ -123,7 +123,7 @@ struct Claim {
     version: u64,
 }
 
-impl Versions {
+impl KnownVersions {
     /// Takes note of a record; one without payload is a tombstone: what was under its key is no more. One that is not what its
     /// key says is passed over, and so is everything of other models.
     pub fn take(&mut self, model: &str, key: &[u8], record: Option<&[u8]>) {

@@ -1,6 +1,6 @@
 //! The truth behind simulated clicks: who likes what. Nothing is stored but the popularity of ids; every weight is a hash.
 
-use crate::feature::hash;
+use deepfm_core::feature::hash;
 
 /// Users, items, categories, tags, devices.
 const USERS: usize = 5000;

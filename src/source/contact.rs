@@ -15,7 +15,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use crate::event::EventKind;
+use deepfm_core::event::EventKind;
 
 /// How often what goes on is said again.
 pub const SAY_AGAIN: Duration = Duration::from_mins(1);

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use super::ingest::{Ingest, Message};
 use super::{Confirmation, Source, SourceError, SourceEvent, sorting};
-use crate::event::{Decoder, EventKind, RawRecord};
 use crate::lines::{Line, Lines};
 use crate::progress::Progress;
-use crate::stream::{Partition, Positions};
+use deepfm_core::event::{Decoder, EventKind, RawRecord};
+use deepfm_core::stream::{Partition, Positions};
 
-/// Room in a queue that is filled at a time: see [`Arrival::weight`](crate::stream::Arrival::weight).
+/// Room in a queue that is filled at a time: see [`Arrival::weight`](deepfm_core::stream::Arrival::weight).
 const HANDFUL: usize = 512;
 
 /// Room that the records of a file may take while they wait for the core.
@@ -193,17 +193,17 @@ impl Source for FileSource {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Decoder;
-    use crate::event::options::EventOptions;
-    use crate::feature::field::{Field, FieldKind, FieldSet};
-    use crate::stream::{Arrival, record_hash};
+    use deepfm_core::event::Decoder;
+    use deepfm_core::event::options::EventOptions;
+    use deepfm_core::feature::field::{Field, FieldKind, FieldSet};
+    use deepfm_core::stream::{Arrival, record_hash};
 
     fn source(lines: &str) -> FileSource {
         let directory = tempfile::tempdir().expect("a directory of our own");
         std::fs::write(directory.path().join("impressions.jsonl"), lines).expect("the disk takes it");
         let fields = FieldSet::new(vec![Field {
             name: "tags".to_owned(),
-            kind: FieldKind::Multi { weights: crate::feature::field::Weights::default() },
+            kind: FieldKind::Multi { weights: deepfm_core::feature::field::Weights::default() },
         }]);
         let options = EventOptions { record_bytes_max: 100_000, ..EventOptions::default() };
         let decoder = Decoder::new(fields.expect("they are valid"), options).expect("it is valid");

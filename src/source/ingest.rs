@@ -2,9 +2,9 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::event::{Decoder, Event, EventKind, RawRecord, Refusal, unframe};
 use crate::lines::Long;
-use crate::stream::{Arrival, Refused, record_hash, record_hash_of};
+use deepfm_core::event::{Decoder, Event, EventKind, RawRecord, Refusal, unframe};
+use deepfm_core::stream::{Arrival, Refused, record_hash, record_hash_of};
 
 /// A record with its key, as a source hands it over.
 #[derive(Clone, Copy, Debug)]

@@ -26,8 +26,8 @@ use super::contact::{Contact, Link};
 use super::topic_id::topic_ids;
 use super::{Confirmation, Gap, Ingest, Source, SourceError, SourceEvent, client, vital};
 use crate::config::kafka::{Kafka, Start};
-use crate::event::EventKind;
-use crate::stream::{Partition, Positions};
+use deepfm_core::event::EventKind;
+use deepfm_core::stream::{Partition, Positions};
 use ends::Questions;
 use reader::Reader;
 

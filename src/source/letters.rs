@@ -12,9 +12,9 @@ use super::SourceError;
 use super::read::{read_to_end, read_value};
 use super::send::{EventSender, Raw};
 use crate::config::kafka::Kafka;
-use crate::event::plain::plain;
-use crate::event::{DETAIL_CHARS_MAX, Decoder, EventKind, RawRecord, Reason};
-use crate::stream::Refused;
+use deepfm_core::event::plain::plain;
+use deepfm_core::event::{DETAIL_CHARS_MAX, Decoder, EventKind, RawRecord, Reason};
+use deepfm_core::stream::Refused;
 
 /// The longest letter, in bytes: a topic takes a megabyte unless it is set up otherwise.
 pub const LETTER_BYTES_MAX: usize = 900_000;
@@ -191,7 +191,7 @@ pub fn read(kafka: &Kafka) -> Result<BTreeMap<String, DeadLetter>, SourceError> 
 /// What becomes of a letter that is to be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Fate {
+pub enum LetterFate {
     /// Its record can be read now and is inside its window and retention: it is learned once.
     InTime,
     /// Its record can be read now, but the join has passed it: only a replay would learn it.
@@ -211,7 +211,7 @@ pub enum Fate {
 #[derive(Clone, Debug)]
 pub struct Examined {
     /// Its fate.
-    pub fate: Fate,
+    pub fate: LetterFate,
     /// Its kind.
     pub kind: Option<EventKind>,
     /// Its whole value.
@@ -244,27 +244,27 @@ impl Examiner<'_> {
         let kind = match &letter.topic {
             topic if *topic == self.kafka.impressions_topic => EventKind::Impression,
             topic if *topic == self.kafka.clicks_topic => EventKind::Click,
-            _ => return Ok(Examined { fate: Fate::ForeignTopic, kind: None, payload: Vec::new() }),
+            _ => return Ok(Examined { fate: LetterFate::ForeignTopic, kind: None, payload: Vec::new() }),
         };
         let some = |fate, payload| Ok(Examined { fate, kind: Some(kind), payload });
         let count = self.partitions.get(&letter.topic).copied().unwrap_or_default();
         // A producer takes −1 for "any partition".
         if !(0..count).contains(&letter.partition) {
-            return some(Fate::NoPartition, Vec::new());
+            return some(LetterFate::NoPartition, Vec::new());
         }
         let carried = letter.payload_base64.as_deref().and_then(|text| BASE64.decode(text).ok()).unwrap_or_default();
         let payload = if letter.is_left_in_its_topic() {
             // Of an example that could not be learned the letter has the place alone.
             match read_value(self.kafka, &letter.topic, letter.partition, letter.offset)? {
                 Some(payload) => payload,
-                None => return some(Fate::Gone, Vec::new()),
+                None => return some(LetterFate::Gone, Vec::new()),
             }
         } else if letter.is_of(&carried) {
             carried
         } else {
             match read_value(self.kafka, &letter.topic, letter.partition, letter.offset)? {
                 Some(payload) if letter.is_of(&payload) => payload,
-                _ => return some(Fate::Gone, Vec::new()),
+                _ => return some(LetterFate::Gone, Vec::new()),
             }
         };
         // Judged as it will be read: with its headers, which a CloudEvent has its id and time in, and a new timestamp.
@@ -272,11 +272,11 @@ impl Examiner<'_> {
         let headers: Vec<(&str, Option<&[u8]>)> = headers.iter().map(|(key, value)| (*key, value.as_deref())).collect();
         let record = RawRecord { payload: Some(&payload), headers: &headers, timestamp: Some(self.now) };
         let fate = match self.decoder.decode(kind, &record) {
-            Err(_) => Fate::StillRefused,
+            Err(_) => LetterFate::StillRefused,
             Ok(decoded) => {
                 let held_until = decoded.event.event_time().saturating_add(self.held_ms);
                 let is_past = self.watermark.is_some_and(|watermark| watermark > held_until);
-                if is_past { Fate::ForReplaysOnly } else { Fate::InTime }
+                if is_past { LetterFate::ForReplaysOnly } else { LetterFate::InTime }
             }
         };
         some(fate, payload)

@@ -15,10 +15,10 @@ use super::ask::{Asked, denied, is_denial, is_denied};
 use super::client::Deliveries;
 use super::{SourceError, client, files, kafka};
 use crate::config::kafka::Kafka;
-use crate::event::{Decoder, EventKind};
 use crate::lines::{Line, Lines};
 use crate::progress::Progress;
 use crate::simulate::SimulatedEvent;
+use deepfm_core::event::{Decoder, EventKind};
 
 /// The longest line that is sent, in bytes: as long as the longest record that any configuration reads.
 const LINE_BYTES_MAX: usize = 64 << 20;

@@ -231,7 +231,7 @@ impl BufRead for Sorted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::feature::hash::hash;
+    use deepfm_core::feature::hash::hash;
 
     fn time(line: &[u8]) -> Option<i64> {
         std::str::from_utf8(line).ok()?.split(' ').next()?.parse().ok()

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Confirmation, Source, SourceError, SourceEvent};
 use crate::progress::Progress;
-use crate::stream::Partition;
+use deepfm_core::stream::Partition;
 
 /// A source whose records are counted as they are consumed.
 #[derive(Debug)]

@@ -9,8 +9,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::StoreError;
 use super::disk::{Database, Disk};
-use crate::snapshot::checkpoint::{BLOCK_BYTES_MAX, Block, Layer, Section};
-use crate::train::Scope;
+use deepfm_core::snapshot::checkpoint::{BLOCK_BYTES_MAX, Block, Layer, Section};
+use deepfm_core::train::Scope;
 
 /// A layer of a checkpoint as its database knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

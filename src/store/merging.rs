@@ -8,9 +8,9 @@ use std::time::Instant;
 use super::StoreError;
 use super::directory::{Directory, Head, LayerHead};
 use super::disk::{Aside, Disk};
-use super::sled_store::{AtStage, Stage};
-use crate::snapshot::checkpoint::{Block, Merge, Place};
-use crate::train::Scope;
+use super::stage::{AtStage, Stage};
+use deepfm_core::snapshot::checkpoint::{Block, BlockPlace, Merge};
+use deepfm_core::train::Scope;
 
 /// Deltas are merged when they take this share of their base, …
 const DELTAS_SHARE: f64 = 0.5;
@@ -104,7 +104,7 @@ pub(super) fn read_merged(
     let unreadable = |error| StoreError::Damaged { path: path.clone(), reason: format!("merging: {error}") };
     let mut merge = Merge::default();
     for (depth, layer) in head.layers.iter().rev().enumerate() {
-        let place = Place { depth, scope: layer.scope };
+        let place = BlockPlace { depth, scope: layer.scope };
         from.read_blocks(layer, |block| {
             merge.take(place, block).map_err(unreadable)?.into_iter().try_for_each(&mut *take)
         })?;

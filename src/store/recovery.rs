@@ -4,15 +4,13 @@
 //! those before it in the same database, while their layers are whole; the last one of the database before. What was
 //! acknowledged is in the witness, so a commit that it does not know of may be passed over, and nothing else in silence.
 
-use std::io::ErrorKind;
-
 use super::directory::{Directory, Head};
 use super::disk::Disk;
-use super::sled_disk::is_locked;
-use super::sled_store::{AtStage, Stage};
+use super::sled_disk::is_of_the_world;
+use super::stage::{AtStage, Stage};
 use super::witness::{Testimony, Witness};
 use super::{Saved, StoreError};
-use crate::snapshot::checkpoint::Layer;
+use deepfm_core::snapshot::checkpoint::Layer;
 
 /// A checkpoint that was found, with the database that has it.
 pub(super) struct Found {
@@ -34,32 +32,6 @@ impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Self {
         if is_of_the_world(&error) { Self::World(error) } else { Self::Damage(text(&error)) }
     }
-}
-
-/// Whether an error says nothing of what is on the disk.
-pub(super) fn is_of_the_world(error: &StoreError) -> bool {
-    let source = match error {
-        // A disk that is slow says nothing of what is on it.
-        StoreError::Stuck(_) => return true,
-        StoreError::Io { source, .. } | StoreError::Sled { source: sled::Error::Io(source), .. } => source,
-        _ => return false,
-    };
-    let is_too_many_files = matches!(source.raw_os_error(), Some(23 | 24));
-    let is_locked = matches!(error, StoreError::Sled { source, .. } if is_locked(source));
-    let is_of_the_world = matches!(
-        source.kind(),
-        ErrorKind::StorageFull
-            | ErrorKind::QuotaExceeded
-            | ErrorKind::ReadOnlyFilesystem
-            | ErrorKind::PermissionDenied
-            | ErrorKind::OutOfMemory
-            | ErrorKind::Interrupted
-            | ErrorKind::TimedOut
-            | ErrorKind::WouldBlock
-            | ErrorKind::ResourceBusy
-            | ErrorKind::StaleNetworkFileHandle
-    );
-    is_of_the_world || is_too_many_files || is_locked
 }
 
 /// Looks for the checkpoint to go on from; `names` are the databases, the newest first. `None` when there never was one.

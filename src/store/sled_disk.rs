@@ -1,7 +1,7 @@
 //! A state directory of sled databases, with sled's measured faults fenced in.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -250,4 +250,30 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreEr
 
 fn sync_file(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(failed("sync", path))
+}
+
+/// Whether an error says nothing of what is on the disk.
+pub(super) fn is_of_the_world(error: &StoreError) -> bool {
+    let source = match error {
+        // A disk that is slow says nothing of what is on it.
+        StoreError::Stuck(_) => return true,
+        StoreError::Io { source, .. } | StoreError::Sled { source: sled::Error::Io(source), .. } => source,
+        _ => return false,
+    };
+    let is_too_many_files = matches!(source.raw_os_error(), Some(23 | 24));
+    let is_locked = matches!(error, StoreError::Sled { source, .. } if is_locked(source));
+    let is_of_the_world = matches!(
+        source.kind(),
+        ErrorKind::StorageFull
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::PermissionDenied
+            | ErrorKind::OutOfMemory
+            | ErrorKind::Interrupted
+            | ErrorKind::TimedOut
+            | ErrorKind::WouldBlock
+            | ErrorKind::ResourceBusy
+            | ErrorKind::StaleNetworkFileHandle
+    );
+    is_of_the_world || is_too_many_files || is_locked
 }

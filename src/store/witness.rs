@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use super::disk::Disk;
-use super::recovery::is_of_the_world;
+use super::sled_disk::is_of_the_world;
 
 /// The two files.
 pub(super) const NAMES: [&str; 2] = ["HEAD.a", "HEAD.b"];

@@ -20,12 +20,12 @@ const SILENCE_MAX: Duration = Duration::from_mins(2);
 
 /// The admin server, bound but not yet serving.
 #[derive(Debug)]
-pub struct Admin {
+pub struct AdminPort {
     listener: TcpListener,
     routes: Router,
 }
 
-impl Admin {
+impl AdminPort {
     /// Binds the address; port 0 takes a free one.
     ///
     /// # Errors

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::stream::{Control, Partition, Positions, Sequencer, Standing};
+use deepfm_core::stream::{Control, Partition, Positions, Sequencer, Standing};
 
 /// How far a run goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,7 +175,7 @@ impl Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::EventKind;
+    use deepfm_core::event::EventKind;
 
     const IMPRESSIONS: Partition = Partition { kind: EventKind::Impression, number: 0 };
     const CLICKS: Partition = Partition { kind: EventKind::Click, number: 0 };

@@ -6,11 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
-
-use super::status::StatusBoard;
-use crate::event::Event;
-use crate::feature::field::FieldSet;
+use super::status::{FieldShare, StatusBoard};
+use deepfm_core::event::Event;
+use deepfm_core::feature::field::FieldSet;
 
 /// A field is missing when its share of a window is below this part of what is expected.
 const MISSING_BELOW: f64 = 0.5;
@@ -20,18 +18,6 @@ const EXPECTED_MIN: f64 = 30.0;
 
 /// Impressions between two looks at a window that is the first, and not complete.
 const FIRST_LOOKS: u64 = 256;
-
-/// How many impressions have a field.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct FieldShare {
-    /// Of the last complete window, or of the current one before there is a complete one.
-    pub share: Option<f64>,
-    /// What is expected: `share` of the field in the configuration; without one, the mean of all windows before in which the
-    /// field was not missing.
-    pub expected: Option<f64>,
-    /// Whether the last complete window had far fewer than expected.
-    pub is_missing: bool,
-}
 
 /// One field's books.
 #[derive(Clone, Debug)]
@@ -137,9 +123,9 @@ impl Books {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::options::EventOptions;
-    use crate::event::{Decoder, EventKind, RawRecord};
-    use crate::feature::field::{Field, FieldKind};
+    use deepfm_core::event::options::EventOptions;
+    use deepfm_core::event::{Decoder, EventKind, RawRecord};
+    use deepfm_core::feature::field::{Field, FieldKind};
 
     const WINDOW: u64 = 100;
 

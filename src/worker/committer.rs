@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use super::error::WorkerError;
 use super::exporter::Exporter;
 use crate::publish::artefacts;
-use crate::snapshot::checkpoint::{self, Lineage};
-use crate::snapshot::outbox::OutboxEntry;
 use crate::source::vital;
 use crate::store::{Store, give_way};
-use crate::train::{Scope, StateCut};
+use deepfm_core::snapshot::checkpoint::{self, Lineage};
+use deepfm_core::snapshot::outbox::OutboxEntry;
+use deepfm_core::train::{Scope, StateCut};
 
 /// How long a commit may take before the worker gives up on the disk: as long as it may be undurable, but no less than this, …
 const COMMIT_MIN: Duration = Duration::from_mins(1);
@@ -37,7 +37,7 @@ pub struct Job {
 
 /// What has become of the commit in flight.
 #[derive(Debug)]
-pub enum Progress {
+pub enum CommitProgress {
     /// There is none, or it has not ended.
     Pending,
     /// It is durable.
@@ -133,27 +133,27 @@ impl Committer {
     ///
     /// # Errors
     /// When nothing has become durable for too long, or a commit does not end.
-    pub fn poll(&mut self, patience: Duration) -> Result<Progress, WorkerError> {
+    pub fn poll(&mut self, patience: Duration) -> Result<CommitProgress, WorkerError> {
         let Some(since) = self.busy_since else {
-            return Ok(Progress::Pending);
+            return Ok(CommitProgress::Pending);
         };
         let patience_max = self.undurable_max.clamp(COMMIT_MIN, COMMIT_MAX);
         match self.outcomes.recv_timeout(patience) {
             Ok(outcome) => self.take(outcome),
-            Err(RecvTimeoutError::Timeout) if since.elapsed() < patience_max => Ok(Progress::Pending),
+            Err(RecvTimeoutError::Timeout) if since.elapsed() < patience_max => Ok(CommitProgress::Pending),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 Err(WorkerError::CommitStuck(patience_max))
             }
         }
     }
 
-    fn take(&mut self, outcome: Outcome) -> Result<Progress, WorkerError> {
+    fn take(&mut self, outcome: Outcome) -> Result<CommitProgress, WorkerError> {
         self.busy_since = None;
         self.wants = outcome.wants;
         match outcome.result {
             Ok(committed) => {
                 self.durable_at = Instant::now();
-                Ok(Progress::Durable(committed))
+                Ok(CommitProgress::Durable(committed))
             }
             Err(error @ WorkerError::Panicked(_)) => Err(error),
             Err(error) if self.durable_at.elapsed() >= self.undurable_max => Err(error),
@@ -165,7 +165,7 @@ impl Committer {
                     self.undurable_max,
                     anyhow::Error::from(error)
                 );
-                Ok(Progress::Failed)
+                Ok(CommitProgress::Failed)
             }
         }
     }

@@ -18,12 +18,12 @@ use rdkafka::error::KafkaError;
 use super::drive::Witness;
 use super::losses::Seen;
 use crate::config::kafka::Kafka;
-use crate::event::EventKind;
-use crate::snapshot::outbox::Letter;
 use crate::source::letters::{DeadLetter, LETTER_BYTES_MAX};
 use crate::source::vital;
-use crate::stream::{Partition, Refused};
-use crate::train::{Scored, Step};
+use deepfm_core::event::EventKind;
+use deepfm_core::snapshot::outbox::Letter;
+use deepfm_core::stream::{Partition, Refused};
+use deepfm_core::train::{Scored, Step};
 use sender::{LetterSender, fitted};
 
 /// The most bytes of letters that wait to be sent; at the bound input waits for the broker.

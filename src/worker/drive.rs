@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::attendance::{Attendance, Verdict};
-use crate::model::Executor;
 use crate::source::{Confirmation, Source, SourceError, SourceEvent};
-use crate::stream::{Arrival, Control, Partition, Script, StreamError};
-use crate::train::{Scored, Step, Trainer};
+use deepfm_core::model::Executor;
+use deepfm_core::stream::{Arrival, Control, Partition, Script, StreamError};
+use deepfm_core::train::{Scored, Step, Trainer};
 
 /// Records consumed between two looks at what has arrived.
 const STEPS_PER_TURN: usize = 2048;

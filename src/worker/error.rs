@@ -4,16 +4,16 @@ use std::path::PathBuf;
 
 use super::dead_letters::DeadLetterError;
 use super::drive::DriveError;
-use crate::event::MappingError;
-use crate::feature::field::FieldError;
 use crate::publish::artefacts::ArtefactIoError;
 use crate::publish::settle::OutboxError;
 use crate::publish::topic::TopicError;
-use crate::snapshot::checkpoint::CheckpointError;
 use crate::source::SourceError;
 use crate::source::vital::Panicked;
 use crate::store::StoreError;
-use crate::stream::StreamError;
+use deepfm_core::event::MappingError;
+use deepfm_core::feature::field::FieldError;
+use deepfm_core::snapshot::checkpoint::CheckpointError;
+use deepfm_core::stream::StreamError;
 
 /// A worker cannot start or go on. What was committed is safe.
 #[derive(Debug, thiserror::Error)]

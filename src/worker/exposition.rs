@@ -8,7 +8,6 @@
 //! a checkpoint, and Prometheus would take that for a reset and all of it for new. `/status` has the log's own counts.
 //! A gauge that has no value yet is NaN.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,8 +16,6 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 use metrics_process::Collector;
 
 use super::status::Status;
-use crate::event::Reason;
-use crate::join::JoinCounters;
 
 /// What a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,51 +155,9 @@ impl Registry {
     }
 }
 
-/// A counter with the label that it may have.
-pub type Series = (&'static str, Option<(&'static str, String)>);
-
-/// The status's counts since the log began.
-pub type Counts = BTreeMap<Series, u64>;
-
-/// All counts of a status.
-pub(super) fn counts(status: &Status) -> Counts {
-    let counters = &status.counters;
-    let plain = [
-        ("deepfm_records_total", status.records),
-        ("deepfm_impressions_total", counters.impressions),
-        ("deepfm_clicks_total", counters.clicks),
-        ("deepfm_unknown_keys_total", counters.unknown_keys),
-        ("deepfm_unknown_fields_total", counters.unknown_fields),
-        ("deepfm_examples_learned_total", counters.learned),
-        ("deepfm_negatives_sampled_out_total", counters.sampled_out),
-        ("deepfm_batches_refused_total", counters.batches_refused),
-        ("deepfm_examples_refused_total", counters.examples_refused),
-        ("deepfm_impressions_unscored_total", counters.unscored),
-        ("deepfm_scores_refused_total", counters.scores_refused),
-        ("deepfm_scores_forgotten_total", counters.scores_forgotten),
-        ("deepfm_rows_expired_total", counters.rows_expired),
-        ("deepfm_candidates_expired_total", counters.candidates_expired),
-        ("deepfm_rows_evicted_total", counters.rows_evicted),
-        ("deepfm_candidates_evicted_total", counters.candidates_evicted),
-        ("deepfm_ids_refused_total", counters.ids_refused),
-    ];
-    let refused = |reason: Reason| counters.refused.get(&reason).copied().unwrap_or_default();
-    let by_reason = Reason::ALL.map(|reason| {
-        (("deepfm_records_refused_total", Some(("reason", reason.as_str().to_owned()))), refused(reason))
-    });
-    let by_fate = fates(&status.join).into_iter().map(|(fate, n)| (("deepfm_join_total", Some(("fate", fate))), n));
-    plain.map(|(name, count)| ((name, None), count)).into_iter().chain(by_reason).chain(by_fate).collect()
-}
-
-/// The join's counters by name.
-fn fates(counters: &JoinCounters) -> BTreeMap<String, u64> {
-    let document = serde_json::to_value(counters).expect("counters are plain numbers");
-    serde_json::from_value(document).expect("counters are plain numbers")
-}
-
 /// Sets the metrics to a status.
 fn export(status: &Status, age: Duration, now: Duration) {
-    for ((name, label), count) in counts(status) {
+    for ((name, label), count) in status.counts() {
         let begun = status.begun.as_ref().and_then(|begun| begun.get(&(name, label.clone()))).copied();
         let labels: Vec<_> = label.into_iter().map(|(label, value)| metrics::Label::new(label, value)).collect();
         counter!(name, labels).absolute(begun.map_or(0, |begun| count.saturating_sub(begun)));
@@ -274,8 +229,11 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    use super::super::census::FieldShare;
-    use super::super::status::PartitionStatus;
+    use std::collections::BTreeMap;
+
+    use deepfm_core::event::Reason;
+
+    use super::super::status::{FieldShare, PartitionStatus};
     use super::*;
 
     /// The text that a status gives in a registry of its own.
@@ -296,7 +254,7 @@ mod tests {
         );
         let share = FieldShare { share: Some(0.25), expected: Some(0.75), is_missing: true };
         status.fields.insert("user".to_owned(), share);
-        status.begun = Some(Arc::new(counts(&status)));
+        status.begun = Some(Arc::new(status.counts()));
         status
     }
 
@@ -405,7 +363,7 @@ mod tests {
         status.records = 1000;
         status.counters.refused.insert(Reason::Malformed, 7);
         status.join.duplicate = 5;
-        status.begun = Some(Arc::new(counts(&status)));
+        status.begun = Some(Arc::new(status.counts()));
         status.records += 1;
         status.counters.refused.insert(Reason::Malformed, 9);
         let text = text(&status);

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::event::plain::plain;
-use crate::event::{DETAIL_CHARS_MAX, EventKind, Reason};
-use crate::join::JoinCounters;
-use crate::stream::{Partition, Refused};
-use crate::train::{Counters, Fate, Step, Unlearned};
+use deepfm_core::event::plain::plain;
+use deepfm_core::event::{DETAIL_CHARS_MAX, EventKind, Reason};
+use deepfm_core::join::JoinCounters;
+use deepfm_core::stream::{Partition, Refused};
+use deepfm_core::train::{Counters, Fate, Step, Unlearned};
 
 /// A place in the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Place {
+pub struct LogPlace {
     /// The partition.
     pub partition: String,
     /// The offset; of a file the line's number, from 0.
@@ -34,7 +34,7 @@ pub struct Loss {
     pub unit: &'static str,
     /// Where the first was, as far as this run has seen it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub first: Option<Place>,
+    pub first: Option<LogPlace>,
     /// What was found there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
@@ -62,11 +62,11 @@ pub struct Seen {
     /// By kind.
     read: BTreeMap<EventKind, Read>,
     /// The first record refused for each reason.
-    firsts: BTreeMap<Reason, (Place, String)>,
+    firsts: BTreeMap<Reason, (LogPlace, String)>,
     /// The first record that the join dropped, by what became of it.
-    dropped: BTreeMap<Fate, Place>,
+    dropped: BTreeMap<Fate, LogPlace>,
     /// The first impression that could not be learned.
-    unlearned: Option<Place>,
+    unlearned: Option<LogPlace>,
 }
 
 /// Examples of one batch that are named in the log; the dead letters name all.
@@ -78,7 +78,7 @@ impl Seen {
         self.note(step.partition, step.offset, step.refused.as_deref());
         self.note_unlearned(&step.unlearned);
         if matches!(step.fate, Fate::TooLate | Fate::Duplicate | Fate::Conflicting) {
-            let place = || Place { partition: step.partition.to_string(), offset: step.offset };
+            let place = || LogPlace { partition: step.partition.to_string(), offset: step.offset };
             self.dropped.entry(step.fate).or_insert_with(place);
         }
     }
@@ -86,7 +86,7 @@ impl Seen {
     /// Notes impressions that could not be learned, and names them in the log.
     pub fn note_unlearned(&mut self, unlearned: &[Unlearned]) {
         for Unlearned { partition, offset, impression_id } in unlearned.iter().take(NAMED_MAX) {
-            self.unlearned.get_or_insert_with(|| Place { partition: partition.to_string(), offset: *offset });
+            self.unlearned.get_or_insert_with(|| LogPlace { partition: partition.to_string(), offset: *offset });
             tracing::warn!(
                 "{partition} offset {offset}: impression {} was not learned: a weight would not be finite",
                 plain(impression_id, DETAIL_CHARS_MAX)
@@ -104,7 +104,7 @@ impl Seen {
         if let Some(refused) = refused {
             read.refused += 1;
             self.firsts.entry(refused.refusal.reason).or_insert_with(|| {
-                let place = Place { partition: partition.to_string(), offset };
+                let place = LogPlace { partition: partition.to_string(), offset };
                 (place, refused.refusal.detail().to_owned())
             });
         }
@@ -141,7 +141,10 @@ pub fn losses(counters: &Counters, join: Option<&JoinCounters>, gap_records: u64
     losses
 }
 
-fn loss((reason, what, count, of, unit): (&str, &'static str, u64, u64, &'static str), first: Option<Place>) -> Loss {
+fn loss(
+    (reason, what, count, of, unit): (&str, &'static str, u64, u64, &'static str),
+    first: Option<LogPlace>,
+) -> Loss {
     Loss { reason: reason.to_owned(), what, count, of, unit, first, detail: None }
 }
 
@@ -200,7 +203,7 @@ fn of_learner(counters: &Counters, seen: &Seen) -> [Loss; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Refusal;
+    use deepfm_core::event::Refusal;
 
     fn refused(reason: Reason, detail: &str) -> Refused {
         Refused::without_record(Refusal::new(reason, detail))
@@ -221,13 +224,13 @@ mod tests {
         let found = losses(&counters, Some(&join), 5, &seen);
         let told: Vec<_> = found.iter().map(|loss| (loss.reason.as_str(), loss.count, loss.of, loss.unit)).collect();
         assert_eq!(told, [("gap", 5, 8, "records"), ("mistyped", 2, 3, "records"), ("orphan", 1, 4, "clicks")]);
-        assert_eq!(found[1].first, Some(Place { partition: impressions.to_string(), offset: 8 }));
+        assert_eq!(found[1].first, Some(LogPlace { partition: impressions.to_string(), offset: 8 }));
         assert_eq!(found[1].detail.as_deref(), Some("the first"));
         assert_eq!(losses(&Counters::default(), None, 0, &Seen::default()), []);
         let unlearned = |offset| Unlearned { partition: impressions, offset, impression_id: "i".into() };
         seen.note_unlearned(&[unlearned(11), unlearned(12)]);
         let found = losses(&Counters { examples: 9, examples_refused: 2, ..Counters::default() }, None, 0, &seen);
-        let first = Place { partition: impressions.to_string(), offset: 11 };
+        let first = LogPlace { partition: impressions.to_string(), offset: 11 };
         assert_eq!((found[0].reason.as_str(), found[0].first.as_ref()), ("gradient", Some(&first)));
     }
 }

@@ -7,7 +7,7 @@ use super::status::Status;
 use crate::config::Config;
 use crate::publish::announcement::Announcement;
 use crate::source::kafka::KafkaLog;
-use crate::stream::Positions;
+use deepfm_core::stream::Positions;
 
 /// How often a worker says how it goes.
 const EVERY: Duration = Duration::from_mins(1);
@@ -16,8 +16,8 @@ const EVERY: Duration = Duration::from_mins(1);
 pub fn begin(config: &Config, log: &KafkaLog, positions: &Positions, checkpoint: Option<u64>) {
     let kafka = &config.kafka;
     let partitions = |kind| positions.keys().filter(|partition| partition.kind == kind).count();
-    let impressions = partitions(crate::event::EventKind::Impression);
-    let clicks = partitions(crate::event::EventKind::Click);
+    let impressions = partitions(deepfm_core::event::EventKind::Impression);
+    let clicks = partitions(deepfm_core::event::EventKind::Click);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         model = config.model.name,

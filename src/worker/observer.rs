@@ -3,8 +3,8 @@
 use super::dead_letters::Letters;
 use super::drive::Witness;
 use crate::config::Config;
-use crate::snapshot::clicks::ClickTimes;
-use crate::train::{Scored, Step};
+use deepfm_core::snapshot::clicks::ClickTimes;
+use deepfm_core::train::{Scored, Step};
 
 /// Looks at what is consumed, for the worker.
 pub(super) struct Observer<'o> {

@@ -9,10 +9,10 @@ use serde_json::{Map, Value};
 
 use super::census::Census;
 use crate::config::Config;
-use crate::event::options::Mapping;
-use crate::event::{Decoder, Event};
-use crate::feature::field::FieldSet;
 use crate::source::Ingest;
+use deepfm_core::event::options::Mapping;
+use deepfm_core::event::{Decoder, Event};
+use deepfm_core::feature::field::FieldSet;
 
 /// One impression in this many gives a probe, after the first few.
 const SPARSITY: u64 = 997;
@@ -88,7 +88,7 @@ impl Probes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::feature::field::{Field, FieldKind};
+    use deepfm_core::feature::field::{Field, FieldKind};
 
     fn probes(mapping: &Mapping) -> Probes {
         let field = |name: &str| Field { name: name.to_owned(), kind: FieldKind::Categorical };

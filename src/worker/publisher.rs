@@ -12,9 +12,9 @@ use crate::config::Config;
 use crate::publish::announcement::{Alias, Announcement, LIVE};
 use crate::publish::artefacts::ArtefactIoError;
 use crate::publish::retention;
-use crate::publish::topic::{Announcer, Record, TopicError, Versions};
-use crate::snapshot::outbox::OutboxEntry;
+use crate::publish::topic::{Announcer, KnownVersions, Record, TopicError};
 use crate::source::vital;
+use deepfm_core::snapshot::outbox::OutboxEntry;
 
 /// The most versions that wait for their announcement.
 pub const OUTBOX_MAX: usize = 8;
@@ -33,7 +33,7 @@ pub struct Publisher {
 
 impl Publisher {
     /// Starts the thread; `known` is what the topic said after all earlier writers were fenced off.
-    pub fn start(config: &Config, announcer: Announcer, known: &Versions) -> Self {
+    pub fn start(config: &Config, announcer: Announcer, known: &KnownVersions) -> Self {
         let mut desk = Desk { announcer, config: config.clone(), known: known.clone() };
         let (entries, inbox) = channel::<OutboxEntry>();
         let (outbox, announced) = channel();
@@ -110,7 +110,7 @@ struct Desk {
     announcer: Announcer,
     config: Config,
     /// What the topic says.
-    known: Versions,
+    known: KnownVersions,
 }
 
 impl Desk {

@@ -4,45 +4,25 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::error::WorkerError;
-use super::run::Options;
+use super::options::{OnAhead, OnGap, Options};
 use crate::config::Config;
 use crate::publish::announcement::{Abandoned, Announcement};
 use crate::publish::artefacts;
 use crate::publish::settle::{self, OutboxError, Settlement, settlement};
-use crate::publish::topic::Versions;
-use crate::snapshot::checkpoint::{self, Beside, CheckpointError, FORMAT_VERSION, Layer, Lineage, Parent};
-use crate::snapshot::manifest::ParentVersion;
-use crate::snapshot::names;
-use crate::snapshot::outbox::{Outbox, OutboxEntry};
+use crate::publish::topic::KnownVersions;
 use crate::source::kafka::KafkaLog;
 use crate::source::{Gap, SourceError};
 use crate::store::{Saved, Store, StoreError};
-use crate::stream::Control;
-use crate::train::{StateDigest, Trainer};
-
-/// What to do about records that the broker no longer has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnGap {
-    /// Refuse to start.
-    #[default]
-    Refuse,
-    /// Pass over them: journalled and counted.
-    Skip,
-}
-
-/// What to do about announced versions that the state is from before.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnAhead {
-    /// Refuse to start.
-    #[default]
-    Refuse,
-    /// Go on without them: they are announced again as abandoned.
-    Abandon,
-}
+use deepfm_core::snapshot::checkpoint::{self, Beside, CheckpointError, FORMAT_VERSION, Layer, Lineage, Parent};
+use deepfm_core::snapshot::manifest::ParentVersion;
+use deepfm_core::snapshot::names;
+use deepfm_core::snapshot::outbox::{Outbox, OutboxEntry};
+use deepfm_core::stream::Control;
+use deepfm_core::train::{StateDigest, Trainer};
 
 /// Where a worker's versions and records come from.
 #[derive(Clone, Debug)]
-pub struct Origin {
+pub struct Ancestry {
     /// The number that the next version gets.
     pub next_version: u64,
     /// The newest version that the state descends from.
@@ -67,7 +47,7 @@ pub struct Beginning {
 ///
 /// # Errors
 /// When there are versions.
-pub fn refuse_lost_state(config: &Config, known: &Versions) -> Result<(), WorkerError> {
+pub fn refuse_lost_state(config: &Config, known: &KnownVersions) -> Result<(), WorkerError> {
     known.newest().map_or(Ok(()), |version| {
         Err(WorkerError::StateLost {
             topic: config.kafka.versions_topic.clone(),
@@ -191,9 +171,9 @@ pub fn settle(
     trainer: &mut Trainer,
     chosen: &Chosen,
     lineage: Option<Lineage>,
-    known: &Versions,
+    known: &KnownVersions,
     log: &KafkaLog,
-) -> Result<(Origin, Outbox), WorkerError> {
+) -> Result<(Ancestry, Outbox), WorkerError> {
     // Versions that were made and never announced have numbers too.
     let root = config.versions.of(&config.model.name);
     let installed = artefacts::list(&root).unwrap_or_default();
@@ -201,7 +181,7 @@ pub fn settle(
     let first_free = newest.map_or(Some(1), |newest| newest.checked_add(1)).unwrap_or(u64::MAX);
     let Some(lineage) = lineage else {
         artefacts::remove_stray(&root, &[]);
-        let origin = Origin { next_version: number(config, first_free)?, parent: None, topic_ids: log.topic_ids() };
+        let origin = Ancestry { next_version: number(config, first_free)?, parent: None, topic_ids: log.topic_ids() };
         return Ok((origin, Outbox::default()));
     };
     let Lineage { mut parent, outbox: Outbox { versions, letters }, mut topic_ids, .. } = lineage;
@@ -215,7 +195,7 @@ pub fn settle(
     // A broker that does not tell an id now may have told it before.
     topic_ids.extend(log.topic_ids());
     let next_version = number(config, lineage.next_version.max(first_free))?;
-    Ok((Origin { next_version, parent, topic_ids }, Outbox { versions, letters }))
+    Ok((Ancestry { next_version, parent, topic_ids }, Outbox { versions, letters }))
 }
 
 /// A number for the next version, if there is one left.
@@ -281,7 +261,7 @@ fn restore(config: &Config, place: &Path, layers: &[Layer]) -> Result<(Trainer, 
 
 /// The announcements of versions that the state does not descend from, now marked as abandoned: its worker fell back behind
 /// them, was restored from an export, or is a copy from before them.
-pub fn abandoned(parent: Option<&Parent>, known: &Versions) -> Vec<Announcement> {
+pub fn abandoned(parent: Option<&Parent>, known: &KnownVersions) -> Vec<Announcement> {
     let at = jiff::Timestamp::now().to_string();
     let is_ahead = |announcement: &Announcement| match parent {
         None => true,
@@ -307,7 +287,7 @@ pub fn abandoned(parent: Option<&Parent>, known: &Versions) -> Vec<Announcement>
 pub fn refuse_ahead(
     config: &Config,
     lineage: Option<&Lineage>,
-    known: &Versions,
+    known: &KnownVersions,
     on_ahead: OnAhead,
 ) -> Result<(), WorkerError> {
     let Some(lineage) = lineage.filter(|_| on_ahead == OnAhead::Refuse) else {
@@ -335,14 +315,14 @@ pub fn refuse_ahead(
 
 /// A version that will not be announced is nobody's parent: the newest announced one before it is. Its segment of the journal
 /// is then the next version's.
-fn disown(entry: &OutboxEntry, trainer: &mut Trainer, parent: &mut Option<Parent>, known: &Versions) {
+fn disown(entry: &OutboxEntry, trainer: &mut Trainer, parent: &mut Option<Parent>, known: &KnownVersions) {
     if hand_down(entry, parent, known) {
         trainer.lengthen_journal(entry.journal.clone());
     }
 }
 
 /// The parent of an entry becomes the state's, if the entry was; says whether it was.
-fn hand_down(entry: &OutboxEntry, parent: &mut Option<Parent>, known: &Versions) -> bool {
+fn hand_down(entry: &OutboxEntry, parent: &mut Option<Parent>, known: &KnownVersions) -> bool {
     if parent.as_ref().is_none_or(|parent| parent.manifest_digest != entry.manifest_digest) {
         return false;
     }
@@ -356,7 +336,12 @@ fn hand_down(entry: &OutboxEntry, parent: &mut Option<Parent>, known: &Versions)
 
 /// Versions that an export's worker had not seen announced. They are its own to announce, and their directories its own to move
 /// and remove: here none is touched. One that the topic does not know was never there.
-fn forsake_versions(trainer: &mut Trainer, outbox: Vec<OutboxEntry>, known: &Versions, parent: &mut Option<Parent>) {
+fn forsake_versions(
+    trainer: &mut Trainer,
+    outbox: Vec<OutboxEntry>,
+    known: &KnownVersions,
+    parent: &mut Option<Parent>,
+) {
     for entry in outbox.into_iter().rev() {
         if settlement(&entry, known.announced.get(&entry.version)) != Settlement::Done {
             tracing::error!("version {} of the training export was never announced, and will not be", entry.version);
@@ -371,7 +356,7 @@ fn settle_versions(
     root: &Path,
     trainer: &mut Trainer,
     outbox: Vec<OutboxEntry>,
-    known: &Versions,
+    known: &KnownVersions,
     parent: &mut Option<Parent>,
 ) -> Result<Vec<OutboxEntry>, WorkerError> {
     let mut pending = Vec::new();
@@ -411,7 +396,7 @@ pub fn lineage(
     config: &Config,
     trainer: &Trainer,
     state_digest: StateDigest,
-    origin: &Origin,
+    origin: &Ancestry,
     outbox: Outbox,
     beside: Beside,
 ) -> Lineage {

@@ -1,14 +1,13 @@
 //! The worker's loop: turns of consuming, and between two records checkpoints and versions.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use super::attendance::{Attendance, Horizon};
 use super::census::Census;
-use super::committer::{Committed, Committer, Job, Progress};
+use super::committer::{CommitProgress, Committed, Committer, Job};
 use super::dead_letters::Letters;
 use super::drive::{Drive, Pilot, Witness as _};
 use super::error::WorkerError;
@@ -17,29 +16,30 @@ use super::heart::{HEARTBEAT, Heart};
 use super::losses::{self, Loss};
 use super::narrator::{self, Minute};
 use super::observer::{Observer, held};
+use super::options::{OnAhead, Options};
 use super::pace::{Pace, RETRY_MIN};
 use super::probes::{PROBES_MIN, Probes};
 use super::publisher::{OUTBOX_MAX, Publisher};
-use super::resume::{self, Beginning, OnAhead, OnGap, Origin};
+use super::resume::{self, Ancestry, Beginning};
 use super::status::{Phase, StatusBoard};
 use super::stop::Stop;
 use crate::config::Config;
-use crate::event::Decoder;
-use crate::feature::field::FieldSet;
-use crate::metric::Report;
-use crate::model::Inline;
 use crate::publish::announcement::Announcement;
 use crate::publish::topic::Announcer;
 use crate::publish::{artefacts, topic};
-use crate::snapshot::artefact::{Artefact, Cut};
-use crate::snapshot::checkpoint::{Beside, Layer, Parent};
-use crate::snapshot::clicks::ClickTimes;
-use crate::snapshot::manifest::ParentVersion;
-use crate::snapshot::outbox::{Outbox, OutboxEntry};
 use crate::source::kafka::{KafkaLog, KafkaSource};
 use crate::source::{topics, vital};
 use crate::store::Store;
-use crate::train::{Fate, Tally};
+use deepfm_core::event::Decoder;
+use deepfm_core::feature::field::FieldSet;
+use deepfm_core::metric::Report;
+use deepfm_core::model::Inline;
+use deepfm_core::snapshot::artefact::{Artefact, Cut};
+use deepfm_core::snapshot::checkpoint::{Beside, Parent};
+use deepfm_core::snapshot::clicks::ClickTimes;
+use deepfm_core::snapshot::manifest::ParentVersion;
+use deepfm_core::snapshot::outbox::{Outbox, OutboxEntry};
+use deepfm_core::train::{Fate, Tally};
 
 /// Bytes of changes at which a checkpoint is taken before its time; at twice as many, learning waits for the disk.
 const UNSAVED_BYTES_MAX: usize = 128 << 20;
@@ -47,24 +47,9 @@ const UNSAVED_BYTES_MAX: usize = 128 << 20;
 /// How often the status board is brought up to date.
 const STATUS_EVERY: Duration = Duration::from_millis(500);
 
-/// How a run goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
-    /// Stop at the end offsets captured at start, instead of going on for ever.
-    pub until_end: bool,
-    /// What is in the state directory is given up on purpose: an empty one is no loss.
-    pub is_reset: bool,
-    /// A training export to go on from, when the state directory has nothing that is whole: where it is, and its layer.
-    pub restored: Option<(PathBuf, Layer)>,
-    /// What to do about records that the broker no longer has.
-    pub on_gap: OnGap,
-    /// What to do about announced versions that the state is from before.
-    pub on_ahead: OnAhead,
-}
-
 /// How a run ended.
 #[derive(Clone, Debug, Serialize)]
-pub struct Summary {
+pub struct RunSummary {
     /// Records consumed since the log began.
     pub records: u64,
     /// Examples learned since the log began.
@@ -97,7 +82,7 @@ struct Worker<'w> {
     publisher: Publisher,
     probes: Probes,
     board: &'w StatusBoard,
-    origin: Origin,
+    origin: Ancestry,
     outbox: Vec<OutboxEntry>,
     /// Those of the outbox that wait for the commit that makes them durable.
     staged: Vec<OutboxEntry>,
@@ -120,7 +105,7 @@ pub fn run(
     store: Box<dyn Store>,
     stop: &Stop,
     board: &StatusBoard,
-) -> Result<Summary, WorkerError> {
+) -> Result<RunSummary, WorkerError> {
     board.update(|status| status.model.clone_from(&config.model.name));
     let heart = Heart::beat(board);
     let mut store = store;
@@ -173,7 +158,7 @@ pub fn run(
         let lineage = resume::lineage(config, &trainer, cut.digest, &origin, unsent, beside);
         committer.submit(Job { cut, lineage, staged: Vec::new(), is_last: false });
         while committer.is_busy() {
-            if let Progress::Durable(committed) = committer.poll(HEARTBEAT)? {
+            if let CommitProgress::Durable(committed) = committer.poll(HEARTBEAT)? {
                 checkpoint = committed.commit;
             }
         }
@@ -221,7 +206,7 @@ fn kept_beside(config: &Config, clicks: ClickTimes, probes: &Probes) -> Beside {
 }
 
 impl Worker<'_> {
-    fn go_on(mut self, options: &Options, stop: &Stop) -> Result<Summary, WorkerError> {
+    fn go_on(mut self, options: &Options, stop: &Stop) -> Result<RunSummary, WorkerError> {
         self.board.update(|status| status.phase = Phase::CatchingUp);
         self.show();
         let learned = self.learn(stop);
@@ -376,14 +361,14 @@ impl Worker<'_> {
         Ok(())
     }
 
-    fn note(&mut self, progress: Progress) {
+    fn note(&mut self, progress: CommitProgress) {
         match progress {
-            Progress::Pending => {}
-            Progress::Durable(committed) => {
+            CommitProgress::Pending => {}
+            CommitProgress::Durable(committed) => {
                 self.pace.checkpoint_done();
                 self.note_committed(committed);
             }
-            Progress::Failed => self.pace.checkpoint_failed(Instant::now()),
+            CommitProgress::Failed => self.pace.checkpoint_failed(Instant::now()),
         }
     }
 
@@ -471,14 +456,14 @@ impl Worker<'_> {
         self.minute.note(&self.board.read());
     }
 
-    fn finish(mut self) -> Result<Summary, WorkerError> {
+    fn finish(mut self) -> Result<RunSummary, WorkerError> {
         let announced = self.publisher.finish()?;
         if let Some(version) = announced.last() {
             self.board.update(|status| status.announced(*version));
         }
         self.board.update(|status| status.observe(&self.drive.trainer, &self.drive.source().ends()));
         let trainer = &mut self.drive.trainer;
-        Ok(Summary {
+        Ok(RunSummary {
             records: trainer.released(),
             learned: trainer.counters().learned,
             state_digest: trainer.state_digest().to_string(),

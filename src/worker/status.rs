@@ -7,13 +7,12 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::census::FieldShare;
-use super::exposition::{self, Counts};
-use crate::join::JoinCounters;
-use crate::metric::Report;
+use super::counts::{self, Counts};
 use crate::source::contact::Link;
-use crate::stream::{Partition, Positions};
-use crate::train::{Counters, Trainer};
+use deepfm_core::join::JoinCounters;
+use deepfm_core::metric::Report;
+use deepfm_core::stream::{Partition, Positions};
+use deepfm_core::train::{Counters, Trainer};
 
 /// What the worker is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -28,6 +27,18 @@ pub enum Phase {
     Running,
     /// Finishing the step, taking the last checkpoint.
     Stopping,
+}
+
+/// How many impressions have a field.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct FieldShare {
+    /// Of the last complete window, or of the current one before there is a complete one.
+    pub share: Option<f64>,
+    /// What is expected: `share` of the field in the configuration; without one, the mean of all windows before in which the
+    /// field was not missing.
+    pub expected: Option<f64>,
+    /// Whether the last complete window had far fewer than expected.
+    pub is_missing: bool,
 }
 
 /// How far a partition is.
@@ -172,8 +183,13 @@ impl Status {
         self.window_mean_prediction = window.mean_prediction();
         self.window_click_rate = window.click_rate();
         if self.begun.is_none() {
-            self.begun = Some(Arc::new(exposition::counts(self)));
+            self.begun = Some(Arc::new(self.counts()));
         }
+    }
+
+    /// Everything that is counted, since the log began.
+    pub(super) fn counts(&self) -> Counts {
+        counts::counts(self.records, &self.counters, &self.join)
     }
 
     /// A checkpoint is durable now.

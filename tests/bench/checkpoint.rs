@@ -11,16 +11,16 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use deepfm_stream::event::{Decoded, Event, EventKind, Impression};
-use deepfm_stream::feature::{Entry, Features, hash};
-use deepfm_stream::join::params::{JoinParams, LabelPolicy, LatePolicy};
-use deepfm_stream::model::Inline;
-use deepfm_stream::model::params::ModelParams;
-use deepfm_stream::snapshot::checkpoint::{self, Beside, FORMAT_VERSION, Lineage};
-use deepfm_stream::snapshot::outbox::Outbox;
+use deepfm_core::event::{Decoded, Event, EventKind, Impression};
+use deepfm_core::feature::{Entry, Features, hash};
+use deepfm_core::join::params::{JoinParams, LabelPolicy, LatePolicy};
+use deepfm_core::model::Inline;
+use deepfm_core::model::params::ModelParams;
+use deepfm_core::snapshot::checkpoint::{self, Beside, FORMAT_VERSION, Lineage};
+use deepfm_core::snapshot::outbox::Outbox;
+use deepfm_core::stream::{Arrival, Control, Partition};
+use deepfm_core::train::{BatchParams, Ledger, Restore, Scope, StateCut, StateDigest, TrainParams, Trainer};
 use deepfm_stream::store::{SledStore, Store, give_way};
-use deepfm_stream::stream::{Arrival, Control, Partition};
-use deepfm_stream::train::{BatchParams, Ledger, Restore, Scope, StateCut, StateDigest, TrainParams, Trainer};
 
 const FIELDS: u64 = 20;
 const IMPRESSIONS: Partition = Partition { kind: EventKind::Impression, number: 0 };

@@ -3,9 +3,9 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use deepfm_stream::event::options::EventOptions;
-use deepfm_stream::event::{Decoder, EventKind, RawRecord};
-use deepfm_stream::feature::field::{Field, FieldKind, FieldSet};
+use deepfm_core::event::options::EventOptions;
+use deepfm_core::event::{Decoder, EventKind, RawRecord};
+use deepfm_core::feature::field::{Field, FieldKind, FieldSet};
 
 const FIELDS: usize = 20;
 

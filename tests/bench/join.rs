@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use deepfm_stream::event::EventKind;
-use deepfm_stream::join::params::{JoinParams, LabelPolicy, LatePolicy};
-use deepfm_stream::join::{ClickIn, Emission, ImpressionIn, Join, Weigh};
-use deepfm_stream::stream::Partition;
+use deepfm_core::event::EventKind;
+use deepfm_core::join::params::{JoinParams, LabelPolicy, LatePolicy};
+use deepfm_core::join::{ClickIn, Emission, ImpressionIn, Join, Weigh};
+use deepfm_core::stream::Partition;
 use serde::Serialize;
 
 const IMPRESSIONS: Partition = Partition { kind: EventKind::Impression, number: 0 };

@@ -3,9 +3,9 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use deepfm_stream::feature::{Entry, Features, hash};
-use deepfm_stream::model::params::ModelParams;
-use deepfm_stream::model::{DeepFm, Example, Importance, Inline, Scratch};
+use deepfm_core::feature::{Entry, Features, hash};
+use deepfm_core::model::params::ModelParams;
+use deepfm_core::model::{DeepFm, Example, Importance, Inline, Scratch};
 
 const FIELDS: usize = 20;
 

@@ -6,12 +6,12 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-use deepfm_stream::backtest::{self, Files, Labels, Report};
+use deepfm_core::event::options::EventOptions;
+use deepfm_core::feature::encoder::Encoder;
+use deepfm_core::feature::hash;
+use deepfm_core::metric::Metrics;
+use deepfm_stream::backtest::{self, BacktestReport, Files, LabelTiming};
 use deepfm_stream::config::Config;
-use deepfm_stream::event::options::EventOptions;
-use deepfm_stream::feature::encoder::Encoder;
-use deepfm_stream::feature::hash;
-use deepfm_stream::metric::Metrics;
 use deepfm_stream::progress::Progress;
 use deepfm_stream::publish::artefacts;
 use deepfm_stream::source::files::LineOrder;
@@ -51,14 +51,14 @@ fn coin_config(window: u64, lateness: u64, policy: &str) -> Config {
 }
 
 /// The standard error of the AUC of scores that say nothing (that of the Mann-Whitney U).
-fn auc_error(report: &Report) -> f64 {
+fn auc_error(report: &BacktestReport) -> f64 {
     let (clicks, all) = (report.quality.clicks as f64, report.quality.examples as f64);
     ((all + 1.0) / (12.0 * clicks * (all - clicks))).sqrt()
 }
 
 /// The mean AUC over seeds of one setting, its standard error, and the least normalized entropy; `None` where too little matured.
-fn judge_coins(logs: &[tempfile::TempDir], config: &Config, labels: Labels) -> Option<(f64, f64, f64)> {
-    let reports: Vec<Report> = logs
+fn judge_coins(logs: &[tempfile::TempDir], config: &Config, labels: LabelTiming) -> Option<(f64, f64, f64)> {
+    let reports: Vec<BacktestReport> = logs
         .iter()
         .map(|log| {
             let files = Files { directory: log.path(), labels, order: LineOrder::AsTheyStand };
@@ -92,7 +92,7 @@ fn coin_flips_cannot_be_predicted_whatever_the_window_the_policy_and_the_latenes
         for lateness in [0, 300] {
             for policy in policies {
                 let config = coin_config(window, lateness, policy);
-                let Some((auc, error, entropy)) = judge_coins(&logs, &config, Labels::Windowed) else {
+                let Some((auc, error, entropy)) = judge_coins(&logs, &config, LabelTiming::Windowed) else {
                     assert!(window + lateness > 1700, "too little matured at {window} s");
                     println!("window {window:>5} s, lateness {lateness:>3} s, {policy:<24}  nothing to judge");
                     continue;
@@ -109,7 +109,8 @@ fn coin_flips_cannot_be_predicted_whatever_the_window_the_policy_and_the_latenes
         }
     }
     assert!(judged >= 24, "only {judged} settings were judged");
-    let (auc, error, entropy) = judge_coins(&logs, &coin_config(60, 0, ""), Labels::Immediate).expect("all matured");
+    let (auc, error, entropy) =
+        judge_coins(&logs, &coin_config(60, 0, ""), LabelTiming::Immediate).expect("all matured");
     assert!((auc - 0.5).abs() < 3.0 * error && entropy >= 0.999, "immediate labels: {auc} ± {error}, {entropy}");
 }
 

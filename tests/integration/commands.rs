@@ -4,8 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use deepfm_core::event::EventKind;
 use deepfm_stream::config::kafka::Kafka;
-use deepfm_stream::event::EventKind;
 use deepfm_stream::simulate;
 use serde_json::Value;
 
@@ -58,7 +58,7 @@ fn fields_toml(fields: &[(&str, &str)]) -> String {
 }
 
 pub(super) fn simulated_fields() -> String {
-    let kind = |field: &deepfm_stream::feature::field::Field| match field.name.as_str() {
+    let kind = |field: &deepfm_core::feature::field::Field| match field.name.as_str() {
         "tags" => "multi",
         "price" => "numeric",
         _ => "categorical",

@@ -5,12 +5,12 @@ mod properties;
 
 use std::path::Path;
 
+use deepfm_core::event::options::TimeUnit;
+use deepfm_core::feature::field::{FieldKind, Weights};
+use deepfm_core::join::params::{LabelPolicy, LatePolicy};
+use deepfm_core::model::params::Parts;
 use deepfm_stream::config::kafka::Start;
 use deepfm_stream::config::{Config, ConfigErrors, check, load};
-use deepfm_stream::event::options::TimeUnit;
-use deepfm_stream::feature::field::{FieldKind, Weights};
-use deepfm_stream::join::params::{LabelPolicy, LatePolicy};
-use deepfm_stream::model::params::Parts;
 
 /// The least that a file must have, on three lines.
 const FIELD: &str = "[[fields]]\nname = \"user\"\nkind = \"categorical\"\n";

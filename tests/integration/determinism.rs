@@ -3,18 +3,18 @@
 
 use std::collections::BTreeMap;
 
+use deepfm_core::event::{Click, Decoded, Decoder, Event, EventKind, Impression, RawRecord, Reason, Refusal};
+use deepfm_core::feature::field::{Field, FieldKind};
+use deepfm_core::feature::{Entry, Features, hash};
+use deepfm_core::join::params::{JoinParams, LabelPolicy, LatePolicy};
+use deepfm_core::model::params::{Activation, AdmissionParams, MlpParams, ModelParams, Parts};
+use deepfm_core::model::{Executor, Inline};
+use deepfm_core::optim::params::{FtrlParams, SgdParams};
+use deepfm_core::snapshot::checkpoint::{self, Beside, BlockPlace, Layer, Lineage, Merge, Section};
+use deepfm_core::snapshot::outbox::Outbox;
+use deepfm_core::stream::{Arrival, Control, JournalEntry, Partition, Refused, Script};
+use deepfm_core::train::{BatchParams, Scope, StateDigest, TrainParams, Trainer};
 use deepfm_stream::config::Config;
-use deepfm_stream::event::{Click, Decoded, Decoder, Event, EventKind, Impression, RawRecord, Reason, Refusal};
-use deepfm_stream::feature::field::{Field, FieldKind};
-use deepfm_stream::feature::{Entry, Features, hash};
-use deepfm_stream::join::params::{JoinParams, LabelPolicy, LatePolicy};
-use deepfm_stream::model::params::{Activation, AdmissionParams, MlpParams, ModelParams, Parts};
-use deepfm_stream::model::{Executor, Inline};
-use deepfm_stream::optim::params::{FtrlParams, SgdParams};
-use deepfm_stream::snapshot::checkpoint::{self, Beside, Layer, Lineage, Merge, Place, Section};
-use deepfm_stream::snapshot::outbox::Outbox;
-use deepfm_stream::stream::{Arrival, Control, JournalEntry, Partition, Refused, Script};
-use deepfm_stream::train::{BatchParams, Scope, StateDigest, TrainParams, Trainer};
 
 use sha2::{Digest as _, Sha256};
 
@@ -221,7 +221,7 @@ fn merged(layers: &[Layer]) -> Layer {
     let (mut merge, mut blocks) = (Merge::default(), Vec::new());
     for (depth, layer) in layers.iter().rev().enumerate() {
         for block in &layer.blocks {
-            let place = Place { depth, scope: layer.scope };
+            let place = BlockPlace { depth, scope: layer.scope };
             blocks.extend(merge.take(place, block.clone()).expect("what was written is read"));
         }
     }

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use deepfm_stream::feature::encoder::{Encoder, EntryBounds};
-use deepfm_stream::feature::field::{Field, FieldKind, FieldSet};
-use deepfm_stream::feature::{Entry, FeatureId};
+use deepfm_core::feature::encoder::{Encoder, EntryBounds};
+use deepfm_core::feature::field::{Field, FieldKind, FieldSet};
+use deepfm_core::feature::{Entry, FeatureId};
 use serde::Deserialize;
 
 use crate::support::python::python;

@@ -148,7 +148,7 @@ fn events_out_of_order_within_the_lateness_give_the_labels_that_they_give_in_ord
 /// Impressions 100 ms apart and a click on every fifth of them, with event ids, as lines in the order in which they are
 /// sent: each is late by up to `jitter` milliseconds.
 fn events(count: u64, jitter: u64) -> [Vec<String>; 2] {
-    let late = |n: u64, kind: u64| deepfm_stream::feature::hash::hash(7, n, kind) % jitter.max(1);
+    let late = |n: u64, kind: u64| deepfm_core::feature::hash::hash(7, n, kind) % jitter.max(1);
     let time = |n: u64| 1_700_000_000_000 + 100 * n;
     let impression = |n: u64| {
         let line = format!(

@@ -9,17 +9,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use deepfm_core::event::EventKind;
+use deepfm_core::snapshot::artefact::{self, Artefact, MANIFEST};
+use deepfm_core::snapshot::checkpoint::{self, Block, FORMAT_VERSION, Layer, Lineage, Parent, Section};
+use deepfm_core::snapshot::export::{self, BLOCKS, Inspection};
+use deepfm_core::snapshot::journal::{JOURNAL, read_journal};
+use deepfm_core::snapshot::manifest::{self, sha256};
+use deepfm_core::snapshot::outbox::{Letter, Outbox, OutboxEntry};
+use deepfm_core::stream::{Control, JournalEntry, Partition};
+use deepfm_core::train::Scope;
 use deepfm_stream::config::Config;
-use deepfm_stream::event::EventKind;
 use deepfm_stream::publish::announcement::{self, Alias, Announcement, LIVE};
-use deepfm_stream::snapshot::artefact::{self, Artefact, JOURNAL, MANIFEST};
-use deepfm_stream::snapshot::checkpoint::{self, Block, FORMAT_VERSION, Layer, Lineage, Parent, Section};
-use deepfm_stream::snapshot::export::{self, BLOCKS, Inspection};
-use deepfm_stream::snapshot::journal::read_journal;
-use deepfm_stream::snapshot::manifest::{self, sha256};
-use deepfm_stream::snapshot::outbox::{Letter, Outbox, OutboxEntry};
-use deepfm_stream::stream::{Control, JournalEntry, Partition};
-use deepfm_stream::train::Scope;
 use serde_json::{Value, json};
 
 use super::hostile::{export_files, lineage};

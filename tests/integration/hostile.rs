@@ -8,22 +8,22 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use deepfm_core::snapshot::artefact::{Artefact, MANIFEST, MODEL, PROBES, verify};
+use deepfm_core::snapshot::checkpoint::{
+    self, BLOCK_BYTES_MAX, Beside, Block, FORMAT_VERSION, Layer, Lineage, Parent, Section,
+};
+use deepfm_core::snapshot::export::{self, BLOCKS, Inspection};
+use deepfm_core::snapshot::journal::{JOURNAL, read_journal};
+use deepfm_core::snapshot::manifest::{FileDigest, sha256};
+use deepfm_core::snapshot::names;
+use deepfm_core::snapshot::outbox::{Letter, Outbox, OutboxEntry};
+use deepfm_core::train::{Scope, Trainer};
 use deepfm_stream::config::Config;
 use deepfm_stream::config::operation::Readers;
 use deepfm_stream::publish::announcement::{Alias, Announcement, LIVE};
 use deepfm_stream::publish::artefacts;
 use deepfm_stream::publish::exports;
-use deepfm_stream::publish::topic::Versions;
-use deepfm_stream::snapshot::artefact::{Artefact, JOURNAL, MANIFEST, MODEL, PROBES, verify};
-use deepfm_stream::snapshot::checkpoint::{
-    self, BLOCK_BYTES_MAX, Beside, Block, FORMAT_VERSION, Layer, Lineage, Parent, Section,
-};
-use deepfm_stream::snapshot::export::{self, BLOCKS, Inspection};
-use deepfm_stream::snapshot::journal::read_journal;
-use deepfm_stream::snapshot::manifest::{FileDigest, sha256};
-use deepfm_stream::snapshot::names;
-use deepfm_stream::snapshot::outbox::{Letter, Outbox, OutboxEntry};
-use deepfm_stream::train::{Scope, Trainer};
+use deepfm_stream::publish::topic::KnownVersions;
 use serde_json::{Value, json};
 
 use super::commands::{Place, simulated_fields};
@@ -449,8 +449,8 @@ fn a_restored_export_touches_no_directory_and_moves_no_alias() {
 }
 
 /// A record of the versions topic under a key.
-fn taken(records: &[(&str, String)]) -> Versions {
-    let mut versions = Versions::default();
+fn taken(records: &[(&str, String)]) -> KnownVersions {
+    let mut versions = KnownVersions::default();
     for (key, record) in records {
         versions.take("ctr", key.as_bytes(), Some(record.as_bytes()));
     }

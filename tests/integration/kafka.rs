@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use deepfm_core::event::options::{EventOptions, Mapping, Mappings, TimeUnit};
+use deepfm_core::event::{Decoder, EventKind};
+use deepfm_core::feature::field::{Field, FieldKind, FieldSet};
+use deepfm_core::stream::{Arrival, Partition, Positions};
 use deepfm_stream::config::kafka::{Kafka, Start};
-use deepfm_stream::event::options::{EventOptions, Mapping, Mappings, TimeUnit};
-use deepfm_stream::event::{Decoder, EventKind};
-use deepfm_stream::feature::field::{Field, FieldKind, FieldSet};
 use deepfm_stream::progress::Progress;
 use deepfm_stream::source::kafka::{KafkaLog, KafkaSource};
 use deepfm_stream::source::send::{Timestamps, send_directory};
 use deepfm_stream::source::topics::{self, Action};
 use deepfm_stream::source::{Ingest, Source, SourceError, SourceEvent, client};
-use deepfm_stream::stream::{Arrival, Partition, Positions};
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::mocking::MockCluster;

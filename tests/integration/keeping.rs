@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use deepfm_stream::config::operation;
 use deepfm_stream::publish::announcement::{Abandoned, Alias, Announcement};
-use deepfm_stream::publish::topic::Versions;
+use deepfm_stream::publish::topic::KnownVersions;
 use deepfm_stream::publish::{artefacts, retention};
 use serde_json::{Value, json};
 
@@ -185,7 +185,7 @@ fn announced(version: u64, digest: &str) -> Announcement {
 fn what_is_served_or_built_on_is_never_removed_and_contents_of_one_number_are_told_apart() {
     let directory = tempfile::tempdir().expect("a directory of our own");
     let root = directory.path().join("ctr");
-    let mut known = Versions { newest: Some(11), ..Versions::default() };
+    let mut known = KnownVersions { newest: Some(11), ..KnownVersions::default() };
     for version in 1..=10 {
         made(&root, version, "aaaaaaaaaaaa");
         known.announced.insert(version, announced(version, "aaaaaaaaaaaa"));

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use deepfm_stream::feature::hash;
+use deepfm_core::feature::hash;
 
 use super::commands::{Place, digest, simulated_fields};
 use super::live::{Live, announcements, check_chain, patient};

@@ -1,43 +1,100 @@
-//! The layering rule of `src/lib.rs`: a module may import only modules declared above it, and the core imports no world.
+//! The layering rule of both crates: a module may import only modules declared above it, and the files of a module do not
+//! import each other in a circle. That the core imports no world its manifest and its lints see to.
 //!
 //! Whole files are read: comments, the contents of strings and test modules are blanked, and nothing else.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The last module of the core; what is declared after it is the shell.
-const LAST_OF_CORE: &str = "snapshot";
+/// One of our two crates: where its sources are.
+#[derive(Clone, Copy, Debug)]
+struct Crate {
+    root: &'static str,
+    /// A folder below that is the other crate's.
+    foreign: Option<&'static str>,
+}
 
-/// What the core must not touch: I/O, clocks, threads, async and the crates that bring them. A path is the world's when it
-/// begins with one of these, or when one of them with a single name is a part of it.
-const WORLD: [&str; 20] = [
-    "std::fs",
-    "std::net",
-    "std::thread",
-    "std::time",
-    "std::env",
-    "std::process",
-    "std::os",
-    "std::io::stdin",
-    "std::io::stdout",
-    "std::io::stderr",
-    "tokio",
-    "rdkafka",
-    "sled",
-    "axum",
-    "rayon",
-    "memmap2",
-    "reqwest",
-    "jiff::Zoned",
-    "tracing",
-    "RandomState",
-];
+const CORE: Crate = Crate { root: "src/core", foreign: None };
+const SHELL: Crate = Crate { root: "src", foreign: Some("src/core") };
 
-/// The one place where the core has a hash of the process's own, for tables that nothing iterates.
-const THE_ONE_RANDOM_HASH: &str = "pub type SlotHash = std::hash::RandomState;";
+impl Crate {
+    fn root(self) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(self.root)
+    }
 
-fn source_root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+    /// Every source file, with its module path: `["join", "held"]` for `join/held.rs`.
+    fn files(self) -> Vec<Source> {
+        let mut files = Vec::new();
+        rust_files(&self.root(), &mut files);
+        let foreign = self.foreign.map(|foreign| Path::new(env!("CARGO_MANIFEST_DIR")).join(foreign));
+        files.retain(|file| foreign.as_ref().is_none_or(|foreign| !file.starts_with(foreign)));
+        files.into_iter().map(|file| Source::read(&self.root(), file)).collect()
+    }
+
+    /// The same without the files of test modules.
+    fn files_without_tests(self) -> Vec<Source> {
+        let files = self.files();
+        let tests: Vec<Vec<String>> = files
+            .iter()
+            .flat_map(|source| {
+                let below = |name: &String| [source.module.as_slice(), std::slice::from_ref(name)].concat();
+                source.code.test_modules.iter().map(below).collect::<Vec<_>>()
+            })
+            .collect();
+        let is_test = |source: &Source| tests.iter().any(|test| source.module.starts_with(test));
+        files.into_iter().filter(|source| !is_test(source)).collect()
+    }
+
+    /// The modules in the order of their declaration.
+    fn modules(self) -> Vec<String> {
+        let library = fs::read_to_string(self.root().join("lib.rs")).expect("the crate has a lib.rs");
+        let modules = declared_modules(&library);
+        assert!(modules.len() > 5, "found only {modules:?}");
+        modules
+    }
+}
+
+/// A source file.
+struct Source {
+    file: PathBuf,
+    module: Vec<String>,
+    text: String,
+    code: Code,
+}
+
+impl Source {
+    fn read(root: &Path, file: PathBuf) -> Self {
+        let text = fs::read_to_string(&file).expect("the source tree is readable");
+        let below = file.strip_prefix(root).unwrap_or(&file).with_extension("");
+        let module = below.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
+        Self { module, code: Code::of(&text), text, file }
+    }
+
+    /// The absolute paths within the crate that this file names, with their lines.
+    fn imports(&self) -> Vec<(usize, Vec<String>)> {
+        let absolute = |path: &str| {
+            let mut parts = path.split("::").map(str::to_owned);
+            let mut base = self.module.clone();
+            match parts.next()?.as_str() {
+                "crate" => base.clear(),
+                "self" => {}
+                "super" => {
+                    base.pop();
+                }
+                _ => return None,
+            }
+            for part in parts {
+                if part == "super" {
+                    base.pop();
+                } else {
+                    base.push(part);
+                }
+            }
+            Some(base)
+        };
+        self.code.paths().into_iter().filter_map(|(line, path)| Some((line, absolute(&path)?))).collect()
+    }
 }
 
 /// The modules of the library in the order of their declaration.
@@ -58,16 +115,6 @@ fn rust_files(directory: &Path, found: &mut Vec<PathBuf>) {
             found.push(path);
         }
     }
-}
-
-/// The files of one module: `src/m.rs` and everything below `src/m/`.
-fn files_of(module: &str) -> Vec<PathBuf> {
-    let mut files = vec![source_root().join(format!("{module}.rs"))];
-    let directory = source_root().join(module);
-    if directory.is_dir() {
-        rust_files(&directory, &mut files);
-    }
-    files
 }
 
 /// A file as code alone.
@@ -287,79 +334,124 @@ fn is_letter(rest: &[u8]) -> bool {
         })
 }
 
-/// The top-level module of the crate that a path of a file leads to; the file's own module is so many levels below the root.
-fn module_of(path: &str, depth: usize) -> Option<&str> {
-    if let Some(rest) = path.strip_prefix("crate::") {
-        return rest.split("::").next();
-    }
-    let mut rest = path;
-    let mut ups = 0;
-    while let Some(behind) = rest.strip_prefix("super::") {
-        (rest, ups) = (behind, ups + 1);
-    }
-    if ups > depth { rest.split("::").next() } else { None }
-}
-
-fn is_world(path: &str, world: &str) -> bool {
-    let begins = path.strip_prefix(world).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
-    begins || (!world.contains("::") && path.split("::").any(|part| part == world))
-}
-
-/// Every breach of the rule in a file of `module`, as sentences.
-fn breaches(module: &str, modules: &[String], file: &Path, code: &Code) -> Vec<String> {
-    let rank = |name: &str| modules.iter().position(|known| known == name);
-    let own = rank(module).expect("the module is declared");
-    let in_core = own <= rank(LAST_OF_CORE).expect("the core ends at a declared module");
-    let below = file.strip_prefix(source_root()).unwrap_or(file);
-    let depth = below.components().count() - 1;
-    let mut found = Vec::new();
-    for (line, path) in code.paths() {
-        let place = || format!("{}:{line}", file.display());
-        if let Some(imported) = module_of(&path, depth)
-            && rank(imported).is_some_and(|other| other > own)
-        {
-            found.push(format!("{}: {module} imports {imported}, which is declared below it", place()));
-        }
-        if in_core {
-            let whole = code.text.lines().nth(line - 1).unwrap_or_default();
-            let worlds = WORLD.iter().filter(|world| is_world(&path, world) && whole != THE_ONE_RANDOM_HASH);
-            found.extend(worlds.map(|world| format!("{}: the core must not use {world}", place())));
-        }
-    }
+/// Every import of a module that is declared below, as sentences.
+fn upward_imports(modules: &[String], source: &Source) -> Vec<String> {
+    let rank = |name: &String| modules.iter().position(|known| known == name);
+    let Some((module, own)) = source.module.first().and_then(|name| Some((name, rank(name)?))) else {
+        return Vec::new();
+    };
+    let breach = |(line, path): &(usize, Vec<String>)| {
+        let imported = path.first().filter(|imported| rank(imported).is_some_and(|other| other > own))?;
+        Some(format!("{}:{line}: {module} imports {imported}, which is declared below it", source.file.display()))
+    };
+    let mut found: Vec<String> = source.imports().iter().filter_map(breach).collect();
     found.dedup();
     found
 }
 
 #[test]
-fn a_module_imports_only_modules_declared_above_it_and_the_core_imports_no_world() {
-    let library = fs::read_to_string(source_root().join("lib.rs")).expect("src/lib.rs is readable");
-    let modules = declared_modules(&library);
-    assert!(modules.len() > 10, "found only {modules:?}");
-    let mut found = Vec::new();
-    for module in &modules {
-        let read = |file: PathBuf| {
-            let text = fs::read_to_string(&file).expect("a declared module has its file");
-            (file, Code::of(&text))
-        };
-        let files: Vec<(PathBuf, Code)> = files_of(module).into_iter().map(read).collect();
-        let tests: Vec<PathBuf> = files
-            .iter()
-            .flat_map(|(file, code)| code.test_modules.iter().map(|name| file.with_extension("").join(name)))
-            .collect();
-        let is_test = |file: &Path| tests.iter().any(|test| file.with_extension("").starts_with(test));
-        for (file, code) in files.iter().filter(|(file, _)| !is_test(file)) {
-            found.extend(breaches(module, &modules, file, code));
+fn a_module_imports_only_modules_declared_above_it() {
+    for crate_ in [CORE, SHELL] {
+        let modules = crate_.modules();
+        let files = crate_.files_without_tests();
+        let found: Vec<String> = files.iter().flat_map(|source| upward_imports(&modules, source)).collect();
+        assert!(found.is_empty(), "{}", found.join("\n"));
+    }
+}
+
+/// Which of the files and folders of a module import which, by the module. A file is one with the folder of its name; what
+/// it says of its own children, and they of it, does not count: they are its parts.
+fn imports_between_siblings(files: &[Source]) -> BTreeMap<Vec<String>, BTreeMap<String, BTreeSet<String>>> {
+    let known: BTreeSet<&[String]> = files.iter().map(|source| source.module.as_slice()).collect();
+    let mut found: BTreeMap<Vec<String>, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
+    for source in files {
+        for (_, path) in source.imports() {
+            let Some(file) = (1..=path.len()).rev().map(|length| &path[..length]).find(|path| known.contains(path))
+            else {
+                continue;
+            };
+            let shared = source.module.iter().zip(file).take_while(|(one, other)| one == other).count();
+            if let (Some(from), Some(to)) = (source.module.get(shared), file.get(shared)) {
+                let siblings = found.entry(file[..shared].to_vec()).or_default();
+                siblings.entry(from.clone()).or_default().insert(to.clone());
+            }
         }
     }
-    assert!(found.is_empty(), "{}", found.join("\n"));
+    found
+}
+
+/// A way from one back to itself.
+fn circle(imports: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
+    let next = |name: &String| imports.get(name).into_iter().flatten();
+    for start in imports.keys() {
+        let mut ways: Vec<Vec<String>> = next(start).map(|first| vec![first.clone()]).collect();
+        let mut seen = BTreeSet::new();
+        while let Some(way) = ways.pop() {
+            let last = way.last().expect("a way has a first step");
+            if last == start {
+                return Some([vec![start.clone()], way].concat());
+            }
+            if seen.insert(last.clone()) {
+                ways.extend(next(last).map(|name| [way.as_slice(), std::slice::from_ref(name)].concat()));
+            }
+        }
+    }
+    None
 }
 
 #[test]
-fn the_layering_test_sees_every_upward_import_and_every_clock() {
-    let modules: Vec<String> = ["feature", "event", "snapshot", "source"].map(str::to_owned).to_vec();
-    let breaches = |module: &str, file: &str, text: &str| {
-        let file = source_root().join(file);
-        breaches(module, &modules, &file, &Code::of(text))
+fn no_files_of_one_module_import_each_other_in_a_circle() {
+    for crate_ in [CORE, SHELL] {
+        let circles: Vec<String> = imports_between_siblings(&crate_.files_without_tests())
+            .iter()
+            .filter_map(|(module, imports)| Some(format!("{}: {}", module.join("::"), circle(imports)?.join(" → "))))
+            .collect();
+        assert!(circles.is_empty(), "{}", circles.join("\n"));
+    }
+}
+
+#[test]
+fn no_two_public_types_have_one_name() {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for source in [CORE, SHELL].into_iter().flat_map(Crate::files_without_tests) {
+        for line in source.code.text.lines().map(str::trim_start) {
+            let kinds = ["pub struct ", "pub enum ", "pub trait ", "pub type ", "pub union "];
+            let Some(rest) = kinds.iter().find_map(|kind| line.strip_prefix(kind)) else { continue };
+            let name: String = rest.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect();
+            places.entry(name).or_default().push(source.file.display().to_string());
+        }
+    }
+    assert!(places.len() > 200, "found only {}", places.len());
+    let twice: Vec<_> = places.iter().filter(|(_, places)| places.len() > 1).collect();
+    assert!(twice.is_empty(), "{twice:#?}");
+}
+
+#[test]
+fn the_core_names_no_crate_of_the_world() {
+    let manifest = fs::read_to_string(CORE.root().join("Cargo.toml")).expect("the core has a manifest");
+    let manifest: toml::Table = manifest.parse().expect("it is TOML");
+    let dependencies = manifest["dependencies"].as_table().expect("it has dependencies");
+    for world in [
+        "tokio", "rdkafka", "sled", "axum", "hyper", "rayon", "memmap2", "reqwest", "tracing", "metrics", "rustix",
+        "fs4",
+    ] {
+        assert!(!dependencies.contains_key(world), "the core must not use {world}");
+    }
+    let lints = fs::read_to_string(CORE.root().join("clippy.toml")).expect("the core has lints of its own");
+    for path in
+        ["std::time::Instant", "std::fs::File", "std::thread::spawn", "std::env::var", "std::collections::HashMap"]
+    {
+        assert!(lints.contains(&format!("\"{path}\"")), "{path} is not forbidden");
+    }
+}
+
+#[test]
+fn the_layering_test_sees_every_upward_import_and_every_circle() {
+    let modules: Vec<String> = ["feature", "event", "source"].map(str::to_owned).to_vec();
+    let source = |file: &str, text: &str| {
+        let module = Path::new(file).with_extension("");
+        let module = module.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
+        Source { file: file.into(), module, text: text.to_owned(), code: Code::of(text) }
     };
     let seen = [
         "use crate::{event::Event, source};",
@@ -367,11 +459,6 @@ fn the_layering_test_sees_every_upward_import_and_every_clock() {
         "fn f() { crate::source::read() }",
         "fn f() { crate :: source :: read() }",
         "use super::super::source;",
-        "use std::time::Instant;",
-        "use std::{collections::BTreeMap, time::{Duration, Instant}};",
-        "fn f() { let now = std::time::Instant::now(); }",
-        "use std::collections::hash_map::RandomState;",
-        "fn f() { tracing::info!(\"a\"); }",
         "#[cfg(test)]\nmod tests;\nuse crate::source::Source;",
         "#[cfg(test)]\n#[allow(x)]\nmod tests {\n    const A: &str = \"}\";\n    fn f() -> char { '}' }\n}\nuse crate::source::Source;",
         "const A: &str = \"#[cfg(test)] mod tests {\";\nuse crate::source::Source;",
@@ -380,32 +467,46 @@ fn the_layering_test_sees_every_upward_import_and_every_clock() {
         "/* a /* b */ c */ use crate::source::Source;",
     ];
     for text in seen {
-        let found = breaches("event", "event/decode.rs", text);
+        let found = upward_imports(&modules, &source("event/decode.rs", text));
         assert_eq!(found.len(), 1, "{text}: {found:?}");
     }
     let allowed = [
-        "// use crate::source in a comment\n/* use std::time::Instant; */",
-        "/// [`crate::source`]\nconst A: &str = \"crate::source std::time\";",
+        "// use crate::source in a comment\n/* use crate::source::A; */",
+        "/// [`crate::source`]\nconst A: &str = \"crate::source\";",
         "use super::mapping::Part;\nuse crate::{event::Event, feature};",
-        "#[cfg(test)]\nmod tests {\n    use crate::source::Source;\n    use std::time::Instant;\n}\n",
-        "fn tracing_of(time: i64) -> i64 { time }",
+        "#[cfg(test)]\nmod tests {\n    use crate::source::Source;\n}\n",
         "const A: char = '\"'; const B: &str = \"crate::source\";",
     ];
     for text in allowed {
-        let found = breaches("event", "event/decode.rs", text);
+        let found = upward_imports(&modules, &source("event/decode.rs", text));
         assert!(found.is_empty(), "{text}: {found:?}");
     }
-    assert!(breaches("source", "source.rs", "use crate::event;\nuse std::time::Instant;").is_empty());
-    assert_eq!(breaches("event", "event.rs", "use super::source;").len(), 1);
+    assert!(upward_imports(&modules, &source("source.rs", "use crate::event;")).is_empty());
+    assert_eq!(upward_imports(&modules, &source("event.rs", "use super::source;")).len(), 1);
+
+    let circle_of = |files: &[(&str, &str)]| {
+        let files: Vec<Source> = files.iter().map(|(file, text)| source(file, text)).collect();
+        imports_between_siblings(&files).values().find_map(circle)
+    };
+    let round = [
+        ("m/a.rs", "use super::b::B;"),
+        ("m/b.rs", "use crate::m::c;"),
+        ("m/c/d.rs", "use super::super::a::A;"),
+        ("m/c.rs", ""),
+    ];
+    assert_eq!(circle_of(&round), Some(["a", "b", "c", "a"].map(str::to_owned).to_vec()));
+    assert_eq!(circle_of(&round[..2]), None);
+    assert_eq!(circle_of(&[("m.rs", "mod a; use a::A;"), ("m/a.rs", "use super::M;")]), None, "a file and its parts");
 }
 
 #[test]
-fn no_source_file_is_longer_than_500_lines() {
-    let mut files = Vec::new();
-    rust_files(&source_root(), &mut files);
-    for file in files {
-        let text = fs::read_to_string(&file).expect("the source tree is readable");
-        let lines = text.lines().count() - Code::of(&text).test_lines;
-        assert!(lines <= 500, "{} has {lines} lines without its tests", file.display());
+fn no_source_file_is_longer_than_500_lines_and_half_of_them_have_under_150() {
+    let mut lengths = Vec::new();
+    for source in [CORE, SHELL].into_iter().flat_map(Crate::files) {
+        let lines = source.text.lines().count() - source.code.test_lines;
+        assert!(lines <= 500, "{} has {lines} lines without its tests", source.file.display());
+        lengths.push(lines);
     }
+    lengths.sort_unstable();
+    assert!(lengths[lengths.len() / 2] < 150, "the median is {}", lengths[lengths.len() / 2]);
 }

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use deepfm_core::stream::record_hash;
+use deepfm_core::train::Tally;
 use deepfm_stream::publish::exports;
-use deepfm_stream::stream::record_hash;
-use deepfm_stream::train::Tally;
 use serde_json::Value;
 
 use super::commands::{Place, digest, simulated_fields};

@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use deepfm_stream::event::options::EventOptions;
-use deepfm_stream::event::{Decoder, EventKind, RawRecord, Reason};
-use deepfm_stream::feature::encoder::{Encoder, Misfit};
-use deepfm_stream::feature::field::{Field, FieldKind, FieldSet, Weights};
-use deepfm_stream::feature::hash;
-use deepfm_stream::feature::id::feature_id;
-use deepfm_stream::feature::value::{Meaning, Row, TABLE};
-use deepfm_stream::snapshot::artefact::read_manifest;
+use deepfm_core::event::options::EventOptions;
+use deepfm_core::event::{Decoder, EventKind, RawRecord, Reason};
+use deepfm_core::feature::encoder::{Encoder, Misfit};
+use deepfm_core::feature::field::{Field, FieldKind, FieldSet, Weights};
+use deepfm_core::feature::hash;
+use deepfm_core::feature::id::feature_id;
+use deepfm_core::feature::value::{Meaning, Row, TABLE};
+use deepfm_core::snapshot::artefact::read_manifest;
 use jsonschema::Validator;
 use serde_json::Value;
 

@@ -4,8 +4,8 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use deepfm_core::snapshot::artefact::{PROBE_TOLERANCE, PROBES, Probe};
 use deepfm_stream::config::Config;
-use deepfm_stream::snapshot::artefact::{PROBE_TOLERANCE, PROBES, Probe};
 
 use super::versions::{installed, learned};
 use crate::support::python::python;

@@ -14,10 +14,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use deepfm_stream::feature::hash;
-use deepfm_stream::snapshot::checkpoint::{Block, Layer, Section};
+use deepfm_core::feature::hash;
+use deepfm_core::snapshot::checkpoint::{Block, Layer, Section};
+use deepfm_core::train::Scope;
 use deepfm_stream::store::{Saved, SledStore, Store, StoreError};
-use deepfm_stream::train::Scope;
 
 use crate::support::copy_directory;
 

@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use deepfm_core::event::options::EventOptions;
+use deepfm_core::event::{Click, Decoded, Event, EventKind, Impression};
+use deepfm_core::feature::encoder::Encoder;
+use deepfm_core::model::Inline;
+use deepfm_core::snapshot::artefact::{Artefact, Cut, MODEL, PROBES, verify};
+use deepfm_core::snapshot::outbox::OutboxEntry;
+use deepfm_core::stream::{Arrival, Control, Partition};
+use deepfm_core::train::Trainer;
 use deepfm_stream::config::Config;
 use deepfm_stream::config::operation::Readers;
-use deepfm_stream::event::options::EventOptions;
-use deepfm_stream::event::{Click, Decoded, Event, EventKind, Impression};
-use deepfm_stream::feature::encoder::Encoder;
-use deepfm_stream::model::Inline;
 use deepfm_stream::publish::announcement::{Alias, Announcement};
 use deepfm_stream::publish::artefacts::{self, Installed};
 use deepfm_stream::publish::settle::{Settlement, settlement};
-use deepfm_stream::snapshot::artefact::{Artefact, Cut, MODEL, PROBES, verify};
-use deepfm_stream::snapshot::outbox::OutboxEntry;
-use deepfm_stream::stream::{Arrival, Control, Partition};
-use deepfm_stream::train::Trainer;
 
 const IMPRESSIONS: Partition = Partition { kind: EventKind::Impression, number: 0 };
 const CLICKS: Partition = Partition { kind: EventKind::Click, number: 0 };
@@ -169,7 +169,7 @@ fn a_probe_that_is_not_reproduced_is_an_error() {
     let lines: Vec<String> = probes.lines().map(|line| line.replace("\"logit\":", "\"logit\":5e3,\"was\":")).collect();
     let altered = lines.join("\n").into_bytes();
     let mut manifest = one.manifest.clone();
-    let digest = deepfm_stream::snapshot::manifest::FileDigest::of(&altered);
+    let digest = deepfm_core::snapshot::manifest::FileDigest::of(&altered);
     manifest.files.insert(PROBES.to_owned(), digest);
     one.files.insert(PROBES.to_owned(), altered);
     one.files.insert("manifest.json".to_owned(), manifest.to_bytes());

@@ -1,12 +1,12 @@
 //! Weights of multi-valued fields, and of examples, whatever they are measured in: a model learns from them, and none of
 //! them spoils it.
 
+use deepfm_core::event::{Decoder, Event, EventKind, RawRecord, Reason};
+use deepfm_core::feature::encoder::{Encoder, EntryBounds};
+use deepfm_core::feature::{Features, hash};
+use deepfm_core::metric::Metrics;
+use deepfm_core::model::{DeepFm, Example, Importance, Inline, Scratch};
 use deepfm_stream::config::Config;
-use deepfm_stream::event::{Decoder, Event, EventKind, RawRecord, Reason};
-use deepfm_stream::feature::encoder::{Encoder, EntryBounds};
-use deepfm_stream::feature::{Features, hash};
-use deepfm_stream::metric::Metrics;
-use deepfm_stream::model::{DeepFm, Example, Importance, Inline, Scratch};
 
 const BOUNDS: EntryBounds = EntryBounds { features_max: 64, weight_max: 1e6 };
 const CATEGORIES: u64 = 12;

@@ -253,7 +253,7 @@ impl Rate {
 
 #[cfg(test)]
 mod tests {
-    use deepfm_stream::metric::Report;
+    use deepfm_core::metric::Report;
 
     use super::*;
 

@@ -8,11 +8,11 @@ use super::number::{duration, grouped};
 use super::sample::{Clicks, Impressions};
 use super::times::{Order, Unit, names};
 use crate::config::embedding_alpha;
-use crate::config::join::Join;
+use crate::config::join::JoinSection;
 use crate::config::model::Model;
 use crate::config::operation::Versions;
-use crate::event::EventKind;
-use crate::event::options::TimeUnit;
+use deepfm_core::event::EventKind;
+use deepfm_core::event::options::TimeUnit;
 
 /// The share of the machine's memory that a full table may take: it is there twice for a moment at a restart, and the
 /// join, the queues and the page cache want the rest.
@@ -101,7 +101,7 @@ pub(super) fn join(
     clicks: Option<&Clicks>,
     window: Option<&Window>,
 ) -> Vec<Decision> {
-    let default = Join::default();
+    let default = JoinSection::default();
     let times = Times::new(&impressions.shown);
     let mut decisions = Vec::new();
     let orders = [Some(&impressions.order), clicks.map(|clicks| &clicks.order)];
@@ -192,7 +192,7 @@ fn click_before(delays: &Delays) -> Option<Decision> {
     ];
     let key = "join.click_before_ms";
     let value = click_before_ms(delays)?;
-    let default = Join::default().click_before_ms as i64;
+    let default = JoinSection::default().click_before_ms as i64;
     let decide = if value > default { Decision::set } else { Decision::shown };
     Some(decide(key, &value, reasons))
 }

@@ -4,8 +4,20 @@
 //! first friendly length that keeps 95 % of the clicks seen; later ones are corrected as long as the impression is
 //! remembered, so the retention is chosen to reach 99.9 %. Few clicks say little about the tail: all of them are kept.
 
+use std::collections::HashMap;
+
 use super::number::{duration, grouped, percent};
-use super::sample::ShownById;
+
+/// An impression of the sample, by the hash of its id.
+pub(super) struct Shown {
+    /// Its event time.
+    pub(super) time: i64,
+    /// Whether a click of the sample names it.
+    pub(super) clicked: bool,
+}
+
+/// The impressions of the sample.
+pub(super) type ShownById = HashMap<u64, Shown>;
 
 /// Lengths that people choose, in seconds: 5 s to 7 days.
 const FRIENDLY: [u64; 20] = [

@@ -4,7 +4,7 @@
 //! values (ages, hours, positions) are categorical; many-valued ones are ids or quantities, told apart by name and
 //! shape. Quantities are bucketed, by edges from the sample where logarithmic buckets would lump them together.
 //!
-//! What a text means is [`crate::feature::value`]'s to say: digits in strings are numbers where a number is expected,
+//! What a text means is [`deepfm_core::feature::value`]'s to say: digits in strings are numbers where a number is expected,
 //! and "N/A" is none. A few texts that are neither do not make categories of a quantity.
 
 use std::collections::{BTreeMap, HashSet};
@@ -15,9 +15,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::FoundField;
 use super::number::{grouped, percent, quoted, rounded};
 use crate::config::fields::{NAME_BYTES_MAX, kind_name};
-use crate::feature::field::{FieldKind, Weights};
-use crate::feature::hash::hash;
-use crate::feature::value::{NumberText, number_text};
+use deepfm_core::feature::field::{FieldKind, Weights};
+use deepfm_core::feature::hash::hash;
+use deepfm_core::feature::value::{NumberText, number_text};
 
 /// Distinct values are counted up to here.
 const DISTINCT_MAX: usize = 100_000;

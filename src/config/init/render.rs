@@ -10,7 +10,7 @@ use super::number::{grouped, percent, quoted};
 use super::profile::Found;
 use super::sample::{Clicks, Impressions};
 use crate::config::fields::{FIELDS_MAX, kind_name};
-use crate::feature::field::FieldKind;
+use deepfm_core::feature::field::FieldKind;
 
 /// The share of the sampled impressions that were clicked.
 pub(super) fn click_rate(impressions: &Impressions, clicks: Option<&Clicks>) -> f64 {

@@ -1,6 +1,6 @@
 //! The first lines of an event file, in bounded memory: what is on each, or why it cannot be used.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -9,22 +9,22 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::delays::Delays;
+use super::delays::{Delays, Shown, ShownById};
 use super::number::grouped;
 use super::profile::Profile;
 use super::times::{Order, UNIT_LINES, Unit, milliseconds};
 use super::{InitError, Sample};
 use crate::config::fields::FIELDS_MAX;
-use crate::event::options::TimeUnit;
 use crate::lines::{self, Lines};
 use crate::progress::Progress;
+use deepfm_core::event::options::TimeUnit;
 
 /// The longest line that is parsed, in bytes: the default bound of a record.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
 /// What was read of one file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Tally {
+pub struct SampleTally {
     /// Lines that were read, empty ones left out.
     pub lines: u64,
     /// Lines that are events.
@@ -35,7 +35,7 @@ pub struct Tally {
     pub refused: BTreeMap<&'static str, (u64, u64)>,
 }
 
-impl fmt::Display for Tally {
+impl fmt::Display for SampleTally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let first = if self.more { "the first " } else { "" };
         write!(f, "{first}{} lines, {} usable", grouped(self.lines), grouped(self.usable))?;
@@ -46,20 +46,9 @@ impl fmt::Display for Tally {
     }
 }
 
-/// An impression of the sample, by the hash of its id.
-pub(super) struct Shown {
-    /// Its event time.
-    pub(super) time: i64,
-    /// Whether a click of the sample names it.
-    pub(super) clicked: bool,
-}
-
-/// The impressions of the sample.
-pub(super) type ShownById = HashMap<u64, Shown>;
-
 /// What the impressions' lines have.
 pub(super) struct Impressions {
-    pub(super) tally: Tally,
+    pub(super) tally: SampleTally,
     pub(super) unit: Unit,
     pub(super) order: Order,
     pub(super) profiles: Vec<Profile>,
@@ -70,7 +59,7 @@ pub(super) struct Impressions {
 
 /// What the clicks' lines have.
 pub(super) struct Clicks {
-    pub(super) tally: Tally,
+    pub(super) tally: SampleTally,
     pub(super) unit: Unit,
     pub(super) order: Order,
     pub(super) delays: Delays,
@@ -198,10 +187,10 @@ fn for_each_line(
     lines_max: u64,
     progress: &Progress,
     mut job: impl FnMut(&[u8]) -> Result<(), &'static str>,
-) -> Result<Tally, InitError> {
+) -> Result<SampleTally, InitError> {
     let failed = |source| InitError::Read { path: path.to_owned(), source };
     let mut lines = Lines::open(path, LINE_BYTES_MAX, progress).map_err(failed)?;
-    let mut tally = Tally::default();
+    let mut tally = SampleTally::default();
     let mut number = 0;
     while let Some(line) = lines.read().map_err(failed)? {
         number += 1;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::number::{duration, grouped, percent};
-use crate::event::options::TimeUnit;
+use deepfm_core::event::options::TimeUnit;
 
 /// A unit is chosen by so many lines.
 pub(super) const UNIT_LINES: u64 = 1000;

@@ -14,7 +14,7 @@ use super::topic;
 use crate::config::kafka::Kafka;
 use crate::source::contact::Contact;
 use crate::source::{Confirmation, SourceError, vital};
-use crate::stream::Partition;
+use deepfm_core::stream::Partition;
 
 /// How long one question may take.
 const ASK: Duration = Duration::from_secs(1);
@@ -136,7 +136,7 @@ impl Drop for Questions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::EventKind;
+    use deepfm_core::event::EventKind;
     use std::sync::Mutex;
     use std::sync::atomic::AtomicUsize;
 

@@ -17,12 +17,12 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::{Ends, Waiting, compare_ids, ids_of, topic};
 use crate::config::kafka::Kafka;
-use crate::event::{EventKind, RawRecord};
 use crate::source::ask::{ASK, Asked, denied, is_unknown_topic, retry_bound};
 use crate::source::contact::{Contact, Link};
 use crate::source::ingest::Message;
 use crate::source::{Gap, Ingest, SourceError, SourceEvent, headers, vital};
-use crate::stream::{Arrival, Partition, Positions};
+use deepfm_core::event::{EventKind, RawRecord};
+use deepfm_core::stream::{Arrival, Partition, Positions};
 
 /// Records handed over at a time.
 const HANDFUL: usize = 512;

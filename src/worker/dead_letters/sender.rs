@@ -10,10 +10,10 @@ use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, T
 
 use super::DeadLetterError;
 use crate::config::kafka::Kafka;
-use crate::snapshot::outbox::Letter;
 use crate::source::client;
 use crate::source::contact::Contact;
 use crate::source::letters::{DeadLetter, LETTER_BYTES_MAX};
+use deepfm_core::snapshot::outbox::Letter;
 
 /// No letter has so few bytes: everything is left out that can be.
 const LEAST_BYTES: usize = 0;

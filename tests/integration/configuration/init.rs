@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use deepfm_core::event::options::TimeUnit;
 use deepfm_stream::config::Config;
 use deepfm_stream::config::init::{Draft, FoundField, InitError, Sample, TEMPLATE, from_events};
-use deepfm_stream::event::options::TimeUnit;
 use tempfile::TempDir;
 
 use crate::support::real_data;

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use deepfm_stream::event::EventKind;
-use deepfm_stream::join::params::{JoinParams, LabelPolicy, LatePolicy};
-use deepfm_stream::join::{ClickIn, Emission, EmissionKind, ImpressionIn, Join, JoinCounters, Weigh};
-use deepfm_stream::stream::Partition;
+use deepfm_core::event::EventKind;
+use deepfm_core::join::params::{JoinParams, LabelPolicy, LatePolicy};
+use deepfm_core::join::{ClickIn, Emission, EmissionKind, ImpressionIn, Join, JoinCounters, Weigh};
+use deepfm_core::stream::Partition;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 

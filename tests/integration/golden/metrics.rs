@@ -1,6 +1,6 @@
 //! Golden `metrics`: all in float64.
 
-use deepfm_stream::metric::{Metrics, binned_auc, exact_auc};
+use deepfm_core::metric::{Metrics, binned_auc, exact_auc};
 use serde_json::Value;
 
 use super::{Tolerance, list, reals};

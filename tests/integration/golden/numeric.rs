@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use deepfm_stream::feature::{Entry, Features, hash};
-use deepfm_stream::model::batch::{Architecture, Dense};
-use deepfm_stream::model::loss::{log_loss, sigmoid};
-use deepfm_stream::model::mlp::{Activations, MlpShape};
-use deepfm_stream::model::params::{Activation, MlpParams, ModelParams};
-use deepfm_stream::model::{DeepFm, DenseState, Example, Importance, Inline, Scratch};
-use deepfm_stream::optim::ftrl as rule;
-use deepfm_stream::optim::params::{FtrlParams, SgdParams};
+use deepfm_core::feature::{Entry, Features, hash};
+use deepfm_core::model::batch::{Architecture, Dense};
+use deepfm_core::model::loss::{log_loss, sigmoid};
+use deepfm_core::model::mlp::{Activations, MlpShape};
+use deepfm_core::model::params::{Activation, MlpParams, ModelParams};
+use deepfm_core::model::{DeepFm, DenseState, Example, Importance, Inline, Scratch};
+use deepfm_core::optim::ftrl as rule;
+use deepfm_core::optim::params::{FtrlParams, SgdParams};
 use serde_json::Value;
 
 use super::{Tolerance, integer, list, real, reals};

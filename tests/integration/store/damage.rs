@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use deepfm_stream::feature::hash;
-use deepfm_stream::snapshot::checkpoint::{Block, Layer, Section};
+use deepfm_core::feature::hash;
+use deepfm_core::snapshot::checkpoint::{Block, Layer, Section};
+use deepfm_core::train::Scope;
 use deepfm_stream::store::{SledStore, Stage, Store, StoreError};
-use deepfm_stream::train::Scope;
 
 use super::{Effective, assert_is_commit, effective, expected, filled, layer, load, scope_of, wide};
 use crate::support::{copy_directory, rounds};

@@ -1,6 +1,6 @@
 //! Randomness that a seed repeats.
 
-use deepfm_stream::feature::hash;
+use deepfm_core::feature::hash;
 
 /// Numbers out of a seed.
 #[derive(Debug)]

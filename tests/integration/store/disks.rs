@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use deepfm_stream::feature::hash;
+use deepfm_core::feature::hash;
+use deepfm_core::train::Scope;
 use deepfm_stream::store::{Aside, Database, Disk, SledStore, Stage, Store, StoreError, Take};
-use deepfm_stream::train::Scope;
 
 use super::{Effective, assert_is_commit, effective, filled, load, wide};
 use crate::support::{copy_directory, rounds};

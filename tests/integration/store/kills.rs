@@ -6,9 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use deepfm_stream::feature::hash;
+use deepfm_core::feature::hash;
+use deepfm_core::train::Scope;
 use deepfm_stream::store::{SledStore, Stage, Store, StoreError};
-use deepfm_stream::train::Scope;
 
 use super::{assert_is_commit, effective, filled, layer, load, scope_of, wide};
 use crate::support::rounds;

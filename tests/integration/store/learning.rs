@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use deepfm_stream::model::Inline;
-use deepfm_stream::snapshot::checkpoint;
+use deepfm_core::model::Inline;
+use deepfm_core::snapshot::checkpoint;
+use deepfm_core::train::{StateDigest, TrainParams, Trainer};
 use deepfm_stream::store::{SledStore, Store};
-use deepfm_stream::train::{StateDigest, TrainParams, Trainer};
 
 use super::simulated_disk::SimulatedDisk;
 use crate::integration::determinism::{
@@ -35,7 +35,7 @@ fn live(params: &TrainParams, log: &Log, disk: &SimulatedDisk, dice: &mut Dice) 
     };
     let positions = trainer.positions();
     let unread = |partition, arrivals: &Vec<_>| {
-        let arrivals: Vec<deepfm_stream::stream::Arrival> = arrivals.clone();
+        let arrivals: Vec<deepfm_core::stream::Arrival> = arrivals.clone();
         arrivals.into_iter().filter(|arrival| arrival.offset >= positions[partition]).collect()
     };
     let mut left: Log = log.iter().map(|(partition, arrivals)| (*partition, unread(partition, arrivals))).collect();

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use deepfm_stream::snapshot::checkpoint::{Block, Layer, Section};
+use deepfm_core::snapshot::checkpoint::{Block, Layer, Section};
+use deepfm_core::train::Scope;
 use deepfm_stream::store::{Saved, SledStore, Store};
-use deepfm_stream::train::Scope;
 
 use super::bugs::Bug;
 use super::dice::Dice;

@@ -153,7 +153,7 @@ fn what_is_no_value_in_a_list_is_not_counted() {
 
 #[test]
 fn init_goes_by_the_table_of_values() {
-    use crate::feature::value::{Meaning, Row, TABLE};
+    use deepfm_core::feature::value::{Meaning, Row, TABLE};
     for Row { json, number, .. } in TABLE {
         let value: Value = serde_json::from_str(json).expect("a row is JSON");
         let found = decide("price", prices().chain([value]));

@@ -10,7 +10,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::{Assigned, KNOCK};
 use crate::source::contact::Contact;
 use crate::source::{SourceError, client};
-use crate::stream::Partition;
+use deepfm_core::stream::Partition;
 
 /// How long a partition may be quiet before it is asked whether it has records.
 const QUIET_MAX: Duration = Duration::from_secs(10);
@@ -124,10 +124,10 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::config::kafka::Kafka;
-    use crate::event::options::EventOptions;
-    use crate::event::{Decoder, EventKind};
-    use crate::feature::field::{Field, FieldKind, FieldSet};
     use crate::source::{Ingest, SourceEvent};
+    use deepfm_core::event::options::EventOptions;
+    use deepfm_core::event::{Decoder, EventKind};
+    use deepfm_core::feature::field::{Field, FieldKind, FieldSet};
 
     #[test]
     fn only_records_that_do_not_come_are_a_stall() {

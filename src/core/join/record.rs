@@ -1,0 +1,113 @@
+//! What goes into the join and what comes out of it.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::stream::Partition;
+
+/// An impression on its way into the join. Times are milliseconds of event time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImpressionIn<P> {
+    /// The partition it was read from.
+    pub partition: Partition,
+    /// Its offset there.
+    pub offset: i64,
+    /// The name that its clicks use.
+    pub impression_id: Arc<str>,
+    /// Names the record itself; a second record with it is a duplicate.
+    pub event_id: Option<Box<str>>,
+    /// When it was shown.
+    pub time: i64,
+    /// What is learned from, opaque here.
+    pub payload: P,
+}
+
+/// A click on its way into the join. Times are milliseconds of event time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClickIn {
+    /// The partition it was read from.
+    pub partition: Partition,
+    /// Its offset there.
+    pub offset: i64,
+    /// The impression that was clicked.
+    pub impression_id: Arc<str>,
+    /// Names the record itself; a second record with it is a duplicate.
+    pub event_id: Option<Box<str>>,
+    /// When it was clicked.
+    pub time: i64,
+}
+
+/// A click that waits, in the order in which clicks are attributed and forgotten: by event time, then event id, then
+/// where it was read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct WaitingClick {
+    /// When it was clicked, in milliseconds.
+    pub time: i64,
+    /// Its event id, if it has one.
+    pub event_id: Option<Arc<str>>,
+    /// The partition it was read from.
+    pub partition: Partition,
+    /// Its offset there.
+    pub offset: i64,
+}
+
+/// The XXH3-128 of an event id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct EventIdHash {
+    high: u64,
+    low: u64,
+}
+
+impl EventIdHash {
+    pub(super) fn of(event_id: &str) -> Self {
+        let hash = xxh3_128(event_id.as_bytes());
+        Self { high: (hash >> 64) as u64, low: hash as u64 }
+    }
+}
+
+/// What a payload takes of memory, as a function of its content alone.
+pub trait Weigh {
+    /// Its bytes.
+    fn weight(&self) -> usize;
+}
+
+/// What the join has to say about an impression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmissionKind {
+    /// It was clicked within its window: label 1.
+    Positive,
+    /// Its window has passed without a click: label 0.
+    Negative,
+    /// It was clicked within its window, but the negative had already been emitted: label 1, once.
+    Correction,
+    /// It was shown (label policy `fake_negative`): label 0 for now.
+    FakeNegative,
+    /// It was clicked after its fake negative: label 1, once.
+    FakePositive,
+    /// Its window has passed without a click after its fake negative: label 0 is final, nothing to learn.
+    Matured,
+    /// It was closed at a bound: its label will not be known, nothing to learn.
+    Unlabelled,
+}
+
+/// One labelled impression.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Emission<P> {
+    /// What is said.
+    pub kind: EmissionKind,
+    /// Of which impression.
+    pub impression_id: Arc<str>,
+    /// When that was shown, in milliseconds.
+    pub impression_time: i64,
+    /// When it was clicked, in milliseconds; `None` for label 0.
+    pub click_time: Option<i64>,
+    /// The event id of that click, if it had one.
+    pub click_event_id: Option<Box<str>>,
+    /// The watermark at that moment: from before the record for what the record says itself, from after it for what
+    /// expires by it. `None` is minus infinity.
+    pub watermark: Option<i64>,
+    /// The impression's payload.
+    pub payload: P,
+}

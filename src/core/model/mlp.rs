@@ -1,0 +1,334 @@
+//! The MLP over the concatenated field vectors: parameters, forward and backward.
+//!
+//! All parameters lie in one flat vector (per layer `weight [outputs, inputs]` then `bias [outputs]`, at the end the
+//! output vector), so that norm, clipping, momentum and the check for finite values are loops over one slice. Batches go
+//! through ndarray's matrix product; a few rows through a plain loop, for which a blocked product is slow.
+
+use ndarray::linalg::general_mat_mul;
+use ndarray::{ArrayView2, ArrayViewMut2};
+
+use super::params::{Activation, MlpParams};
+use crate::feature::hash;
+use crate::math;
+
+/// Below this many rows a plain loop is faster than a blocked matrix product.
+const FEW_ROWS: usize = 4;
+
+/// Slope of the leaky activation below 0.
+const LEAK: f32 = 0.01;
+
+/// Keys of the hash lanes of the MLP's initial weights, apart from the embeddings'.
+const INIT_KEY: u64 = 0x4D4C_5000_0000_0000;
+
+/// Where a hidden layer's parameters lie in the flat vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DenseLayer {
+    /// Width of its input.
+    pub inputs: usize,
+    /// Its own width.
+    pub outputs: usize,
+    /// Where its weight matrix begins.
+    pub weight: usize,
+    /// Where its biases begin.
+    pub bias: usize,
+}
+
+/// The shape of the MLP: where each parameter lies.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MlpShape {
+    /// The hidden layers.
+    pub layers: Vec<DenseLayer>,
+    /// Where the output vector begins.
+    pub output: usize,
+    /// Number of parameters.
+    pub len: usize,
+    /// Width of the input.
+    pub inputs: usize,
+    activation: Activation,
+    dropout: Vec<f32>,
+    seed: u64,
+}
+
+/// Working memory of one chunk of examples.
+#[derive(Clone, Debug, Default)]
+pub struct Activations {
+    /// Output of each hidden layer, `[rows, outputs]`, dropout applied.
+    hidden: Vec<Vec<f32>>,
+    /// What dropout multiplied each unit with; empty without dropout.
+    masks: Vec<Vec<f32>>,
+    delta: Vec<f32>,
+    delta_below: Vec<f32>,
+}
+
+impl MlpShape {
+    /// The shape over `inputs` values; no hidden layers is no MLP.
+    pub fn new(params: &MlpParams, inputs: usize, seed: u64) -> Self {
+        let mut at = 0;
+        let mut width = inputs;
+        let mut layers = Vec::with_capacity(params.layers.len());
+        for &outputs in &params.layers {
+            layers.push(DenseLayer { inputs: width, outputs, weight: at, bias: at + width * outputs });
+            at += width * outputs + outputs;
+            width = outputs;
+        }
+        let len = if layers.is_empty() { 0 } else { at + width };
+        let dropout = if params.dropout.iter().any(|p| *p > 0.0) { params.dropout.clone() } else { Vec::new() };
+        Self { layers, output: at, len, inputs, activation: params.activation, dropout, seed }
+    }
+
+    /// Whether there is no MLP.
+    pub fn is_empty(&self) -> bool {
+        self.layers.is_empty()
+    }
+
+    /// Initial parameters, a function of the seed: uniform weights of variance `2 / inputs` for the rectifiers (He et
+    /// al. 2015) and `2 / (inputs + outputs)` otherwise (Glorot and Bengio 2010), zero biases.
+    pub fn initial(&self) -> Vec<f32> {
+        let mut params = vec![0.0; self.len];
+        let mut fill = |number: usize, at: usize, inputs: usize, outputs: usize| {
+            let variance = match self.activation {
+                Activation::Relu | Activation::LeakyRelu if outputs > 1 => 2.0 / inputs as f32,
+                _ => 2.0 / (inputs + outputs) as f32,
+            };
+            let key = INIT_KEY + number as u64;
+            for (lane, param) in params[at..at + inputs * outputs].iter_mut().enumerate() {
+                *param = hash::uniform_weight(self.seed, key, lane as u64, (3.0 * variance).sqrt());
+            }
+        };
+        for (number, layer) in self.layers.iter().enumerate() {
+            fill(number, layer.weight, layer.inputs, layer.outputs);
+        }
+        if let Some(last) = self.layers.last() {
+            fill(self.layers.len(), self.output, last.outputs, 1);
+        }
+        params
+    }
+
+    /// Parameters of this shape, or their momentum, as those of one with more inputs: zero columns for the new ones.
+    pub fn widened(&self, params: &[f32], to: &Self) -> Vec<f32> {
+        let (Some(first), Some(wider)) = (self.layers.first(), to.layers.first()) else {
+            return params.to_vec();
+        };
+        let mut widened = Vec::with_capacity(to.len);
+        for row in params[first.weight..first.bias].chunks_exact(first.inputs) {
+            widened.extend_from_slice(row);
+            widened.resize(widened.len() + wider.inputs - first.inputs, 0.0);
+        }
+        widened.extend_from_slice(&params[first.bias..]);
+        widened
+    }
+
+    /// The runs of parameters that are penalised by L2 (weights and output vector) and those that are not (biases).
+    pub fn runs(&self) -> impl Iterator<Item = (std::ops::Range<usize>, bool)> {
+        let hidden = self
+            .layers
+            .iter()
+            .flat_map(|layer| [(layer.weight..layer.bias, true), (layer.bias..layer.bias + layer.outputs, false)]);
+        hidden.chain((self.len > 0).then_some((self.output..self.len, true)))
+    }
+
+    /// Adds the MLP's logit of each row of `x` (`[rows, inputs]`) to `logits`. `numbers` are the examples' numbers in the
+    /// log when dropout applies, that is, when learning.
+    pub fn forward(
+        &self,
+        params: &[f32],
+        x: &[f32],
+        numbers: Option<&[u64]>,
+        work: &mut Activations,
+        logits: &mut [f32],
+    ) {
+        let rows = logits.len();
+        work.hidden.resize(self.layers.len(), Vec::new());
+        work.masks.resize(if self.dropout.is_empty() { 0 } else { self.layers.len() }, Vec::new());
+        for (number, layer) in self.layers.iter().enumerate() {
+            let (below, above) = work.hidden.split_at_mut(number);
+            let input = below.last().map_or(x, Vec::as_slice);
+            let out = &mut above[0];
+            out.resize(rows * layer.outputs, 0.0);
+            for row in out.chunks_exact_mut(layer.outputs) {
+                row.copy_from_slice(&params[layer.bias..layer.bias + layer.outputs]);
+            }
+            multiply_transposed(input, &params[layer.weight..layer.bias], out, rows, layer.inputs, layer.outputs);
+            self.activate(out);
+            if let (Some(numbers), Some(&rate)) = (numbers, self.dropout.get(number)) {
+                let mask = &mut work.masks[number];
+                self.fill_mask(number, rate, layer.outputs, numbers, mask);
+                out.iter_mut().zip(mask.iter()).for_each(|(h, m)| *h *= m);
+            }
+        }
+        let (Some(last), Some(layer)) = (work.hidden.last(), self.layers.last()) else {
+            return;
+        };
+        for (logit, row) in logits.iter_mut().zip(last.chunks_exact(layer.outputs)) {
+            *logit += dot(row, &params[self.output..]);
+        }
+    }
+
+    /// Adds the gradient of `sum(dlogit * logit)` to `gradient`, and writes that of the inputs to `dx` (`[rows, inputs]`).
+    /// `work` is what `forward` left.
+    pub fn backward(
+        &self,
+        params: &[f32],
+        x: &[f32],
+        dlogit: &[f32],
+        work: &mut Activations,
+        gradient: &mut [f32],
+        dx: &mut [f32],
+    ) {
+        let Some(last) = self.layers.last() else { return };
+        let rows = dlogit.len();
+        let Activations { hidden, masks, delta, delta_below } = work;
+        delta.clear();
+        let top = hidden.last().expect("there is a layer");
+        for (row, &d) in top.chunks_exact(last.outputs).zip(dlogit) {
+            for ((g, &h), &o) in gradient[self.output..].iter_mut().zip(row).zip(&params[self.output..]) {
+                *g += d * h;
+                delta.push(d * o);
+            }
+        }
+        for (number, layer) in self.layers.iter().enumerate().rev() {
+            self.through_activation(&hidden[number], masks.get(number), delta);
+            for row in delta.chunks_exact(layer.outputs) {
+                add(row, &mut gradient[layer.bias..layer.bias + layer.outputs]);
+            }
+            let input = if number == 0 { x } else { &hidden[number - 1] };
+            let weight_gradient = &mut gradient[layer.weight..layer.bias];
+            add_outer(delta, input, weight_gradient, rows, layer.outputs, layer.inputs);
+            let weight = &params[layer.weight..layer.bias];
+            if number == 0 {
+                multiply(delta, weight, dx, rows, layer.outputs, layer.inputs);
+            } else {
+                delta_below.resize(rows * layer.inputs, 0.0);
+                multiply(delta, weight, delta_below, rows, layer.outputs, layer.inputs);
+                std::mem::swap(delta, delta_below);
+            }
+        }
+    }
+
+    fn activate(&self, values: &mut [f32]) {
+        match self.activation {
+            Activation::Relu => values.iter_mut().for_each(|h| *h = h.max(0.0)),
+            Activation::LeakyRelu => values.iter_mut().for_each(|h| *h = if *h > 0.0 { *h } else { LEAK * *h }),
+            Activation::Tanh => values.iter_mut().for_each(|h| *h = math::tanh(*h)),
+            Activation::Sigmoid => values.iter_mut().for_each(|h| *h = super::loss::sigmoid(f64::from(*h)) as f32),
+        }
+    }
+
+    /// Multiplies `delta` with the derivative of activation and dropout, read off the layer's output.
+    fn through_activation(&self, output: &[f32], mask: Option<&Vec<f32>>, delta: &mut [f32]) {
+        let derivative = |h: f32| match self.activation {
+            Activation::Relu => f32::from(u8::from(h > 0.0)),
+            Activation::LeakyRelu => {
+                if h > 0.0 {
+                    1.0
+                } else {
+                    LEAK
+                }
+            }
+            Activation::Tanh => 1.0 - h * h,
+            Activation::Sigmoid => h * (1.0 - h),
+        };
+        match mask.filter(|mask| !mask.is_empty()) {
+            None => delta.iter_mut().zip(output).for_each(|(d, &h)| *d *= derivative(h)),
+            Some(mask) => {
+                for ((d, &h), &m) in delta.iter_mut().zip(output).zip(mask) {
+                    *d = if m > 0.0 { *d * m * derivative(h / m) } else { 0.0 };
+                }
+            }
+        }
+    }
+
+    /// Inverted dropout: a kept unit is multiplied by `1 / (1 - rate)`, so that nothing changes when scoring.
+    fn fill_mask(&self, layer: usize, rate: f32, units: usize, numbers: &[u64], mask: &mut Vec<f32>) {
+        let kept = 1.0 / (1.0 - rate);
+        mask.clear();
+        for &number in numbers {
+            for unit in 0..units {
+                let lane = ((layer as u64 + 1) << 32) | unit as u64;
+                let u = (hash::hash(self.seed, number, lane) >> 40) as f32 / (1_u32 << 24) as f32;
+                mask.push(if u < rate { 0.0 } else { kept });
+            }
+        }
+    }
+}
+
+fn view(data: &[f32], rows: usize, columns: usize) -> ArrayView2<'_, f32> {
+    ArrayView2::from_shape((rows, columns), &data[..rows * columns]).expect("the slice has the shape's length")
+}
+
+fn view_mut(data: &mut [f32], rows: usize, columns: usize) -> ArrayViewMut2<'_, f32> {
+    ArrayViewMut2::from_shape((rows, columns), &mut data[..rows * columns]).expect("the slice has the shape's length")
+}
+
+/// `out += a * b^T`, with `a` of `[rows, inner]` and `b` of `[columns, inner]`.
+fn multiply_transposed(a: &[f32], b: &[f32], out: &mut [f32], rows: usize, inner: usize, columns: usize) {
+    if rows >= FEW_ROWS {
+        general_mat_mul(
+            1.0,
+            &view(a, rows, inner),
+            &view(b, columns, inner).t(),
+            1.0,
+            &mut view_mut(out, rows, columns),
+        );
+        return;
+    }
+    for (row, out) in a.chunks_exact(inner).zip(out.chunks_exact_mut(columns)).take(rows) {
+        for (value, weights) in out.iter_mut().zip(b.chunks_exact(inner)) {
+            *value += dot(row, weights);
+        }
+    }
+}
+
+/// `out = a * b`, with `a` of `[rows, inner]` and `b` of `[inner, columns]`.
+fn multiply(a: &[f32], b: &[f32], out: &mut [f32], rows: usize, inner: usize, columns: usize) {
+    if rows >= FEW_ROWS {
+        general_mat_mul(1.0, &view(a, rows, inner), &view(b, inner, columns), 0.0, &mut view_mut(out, rows, columns));
+        return;
+    }
+    for (row, out) in a.chunks_exact(inner).zip(out.chunks_exact_mut(columns)).take(rows) {
+        out.fill(0.0);
+        for (&factor, weights) in row.iter().zip(b.chunks_exact(columns)) {
+            add_scaled(factor, weights, out);
+        }
+    }
+}
+
+/// `out += a^T * b`, with `a` of `[rows, columns_a]` and `b` of `[rows, columns_b]`.
+fn add_outer(a: &[f32], b: &[f32], out: &mut [f32], rows: usize, columns_a: usize, columns_b: usize) {
+    if rows >= FEW_ROWS {
+        let (a, b) = (view(a, rows, columns_a), view(b, rows, columns_b));
+        general_mat_mul(1.0, &a.t(), &b, 1.0, &mut view_mut(out, columns_a, columns_b));
+        return;
+    }
+    for (left, right) in a.chunks_exact(columns_a).zip(b.chunks_exact(columns_b)).take(rows) {
+        for (&factor, out) in left.iter().zip(out.chunks_exact_mut(columns_b)) {
+            if factor != 0.0 {
+                add_scaled(factor, right, out);
+            }
+        }
+    }
+}
+
+/// The inner product, in eight running sums so that it vectorises; the order of additions is fixed.
+#[inline]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0_f32; 8];
+    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
+    let rest: f32 = a8.remainder().iter().zip(b8.remainder()).map(|(x, y)| x * y).sum();
+    for (x, y) in a8.zip(b8) {
+        for lane in 0..8 {
+            sums[lane] += x[lane] * y[lane];
+        }
+    }
+    sums.iter().sum::<f32>() + rest
+}
+
+#[inline]
+fn add(values: &[f32], to: &mut [f32]) {
+    to.iter_mut().zip(values).for_each(|(t, v)| *t += v);
+}
+
+#[inline]
+fn add_scaled(factor: f32, values: &[f32], to: &mut [f32]) {
+    to.iter_mut().zip(values).for_each(|(t, v)| *t += factor * v);
+}
