@@ -215,7 +215,7 @@ pub fn replay(
     while !drive.turn(u64::MAX, &Inline, &mut collector)?.is_done {}
     let trainer = &mut drive.trainer;
     let digest = trainer.state_digest();
-    let (records, rows, counters) = (trainer.released(), trainer.model().row_count(), trainer.counters().clone());
+    let (records, rows, counters) = (trainer.released(), trainer.model().row_count(), trainer.counters());
     let (join, ledger) = (Some(*trainer.join_counters()), Some(trainer.ledger().clone()));
     let unmatured = trainer.shown_scores().len();
     let seconds = since.elapsed().as_secs_f64();
@@ -265,14 +265,14 @@ fn learn_labelled(
     seen.note_unlearned(&unlearned);
     let digest = trainer.state_digest();
     let (records, rows) = (trainer.released(), trainer.model().row_count());
-    let mut counters = trainer.counters().clone();
+    let mut counters = trainer.counters();
     // The trainer never saw the clicks.
     for (reason, count) in refused {
-        *counters.refused.entry(reason).or_default() += count;
+        *counters.intake.refused.entry(reason).or_default() += count;
     }
     let clicks = seen.of(EventKind::Click);
-    counters.clicks += clicks.records - clicks.refused;
-    counters.records += clicks.records;
+    counters.intake.clicks += clicks.records - clicks.refused;
+    counters.intake.records += clicks.records;
     let seconds = since.elapsed().as_secs_f64();
     let ending = report::Ending { digest, records, rows, unmatured: 0, seconds, counters, ledger: None, join: None };
     Ok(BacktestReport::new(&scores, &seen, ending))

@@ -128,7 +128,7 @@ pub(super) struct Ending {
 
 impl BacktestReport {
     pub(super) fn new(scores: &Scores, seen: &Seen, ending: Ending) -> Self {
-        let impressions = ending.counters.impressions;
+        let impressions = ending.counters.intake.impressions;
         Self {
             quality: scores.quality_from(0),
             second_half: scores.quality_from(impressions / 2),
@@ -140,10 +140,10 @@ impl BacktestReport {
             open_transactions: BTreeMap::new(),
             state_digest: ending.digest.to_string(),
             records: ending.records,
-            learned: ending.counters.learned,
+            learned: ending.counters.learner.learned,
             rows: ending.rows,
             seconds: ending.seconds,
-            examples_per_second: ending.counters.learned as f64 / ending.seconds.max(1e-9),
+            examples_per_second: ending.counters.learner.learned as f64 / ending.seconds.max(1e-9),
             ledger: ending.ledger.map(|ledger| ledger.by_name()),
             counters: ending.counters,
             join: ending.join,

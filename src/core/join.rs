@@ -255,23 +255,6 @@ impl<P: Clone + Serialize + Weigh> Join<P> {
         taken
     }
 
-    /// Closes an impression unlabelled after the fact: what it emitted was not learned. Later clicks on it count as
-    /// unlabelled and nothing corrects it. One of which nothing has been emitted is left alone: it is another one with
-    /// the same id, held since the first was forgotten.
-    pub fn forsake(&mut self, impression_id: &str) {
-        let forsaken = self.held.update(impression_id, |state| match state {
-            state @ (ImpressionState::Open(_) | ImpressionState::Clicked(..) | ImpressionState::Unlabelled) => {
-                (state, 0)
-            }
-            ImpressionState::Faked(_)
-            | ImpressionState::Negative(_)
-            | ImpressionState::Positive
-            | ImpressionState::Corrected => (ImpressionState::Unlabelled, 1),
-        });
-        self.counters.forsaken += forsaken.unwrap_or(0);
-        self.hold_bounds();
-    }
-
     /// Moves the watermark past everything, as if the log had gone on for ever without a record: all that is held matures
     /// and is forgotten, and all records after it are too late. No run does this, since it would label what the log does
     /// not: it is for judging a join by itself.

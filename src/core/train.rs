@@ -19,6 +19,7 @@ mod digest;
 mod label;
 mod ledger;
 mod params;
+mod refusals;
 mod shown;
 
 use std::sync::Arc;
@@ -34,11 +35,12 @@ use crate::stream::{Arrival, Control, JournalEntry, Partition, Positions, Refuse
 
 pub use batch::{Batch, Pending};
 pub use check::ParamsError;
-pub use counters::Counters;
+pub use counters::{Counters, IntakeCounters, LearnerCounters};
 pub use cut::{Scope, StateCut};
 pub use digest::{Restore, RestoreError, Scalars, StateDigest};
 pub use ledger::{Fate, Ledger, Tally};
 pub use params::{BatchParams, TrainParams};
+use refusals::Refusals;
 pub use shown::{SHOWN_SCORE_BYTES, ShownScores, Unscored};
 
 /// What the join carries of an impression until its label is known.
@@ -123,7 +125,9 @@ pub struct Trainer {
     model: DeepFm,
     windows: Windows,
     shown: ShownScores,
-    counters: Counters,
+    refusals: Refusals,
+    read: IntakeCounters,
+    counters: LearnerCounters,
     ledger: Ledger,
     emissions: Vec<Emission<Arc<Shown>>>,
     scratch: Scratch,
@@ -143,7 +147,9 @@ impl Trainer {
             model: DeepFm::new(params.model.clone()),
             windows: Windows::new(params.window_impressions),
             shown: ShownScores::default(),
-            counters: Counters::default(),
+            refusals: Refusals::default(),
+            read: IntakeCounters::default(),
+            counters: LearnerCounters::default(),
             ledger: Ledger::default(),
             emissions: Vec::new(),
             scratch: Scratch::default(),
@@ -184,15 +190,15 @@ impl Trainer {
         let (time, weight) = (arrival.event_time(), arrival.weight());
         let Arrival { hash, body, .. } = arrival;
         self.cut_batch_by_time(executor);
-        self.counters.records += 1;
+        self.read.records += 1;
         let (fate, refused) = match body {
             Ok(decoded) => {
-                self.counters.unknown_keys += u64::from(decoded.unknown_keys);
-                self.counters.unknown_fields += u64::from(decoded.unknown_fields);
+                self.read.unknown_keys += u64::from(decoded.unknown_keys);
+                self.read.unknown_fields += u64::from(decoded.unknown_fields);
                 (self.consume(partition, offset, decoded.event, executor), None)
             }
             Err(refused) => {
-                *self.counters.refused.entry(refused.refusal.reason).or_default() += 1;
+                *self.read.refused.entry(refused.refusal.reason).or_default() += 1;
                 (Fate::Refused, Some(refused))
             }
         };
@@ -206,9 +212,9 @@ impl Trainer {
         let mut emissions = std::mem::take(&mut self.emissions);
         let fate = match event {
             Event::Impression(impression) => {
-                let number = self.counters.impressions;
-                self.counters.impressions += 1;
-                self.counters.first_impression_time.get_or_insert(impression.event_time);
+                let number = self.read.impressions;
+                self.read.impressions += 1;
+                self.read.first_impression_time.get_or_insert(impression.event_time);
                 let (weight, features) = (impression.weight, impression.features);
                 let shown = Arc::new(Shown { number, partition, offset, weight, features });
                 let (id, time) = (Arc::clone(&impression.impression_id), impression.event_time);
@@ -227,7 +233,7 @@ impl Trainer {
                 taken
             }
             Event::Click(click) => {
-                self.counters.clicks += 1;
+                self.read.clicks += 1;
                 let arrived = ClickIn {
                     partition,
                     offset,
@@ -294,8 +300,13 @@ impl Trainer {
     }
 
     /// What was counted outside the join.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+    pub fn counters(&self) -> Counters {
+        Counters { intake: self.read.clone(), learner: self.counters.clone() }
+    }
+
+    /// Examples learned since the log began.
+    pub fn learned(&self) -> u64 {
+        self.counters.learned
     }
 
     /// What became of every record.
@@ -326,7 +337,7 @@ impl Trainer {
     /// Whether labels have begun to mature: the watermark has passed the first impression and its window. Before that
     /// only clicked impressions have labels, and a model of them must not be served.
     pub fn has_matured(&self) -> bool {
-        match (self.counters.first_impression_time, self.join.watermark()) {
+        match (self.read.first_impression_time, self.join.watermark()) {
             (Some(first), Some(watermark)) => watermark > first.saturating_add(self.params.join.window_ms),
             _ => false,
         }

@@ -16,24 +16,24 @@ pub type Counts = BTreeMap<Series, u64>;
 pub(super) fn counts(records: u64, counters: &Counters, join: &JoinCounters) -> Counts {
     let plain = [
         ("deepfm_records_total", records),
-        ("deepfm_impressions_total", counters.impressions),
-        ("deepfm_clicks_total", counters.clicks),
-        ("deepfm_unknown_keys_total", counters.unknown_keys),
-        ("deepfm_unknown_fields_total", counters.unknown_fields),
-        ("deepfm_examples_learned_total", counters.learned),
-        ("deepfm_negatives_sampled_out_total", counters.sampled_out),
-        ("deepfm_batches_refused_total", counters.batches_refused),
-        ("deepfm_examples_refused_total", counters.examples_refused),
-        ("deepfm_impressions_unscored_total", counters.unscored),
-        ("deepfm_scores_refused_total", counters.scores_refused),
-        ("deepfm_scores_forgotten_total", counters.scores_forgotten),
-        ("deepfm_rows_expired_total", counters.rows_expired),
-        ("deepfm_candidates_expired_total", counters.candidates_expired),
-        ("deepfm_rows_evicted_total", counters.rows_evicted),
-        ("deepfm_candidates_evicted_total", counters.candidates_evicted),
-        ("deepfm_ids_refused_total", counters.ids_refused),
+        ("deepfm_impressions_total", counters.intake.impressions),
+        ("deepfm_clicks_total", counters.intake.clicks),
+        ("deepfm_unknown_keys_total", counters.intake.unknown_keys),
+        ("deepfm_unknown_fields_total", counters.intake.unknown_fields),
+        ("deepfm_examples_learned_total", counters.learner.learned),
+        ("deepfm_negatives_sampled_out_total", counters.learner.sampled_out),
+        ("deepfm_batches_refused_total", counters.learner.batches_refused),
+        ("deepfm_examples_refused_total", counters.learner.examples_refused),
+        ("deepfm_impressions_unscored_total", counters.learner.unscored),
+        ("deepfm_scores_refused_total", counters.learner.scores_refused),
+        ("deepfm_scores_forgotten_total", counters.learner.scores_forgotten),
+        ("deepfm_rows_expired_total", counters.learner.rows_expired),
+        ("deepfm_candidates_expired_total", counters.learner.candidates_expired),
+        ("deepfm_rows_evicted_total", counters.learner.rows_evicted),
+        ("deepfm_candidates_evicted_total", counters.learner.candidates_evicted),
+        ("deepfm_ids_refused_total", counters.learner.ids_refused),
     ];
-    let refused = |reason: Reason| counters.refused.get(&reason).copied().unwrap_or_default();
+    let refused = |reason: Reason| counters.intake.refused.get(&reason).copied().unwrap_or_default();
     let by_reason = Reason::ALL.map(|reason| {
         (("deepfm_records_refused_total", Some(("reason", reason.as_str().to_owned()))), refused(reason))
     });

@@ -361,11 +361,11 @@ mod tests {
     fn what_was_counted_before_this_process_is_not_counted_again() {
         let mut status = full();
         status.records = 1000;
-        status.counters.refused.insert(Reason::Malformed, 7);
+        status.counters.intake.refused.insert(Reason::Malformed, 7);
         status.join.duplicate = 5;
         status.begun = Some(Arc::new(status.counts()));
         status.records += 1;
-        status.counters.refused.insert(Reason::Malformed, 9);
+        status.counters.intake.refused.insert(Reason::Malformed, 9);
         let text = text(&status);
         let model = "model=\"clicks \\\"a\\\"\"";
         assert_eq!(value(&text, &format!("deepfm_records_total{{{model}}}")), Some("1"), "{text}");

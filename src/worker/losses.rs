@@ -8,7 +8,7 @@ use deepfm_core::event::plain::plain;
 use deepfm_core::event::{DETAIL_CHARS_MAX, EventKind, Reason};
 use deepfm_core::join::JoinCounters;
 use deepfm_core::stream::{Partition, Refused};
-use deepfm_core::train::{Counters, Fate, Step, Unlearned};
+use deepfm_core::train::{Counters, Fate, LearnerCounters, Step, Unlearned};
 
 /// A place in the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -122,21 +122,21 @@ pub fn losses(counters: &Counters, join: Option<&JoinCounters>, gap_records: u64
         "gap",
         "gone from the broker before they were read, and passed over",
         gap_records,
-        counters.records + gap_records,
+        counters.intake.records + gap_records,
         "records",
     );
     let mut losses = vec![loss(gap, None)];
-    losses.extend(counters.refused.iter().map(|(reason, count)| {
+    losses.extend(counters.intake.refused.iter().map(|(reason, count)| {
         let (first, detail) = seen.firsts.get(reason).cloned().unzip();
         Loss {
             detail,
-            ..loss((reason.as_str(), "refused: cannot be read", *count, counters.records, "records"), first)
+            ..loss((reason.as_str(), "refused: cannot be read", *count, counters.intake.records, "records"), first)
         }
     }));
     if let Some(join) = join {
-        losses.extend(of_join(join, [counters.impressions, counters.clicks], seen));
+        losses.extend(of_join(join, [counters.intake.impressions, counters.intake.clicks], seen));
     }
-    losses.extend(of_learner(counters, seen));
+    losses.extend(of_learner(counters.intake.impressions, &counters.learner, seen));
     losses.retain(|loss| loss.count > 0);
     losses
 }
@@ -176,12 +176,11 @@ fn of_join(join: &JoinCounters, [impressions, clicks]: [u64; 2], seen: &Seen) ->
             join.closed_unlabelled,
             None,
         ),
-        of_impressions("forsaken", "closed without a label after a refused example", join.forsaken, None),
     ]
 }
 
-fn of_learner(counters: &Counters, seen: &Seen) -> [Loss; 3] {
-    let of_impressions = |reason, what, count| loss((reason, what, count, counters.impressions, "impressions"), None);
+fn of_learner(impressions: u64, counters: &LearnerCounters, seen: &Seen) -> [Loss; 4] {
+    let of_impressions = |reason, what, count| loss((reason, what, count, impressions, "impressions"), None);
     let gradient = (
         "gradient",
         "not learned: a gradient or weight was not finite",
@@ -192,6 +191,7 @@ fn of_learner(counters: &Counters, seen: &Seen) -> [Loss; 3] {
     [
         of_impressions("sampled_out", "negatives left out by training.negative_sampling_rate", counters.sampled_out),
         loss(gradient, seen.unlearned.clone()),
+        of_impressions("uncorrected", "clicked, after their example was not learned", counters.corrections_ignored),
         of_impressions(
             "unscored",
             "not in any figure: their shown score was not finite, or forgotten",
@@ -202,6 +202,8 @@ fn of_learner(counters: &Counters, seen: &Seen) -> [Loss; 3] {
 
 #[cfg(test)]
 mod tests {
+    use deepfm_core::train::IntakeCounters;
+
     use super::*;
     use deepfm_core::event::Refusal;
 
@@ -218,8 +220,9 @@ mod tests {
         seen.note(impressions, 9, Some(&refused(Reason::Mistyped, "the second")));
         assert_eq!(seen.of(EventKind::Impression), Read { records: 3, refused: 2 });
         assert_eq!(seen.of(EventKind::Click).refused_share(), 0.0);
-        let mut counters = Counters { records: 3, impressions: 1, clicks: 4, ..Counters::default() };
-        counters.refused.insert(Reason::Mistyped, 2);
+        let mut intake = IntakeCounters { records: 3, impressions: 1, clicks: 4, ..IntakeCounters::default() };
+        intake.refused.insert(Reason::Mistyped, 2);
+        let counters = Counters { intake, ..Counters::default() };
         let join = JoinCounters { orphan_expired: 1, ..JoinCounters::default() };
         let found = losses(&counters, Some(&join), 5, &seen);
         let told: Vec<_> = found.iter().map(|loss| (loss.reason.as_str(), loss.count, loss.of, loss.unit)).collect();
@@ -227,9 +230,10 @@ mod tests {
         assert_eq!(found[1].first, Some(LogPlace { partition: impressions.to_string(), offset: 8 }));
         assert_eq!(found[1].detail.as_deref(), Some("the first"));
         assert_eq!(losses(&Counters::default(), None, 0, &Seen::default()), []);
+        let learner = LearnerCounters { examples: 9, examples_refused: 2, ..LearnerCounters::default() };
         let unlearned = |offset| Unlearned { partition: impressions, offset, impression_id: "i".into() };
         seen.note_unlearned(&[unlearned(11), unlearned(12)]);
-        let found = losses(&Counters { examples: 9, examples_refused: 2, ..Counters::default() }, None, 0, &seen);
+        let found = losses(&Counters { learner, ..Counters::default() }, None, 0, &seen);
         let first = LogPlace { partition: impressions.to_string(), offset: 11 };
         assert_eq!((found[0].reason.as_str(), found[0].first.as_ref()), ("gradient", Some(&first)));
     }

@@ -291,7 +291,7 @@ impl Worker<'_> {
     }
 
     fn has_learned_since_version(&self) -> bool {
-        let learned = self.drive.trainer.counters().learned;
+        let learned = self.drive.trainer.learned();
         learned > self.origin.parent.as_ref().map_or(0, |parent| parent.learned)
     }
 
@@ -303,7 +303,7 @@ impl Worker<'_> {
         if is_held || !trainer.has_matured() || !self.has_learned_since_version() {
             return false;
         }
-        let since = trainer.counters().learned - self.origin.parent.as_ref().map_or(0, |parent| parent.learned);
+        let since = trainer.learned() - self.origin.parent.as_ref().map_or(0, |parent| parent.learned);
         let has_enough = versions.interval_examples > 0 && since >= versions.interval_examples;
         self.pace.is_version_due(Instant::now(), Duration::from_secs(versions.interval_seconds), has_enough)
     }
@@ -423,7 +423,7 @@ impl Worker<'_> {
             goes_live: trainer.has_matured() && announcement.held.is_none(),
             journal,
         };
-        let learned = trainer.counters().learned;
+        let learned = trainer.learned();
         self.origin.parent = Some(Parent { version, manifest_digest: artefact.digest.clone(), learned });
         self.origin.next_version = version + 1;
         self.outbox.push(entry.clone());
@@ -465,7 +465,7 @@ impl Worker<'_> {
         let trainer = &mut self.drive.trainer;
         Ok(RunSummary {
             records: trainer.released(),
-            learned: trainer.counters().learned,
+            learned: trainer.learned(),
             state_digest: trainer.state_digest().to_string(),
             checkpoint: self.checkpoint,
             versions: self.versions,
@@ -474,7 +474,7 @@ impl Worker<'_> {
             metrics: trainer.windows().lifetime().report(),
             newest_window: trainer.windows().latest().report(),
             losses: losses::losses(
-                trainer.counters(),
+                &trainer.counters(),
                 Some(trainer.join_counters()),
                 trainer.sequencer().gap_records(),
                 self.letters.seen(),

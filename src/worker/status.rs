@@ -175,7 +175,7 @@ impl Status {
         self.waiting_clicks = trainer.join().waiting();
         self.rows = trainer.model().row_count();
         self.candidates = trainer.model().candidates().len();
-        self.counters = trainer.counters().clone();
+        self.counters = trainer.counters();
         self.join = *trainer.join_counters();
         self.lifetime = trainer.windows().lifetime().report();
         let window = trainer.windows().latest();

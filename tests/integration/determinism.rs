@@ -388,9 +388,9 @@ fn the_random_logs_reach_every_bound_of_the_table() {
         let mut dice = Dice::new(seed);
         let params = params(&mut dice);
         let trainer = plainly_trained(&params, &random_log(&mut dice));
-        expired += trainer.counters().rows_expired;
-        forgotten += trainer.counters().candidates_expired;
-        evicted += trainer.counters().rows_evicted + trainer.counters().candidates_evicted;
+        expired += trainer.counters().learner.rows_expired;
+        forgotten += trainer.counters().learner.candidates_expired;
+        evicted += trainer.counters().learner.rows_evicted + trainer.counters().learner.candidates_evicted;
         waiting += trainer.model().candidates().len();
         assert!(trainer.model().row_count() <= params.model.admission.rows_max);
         assert!(trainer.model().candidates().len() <= params.model.admission.rows_max);

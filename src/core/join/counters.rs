@@ -42,8 +42,6 @@ pub struct JoinCounters {
     pub matured: u64,
     /// Open impressions closed unlabelled at the bound.
     pub closed_unlabelled: u64,
-    /// Impressions closed unlabelled because what they had emitted was not learned.
-    pub forsaken: u64,
     /// Clicks within the window of an impression that is closed unlabelled.
     pub unlabelled_click: u64,
     /// Waiting clicks forgotten at the bound.

@@ -6,8 +6,6 @@ mod properties;
 
 use std::sync::Arc;
 
-use checkpoint::recomputed;
-
 use super::params::{JoinParams, LabelPolicy, LatePolicy};
 use super::{ClickIn, Emission, EmissionKind, ImpressionIn, ImpressionState, Join, JoinEntry, Weigh};
 use crate::event::EventKind;
@@ -181,45 +179,6 @@ fn a_dropped_late_click_is_counted_and_needs_no_payload() {
         run.click("a", 1050);
         assert_eq!(run.said(), [], "{labels:?}");
         assert_eq!(run.join.counters().late_click, 1, "{labels:?}");
-    }
-}
-
-#[test]
-fn clicks_on_a_forsaken_impression_are_unlabelled() {
-    for labels in [LabelPolicy::AtClick, LabelPolicy::AtMaturity, LabelPolicy::FakeNegative] {
-        let mut run = Run::new(JoinParams { labels, ..PARAMS });
-        run.impression("a", 1000);
-        run.impression("z", 1200);
-        run.join.forsake("a");
-        run.join.forsake("a");
-        run.join.forsake("unheard of");
-        run.out.clear();
-        run.click("a", 1050);
-        assert_eq!(run.said(), [], "{labels:?}");
-        let counters = run.join.counters();
-        assert_eq!((counters.forsaken, counters.unlabelled_click, counters.late_click), (1, 1, 0), "{labels:?}");
-        assert_eq!(run.join.entries_sum(), recomputed(&run.join));
-    }
-}
-
-#[test]
-fn a_forsaken_fake_negative_is_closed() {
-    let mut run = Run::new(JoinParams { labels: LabelPolicy::FakeNegative, ..PARAMS });
-    run.impression("a", 1000);
-    run.join.forsake("a");
-    assert_eq!(run.join.open(), 0);
-    run.impression("z", 1200);
-    let expected = [label(EmissionKind::FakeNegative, "a", None), label(EmissionKind::FakeNegative, "z", None)];
-    assert_eq!(run.said(), expected);
-}
-
-#[test]
-fn an_impression_of_which_nothing_was_emitted_cannot_be_forsaken() {
-    for labels in [LabelPolicy::AtClick, LabelPolicy::AtMaturity] {
-        let mut run = Run::new(JoinParams { labels, ..PARAMS });
-        run.impression("a", 1000);
-        run.join.forsake("a");
-        assert_eq!((run.join.open(), run.join.counters().forsaken), (1, 0), "{labels:?}");
     }
 }
 

@@ -205,7 +205,7 @@ impl Artefact {
             records: trainer.released(),
             positions: trainer.positions().iter().map(|(partition, next)| (partition.to_string(), *next)).collect(),
             watermark: trainer.join().watermark(),
-            learned: trainer.counters().learned,
+            learned: trainer.learned(),
             rows: servable.rows() as u64,
             state_digest: cut.state_digest.to_string(),
             metrics: BTreeMap::from([

@@ -36,7 +36,7 @@ pub use merge::{BlockPlace, Merge};
 pub const BLOCK_BYTES_MAX: usize = 120_000;
 
 /// The version of this encoding; a checkpoint of another is refused.
-pub const FORMAT_VERSION: u32 = 6;
+pub const FORMAT_VERSION: u32 = 7;
 
 /// What a block belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,4 +1,4 @@
-//! What the trainer counts outside the join; part of the state, since it is a function of the log.
+//! What is counted outside the join; part of the state, since it is a function of the log.
 
 use std::collections::BTreeMap;
 
@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Reason;
 
-/// Counts since the log began.
+/// What was read, since the log began.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counters {
+pub struct IntakeCounters {
     /// Records consumed, refused ones included.
     pub records: u64,
     /// Impressions that could be read.
@@ -21,6 +21,13 @@ pub struct Counters {
     pub unknown_keys: u64,
     /// Features of no configured field.
     pub unknown_fields: u64,
+    /// Event time of the first impression, in milliseconds.
+    pub first_impression_time: Option<i64>,
+}
+
+/// What was learned, since the log began.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LearnerCounters {
     /// Negatives that down-sampling left out.
     pub sampled_out: u64,
     /// Impressions that `metrics_sampling_rate` left out of the metrics.
@@ -39,6 +46,10 @@ pub struct Counters {
     pub batches_refused: u64,
     /// Examples that were not learned, since a gradient or weight would not have been finite.
     pub examples_refused: u64,
+    /// Corrections of examples that were refused: there is nothing to correct.
+    pub corrections_ignored: u64,
+    /// Refused examples forgotten at their bound: their corrections would be learned.
+    pub refusals_forgotten: u64,
     /// Rows of the table that expired.
     pub rows_expired: u64,
     /// Ids that were counted towards admission and expired.
@@ -49,6 +60,15 @@ pub struct Counters {
     pub candidates_evicted: u64,
     /// Ids that were refused a row, or a place among those that are counted, for want of room; once a batch.
     pub ids_refused: u64,
-    /// Event time of the first impression, in milliseconds.
-    pub first_impression_time: Option<i64>,
+}
+
+/// All of them, for reports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// Of the intake.
+    #[serde(flatten)]
+    pub intake: IntakeCounters,
+    /// Of the learner.
+    #[serde(flatten)]
+    pub learner: LearnerCounters,
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::refusals::Refusals;
 use super::shown::RepeatedScore;
-use super::{Batch, Counters, Ledger, Shown, ShownScores, TrainParams, Trainer, Unscored};
+use super::{Batch, IntakeCounters, LearnerCounters, Ledger, Shown, ShownScores, TrainParams, Trainer, Unscored};
 use crate::join::{self, Join, JoinEntry, JoinScalars};
 use crate::metric::Windows;
 use crate::model::{DeepFm, DenseState, RepeatedId, Scratch};
@@ -54,12 +55,16 @@ pub struct Scalars {
     pub join: JoinScalars,
     /// The half-filled micro-batch.
     pub batch: Batch,
-    /// The trainer's counters.
-    pub counters: Counters,
+    /// What was read.
+    pub read: IntakeCounters,
+    /// What was learned.
+    pub counters: LearnerCounters,
     /// Progressive metrics.
     pub windows: Windows,
     /// Impressions that have no shown score yet.
     pub unscored: Vec<Unscored>,
+    /// Event times and numbers of impressions of which an example was refused.
+    pub refused: Vec<(i64, u64)>,
     /// Bias, MLP and their optimizer state.
     pub dense: DenseState,
 }
@@ -90,9 +95,11 @@ impl Trainer {
             progress: self.sequencer.progress(),
             join: self.join.scalars(),
             batch: self.batch.clone(),
+            read: self.read.clone(),
             counters: self.counters.clone(),
             windows: self.windows.clone(),
             unscored: self.shown.unscored().to_vec(),
+            refused: self.refusals.saved(),
             dense: self.model.dense(),
         }
     }
@@ -130,7 +137,7 @@ impl Trainer {
             impl IntoIterator<Item = JoinEntry<Arc<Shown>>>,
         >,
     ) -> Result<Self, RestoreError> {
-        let Scalars { progress, join, batch, counters, windows, unscored, dense } = saved.scalars;
+        let Scalars { progress, join, batch, read, counters, windows, unscored, refused, dense } = saved.scalars;
         let mut trainer = Self {
             sequencer: Sequencer::resume(progress, saved.journal),
             join: Join::restore(params.join.clone(), &join, saved.entries)?,
@@ -138,6 +145,8 @@ impl Trainer {
             model: DeepFm::restore(params.model.clone(), dense, saved.rows, saved.candidates)?,
             windows,
             shown: ShownScores::restore(unscored, saved.shown_scores)?,
+            refusals: Refusals::restore(refused),
+            read,
             counters,
             ledger: saved.ledger,
             emissions: Vec::new(),

@@ -64,6 +64,9 @@ impl Trainer {
         while let Some(scored) = self.shown.next_matured(has_matured) {
             self.meter(scored, observe);
         }
+        // After that the join corrects nothing any more.
+        let retention = self.params.join.retention_ms;
+        self.refusals.forget(|time| has_matured(time.saturating_add(retention)));
         // Under `at_click` clicked impressions are not open any more, but wait here for the end of their window.
         while self.shown.len() > self.params.join.open_impressions_max && self.shown.forget_oldest() {
             self.counters.scores_forgotten += 1;
@@ -99,6 +102,10 @@ impl Trainer {
                 | EmissionKind::FakeNegative
                 | EmissionKind::Matured => {}
             }
+            if self.is_correction_of_nothing(emission.kind, time, number) {
+                self.counters.corrections_ignored += 1;
+                continue;
+            }
             if let Some(pending) = self.labelled(emission.kind, emission.impression_id, time, emission.payload) {
                 self.learn_later(pending, executor);
             }
@@ -117,12 +124,12 @@ impl Trainer {
     ) -> Option<Vec<Unlearned>> {
         let Released { partition, offset, body: Arrival { body, .. } } = self.sequencer.pop()?;
         self.cut_batch_by_time(executor);
-        self.counters.records += 1;
+        self.read.records += 1;
         match body {
             Ok(decoded) => {
                 if let Event::Impression(impression) = decoded.event {
-                    let number = self.counters.impressions;
-                    self.counters.impressions += 1;
+                    let number = self.read.impressions;
+                    self.read.impressions += 1;
                     let (id, time) = (impression.impression_id, impression.event_time);
                     let (weight, features) = (impression.weight, impression.features);
                     let shown = Arc::new(Shown { number, partition, offset, weight, features });
@@ -136,7 +143,7 @@ impl Trainer {
                     }
                 }
             }
-            Err(refused) => *self.counters.refused.entry(refused.refusal.reason).or_default() += 1,
+            Err(refused) => *self.read.refused.entry(refused.refusal.reason).or_default() += 1,
         }
         self.meter_scored(observe);
         Some(std::mem::take(&mut self.unlearned))
@@ -243,8 +250,14 @@ impl Trainer {
         self.counters.examples_refused += 1;
         let Shown { partition, offset, .. } = *refused.shown;
         self.unlearned.push(Unlearned { partition, offset, impression_id: Arc::clone(&refused.impression_id) });
-        self.join.forsake(&refused.impression_id);
         self.shown.forget(refused.impression_time, refused.shown.number);
+        self.refusals.remember(refused.impression_time, refused.shown.number);
+        self.counters.refusals_forgotten += self.refusals.hold_bound(self.params.join.remembered_max);
+    }
+
+    /// Whether a correction is of an example that was refused.
+    fn is_correction_of_nothing(&self, kind: EmissionKind, time: i64, number: u64) -> bool {
+        matches!(kind, EmissionKind::Correction | EmissionKind::FakePositive) && self.refusals.contains(time, number)
     }
 
     /// Removes what was not learned for long from one shard of the table, or from all of a small one: each comes round every

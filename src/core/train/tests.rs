@@ -106,7 +106,7 @@ fn an_impression_is_scored_with_the_weights_that_it_arrived_to() {
     feed.impression("a", 0, 1.0);
     feed.impression("b", 5, 1.0);
     feed.click("a", 10);
-    assert_eq!(feed.trainer.counters().learned, 1);
+    assert_eq!(feed.trainer.learned(), 1);
     feed.impression("c", 20, 1.0);
     feed.click("b", 30);
     feed.click("c", 40);
@@ -161,7 +161,7 @@ fn a_sample_of_impressions_is_scored_and_all_are_learned() {
     feed.passes(500);
     let counters = feed.trainer.counters();
     assert!((70..130).contains(&feed.scored.len()), "{}", feed.scored.len());
-    assert_eq!((counters.unscored + feed.scored.len() as u64, counters.learned), (200, 200));
+    assert_eq!((counters.learner.unscored + feed.scored.len() as u64, counters.learner.learned), (200, 200));
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn shown_scores_of_clicked_impressions_are_bounded_too() {
         feed.click(&n.to_string(), n);
     }
     assert_eq!(feed.trainer.join().open(), 0, "all were positive at once");
-    assert_eq!((feed.trainer.shown_scores().len(), feed.trainer.counters().scores_forgotten), (5, 15));
+    assert_eq!((feed.trainer.shown_scores().len(), feed.trainer.counters().learner.scores_forgotten), (5, 15));
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn immediate_labels_give_every_impression_its_score_from_before_it_was_learned()
     let logits: Vec<f64> = scored.iter().map(|scored| scored.logit).collect();
     assert_eq!(logits[..3], [0.0; 3], "one batch, one model");
     assert!(logits[3] > 0.1 && logits[3] == logits[5] && logits[6] > logits[5], "{logits:?}");
-    assert_eq!(trainer.counters().learned, 8);
+    assert_eq!(trainer.learned(), 8);
 }
 
 #[test]
@@ -226,9 +226,9 @@ fn a_half_filled_batch_is_cut_when_the_logs_time_has_moved_past_its_span() {
     feed.impression("a", 0, 1.0);
     feed.click("a", 10);
     feed.impression("b", 509, 1.0);
-    assert_eq!(feed.trainer.counters().learned, 0, "499 ms are not the span");
+    assert_eq!(feed.trainer.learned(), 0, "499 ms are not the span");
     feed.impression("c", 510, 1.0);
-    assert_eq!(feed.trainer.counters().learned, 1);
+    assert_eq!(feed.trainer.learned(), 1);
 }
 
 #[test]
@@ -244,9 +244,9 @@ fn down_sampled_negatives_are_counted_and_their_logits_corrected() {
     for n in 0..200 {
         feed.impression(&format!("i{n}"), n * 200, 1.0);
     }
-    let counters = feed.trainer.counters().clone();
-    assert!((70..130).contains(&counters.sampled_out), "{counters:?}");
-    assert_eq!(counters.sampled_out + counters.learned, 199, "the last impression is open");
+    let counters = feed.trainer.counters();
+    assert!((70..130).contains(&counters.learner.sampled_out), "{counters:?}");
+    assert_eq!(counters.learner.sampled_out + counters.learner.learned, 199, "the last impression is open");
     assert_eq!(feed.scored.len(), 199, "negatives that are not learned are scored as well");
     assert!(feed.scored.iter().all(|scored| scored.weight == 1.0 && !scored.label), "{:?}", feed.scored);
     let offset = -std::f64::consts::LN_2;
@@ -259,9 +259,9 @@ fn a_late_click_corrects_what_was_learned_but_is_not_counted_twice_in_the_metric
     let mut feed = Feed::new(TrainParams { join, ..params() });
     feed.impression("a", 0, 1.0);
     feed.impression("b", 150, 1.0);
-    assert_eq!((feed.scored.len(), feed.trainer.counters().learned), (1, 1), "a was labelled negative");
+    assert_eq!((feed.scored.len(), feed.trainer.learned()), (1, 1), "a was labelled negative");
     feed.click("a", 90);
-    assert_eq!((feed.scored.len(), feed.trainer.counters().learned), (1, 2));
+    assert_eq!((feed.scored.len(), feed.trainer.learned()), (1, 2));
     assert_eq!(feed.trainer.join_counters().corrections, 1);
 }
 
@@ -270,7 +270,7 @@ fn a_fake_negative_is_metered_with_its_matured_label() {
     let join = JoinParams { labels: LabelPolicy::FakeNegative, ..params().join };
     let mut feed = Feed::new(TrainParams { join, ..params() });
     feed.impression("clicked", 0, 1.0);
-    assert_eq!((feed.scored.len(), feed.trainer.counters().learned), (0, 1), "learned at once, metered later");
+    assert_eq!((feed.scored.len(), feed.trainer.learned()), (0, 1), "learned at once, metered later");
     feed.click("clicked", 10);
     feed.impression("ignored", 20, 1.0);
     feed.impression("later", 500, 1.0);
@@ -287,9 +287,9 @@ fn of_a_batch_only_the_example_at_fault_is_lost_and_it_is_named() {
         feed.impression(id, 20 * n as i64, value);
         feed.click(id, 20 * n as i64 + 10);
     }
-    let counters = feed.trainer.counters().clone();
-    assert_eq!((counters.batches, counters.batches_refused), (1, 0));
-    assert_eq!((counters.examples_refused, counters.learned), (1, 2));
+    let counters = feed.trainer.counters();
+    assert_eq!((counters.learner.batches, counters.learner.batches_refused), (1, 0));
+    assert_eq!((counters.learner.examples_refused, counters.learner.learned), (1, 2));
     let huge = Unlearned { partition: IMPRESSIONS, offset: 1, impression_id: "huge".into() };
     assert_eq!(feed.unlearned, [huge]);
     feed.passes(200);
@@ -305,20 +305,58 @@ fn a_batch_with_a_non_finite_gradient_is_refused_and_the_join_goes_on() {
     let rows = feed.trainer.model.rows_digest();
     feed.impression("huge", 20, f32::MIN);
     feed.click("huge", 30);
-    let counters = feed.trainer.counters().clone();
-    assert_eq!((counters.batches_refused, counters.examples_refused, counters.learned), (1, 1, 1));
+    let counters = feed.trainer.counters();
+    assert_eq!(
+        (counters.learner.batches_refused, counters.learner.examples_refused, counters.learner.learned),
+        (1, 1, 1)
+    );
     let huge = Unlearned { partition: IMPRESSIONS, offset: 1, impression_id: "huge".into() };
     assert_eq!(feed.unlearned, [huge]);
     assert_eq!(feed.unlearned[0].refusal().reason, Reason::NotFinite);
     assert_eq!(feed.trainer.model.rows_digest(), rows);
     feed.impression("b", 40, 1.0);
     feed.click("b", 50);
-    assert_eq!(feed.trainer.counters().learned, 2);
+    assert_eq!(feed.trainer.learned(), 2);
     feed.click("huge", 60);
-    assert_eq!(feed.trainer.counters().learned, 2, "a second click on a refused impression teaches nothing");
+    assert_eq!(feed.trainer.learned(), 2, "a second click on a refused impression teaches nothing");
     feed.passes(200);
     let numbers: Vec<u64> = feed.scored.iter().map(|scored| scored.number).collect();
     assert_eq!(numbers, [0, 2], "a refused impression is not metered");
+}
+
+#[test]
+fn what_was_never_learned_is_not_corrected_and_is_remembered_for_as_long_as_it_could_be() {
+    let join = JoinParams { labels: LabelPolicy::AtMaturity, late_clicks: LatePolicy::Correct, ..params().join };
+    let mut feed = Feed::new(TrainParams { join, ..params() });
+    feed.impression("a", 0, 1.0);
+    feed.click("a", 10);
+    feed.passes(150);
+    feed.impression("huge", 200, f32::MAX);
+    feed.impression("huge too", 201, f32::MAX);
+    feed.passes(400);
+    assert_eq!(feed.unlearned.len(), 2, "sure of a click, and wrong");
+    feed.click("huge", 250);
+    let counters = feed.trainer.counters().learner;
+    assert_eq!((counters.corrections_ignored, counters.learned), (1, 1));
+    assert_eq!(feed.trainer.scalars().refused.len(), 2);
+    // Window and retention have passed: the join corrects neither any more.
+    feed.passes(200 + 100 + 1000 + 3);
+    assert_eq!(feed.trainer.scalars().refused, []);
+}
+
+#[test]
+fn at_their_bound_the_oldest_refusal_is_forgotten_and_counted() {
+    let join = JoinParams { remembered_max: 3, ..params().join };
+    let mut feed = Feed::new(TrainParams { join, ..params() });
+    feed.impression("a", 0, 1.0);
+    feed.click("a", 10);
+    for n in 0..5 {
+        let id = format!("huge{n}");
+        feed.impression(&id, 20 + n, f32::MIN);
+        feed.click(&id, 25 + n);
+    }
+    let numbers: Vec<u64> = feed.trainer.scalars().refused.iter().map(|(_, number)| *number).collect();
+    assert_eq!((numbers, feed.trainer.counters().learner.refusals_forgotten), (vec![3, 4, 5], 2));
 }
 
 #[test]
@@ -368,7 +406,7 @@ fn a_full_table_makes_room_for_new_ids_and_counts_what_goes() {
         feed.click(&n.to_string(), 10 * n as i64 + 1);
     }
     assert_eq!(feed.trainer.model().row_count(), 1);
-    assert_eq!((feed.trainer.counters().rows_evicted, feed.trainer.counters().ids_refused), (3, 0));
+    assert_eq!((feed.trainer.counters().learner.rows_evicted, feed.trainer.counters().learner.ids_refused), (3, 0));
     assert!(feed.trainer.model().table().find(1).is_some(), "what came last is there, though it went before");
 }
 
@@ -387,7 +425,7 @@ fn rows_that_are_not_learned_for_long_expire_by_event_time() {
         feed.event(IMPRESSIONS, Event::Impression(impression));
         feed.click(&n.to_string(), 20_000 + 10 * n + 1);
     }
-    assert_eq!(feed.trainer.counters().rows_expired, 1);
+    assert_eq!(feed.trainer.counters().learner.rows_expired, 1);
     assert_eq!(feed.trainer.model().table().find(42), None, "what expired is as if never seen");
     assert!(feed.trainer.model().table().find(7).is_some());
 }
@@ -407,7 +445,7 @@ fn immediate_labels_let_rows_expire_by_the_logs_time_too() {
         trainer.push(IMPRESSIONS, Arrival { offset, hash: 0, body }).expect("in order");
         trainer.step_labelled(&|_| false, &Inline, &mut |_| ()).expect("nothing is waited for");
     }
-    assert_eq!(trainer.counters().rows_expired, 1);
+    assert_eq!(trainer.counters().learner.rows_expired, 1);
     assert!(trainer.model().table().find(42).is_none() && trainer.model().table().find(7).is_some());
 }
 

@@ -96,7 +96,7 @@ fn power_cuts_change_neither_what_is_learned_nor_the_ledger_in_1000_simulated_ru
         assert_eq!(trainer.state_digest(), expected, "seed {seed}: after {cuts} cuts");
         assert_eq!(trainer.ledger(), undisturbed.ledger(), "seed {seed}: after {cuts} cuts");
         let entered: usize = log.values().map(Vec::len).sum();
-        assert_eq!(trainer.counters().records as usize, entered, "seed {seed}");
+        assert_eq!(trainer.counters().intake.records as usize, entered, "seed {seed}");
     }
     assert!(all_cuts > 200, "only {all_cuts} power cuts");
 }

@@ -17,8 +17,6 @@ use crate::stream::Partition;
 enum Call {
     Impression(Record),
     Click(Record),
-    /// Forsakes the impression of an earlier emission, counted from the last.
-    Forsake(usize),
     Flush,
 }
 
@@ -49,7 +47,6 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
     let call = prop_oneof![
         40 => record().prop_map(Call::Impression),
         40 => record().prop_map(Call::Click),
-        5 => (0..20_usize).prop_map(Call::Forsake),
     ];
     (vec(call, 0..150), any::<bool>()).prop_map(|(mut calls, flushed)| {
         calls.extend(flushed.then_some(Call::Flush));
@@ -102,11 +99,6 @@ fn make(join: &mut Join<i64>, at: usize, call: &Call, out: &mut Vec<Emission<i64
         Call::Click(record) => {
             let (partition, impression_id, event_id, time) = parts(record);
             join.click(ClickIn { partition, offset: at, impression_id, event_id, time }, out);
-        }
-        Call::Forsake(back) => {
-            if let Some(emission) = out.iter().rev().nth(*back) {
-                join.forsake(&emission.impression_id);
-            }
         }
         Call::Flush => join.flush(out),
     }
@@ -245,7 +237,6 @@ proptest! {
     fn label_policies_differ_in_when_and_not_in_what(params in params(), calls in calls()) {
         use EmissionKind::{Correction, FakeNegative, FakePositive, Matured, Negative, Positive};
         let mut calls = calls;
-        calls.retain(|call| !matches!(call, Call::Forsake(_)));
         calls.push(Call::Flush);
         let unbounded = |labels| JoinParams {
             labels,
