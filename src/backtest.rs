@@ -25,7 +25,6 @@ use crate::worker::drive::{Drive, DriveError, Pilot, Witness};
 use crate::worker::losses::Seen;
 use deepfm_core::event::{Decoded, Decoder, Event, EventKind, MappingError, RawRecord, Reason};
 use deepfm_core::feature::field::FieldError;
-use deepfm_core::model::Inline;
 use deepfm_core::snapshot::journal::JournalError;
 use deepfm_core::stream::{Arrival, Control, Partition, Positions, StreamError};
 use deepfm_core::train::{ParamsError, Scored, Step, TrainParams, Trainer};
@@ -212,7 +211,7 @@ pub fn replay(
     let pilot = Pilot::Attendance(Attendance::new(Horizon::Captured, ends));
     let mut drive = Drive::new(trainer, source, pilot)?;
     let mut collector = Collector::default();
-    while !drive.turn(u64::MAX, &Inline, &mut collector)?.is_done {}
+    while !drive.turn(u64::MAX, &mut collector)?.is_done {}
     let trainer = &mut drive.trainer;
     let digest = trainer.state_digest();
     let (records, rows, counters) = (trainer.released(), trainer.model().row_count(), trainer.counters());
@@ -255,13 +254,11 @@ fn learn_labelled(
             }
             Some(SourceEvent::PartitionAdded { .. } | SourceEvent::Reconnected { .. }) | None => {}
         }
-        while let Some(unlearned) =
-            trainer.step_labelled(&|id| ids.contains(id), &Inline, &mut |scored| scores.add(scored))
-        {
+        while let Some(unlearned) = trainer.step_labelled(&|id| ids.contains(id), &mut |scored| scores.add(scored)) {
             seen.note_unlearned(&unlearned);
         }
     }
-    let unlearned = trainer.learn_rest(&Inline, &mut |scored| scores.add(scored));
+    let unlearned = trainer.learn_rest(&mut |scored| scores.add(scored));
     seen.note_unlearned(&unlearned);
     let digest = trainer.state_digest();
     let (records, rows) = (trainer.released(), trainer.model().row_count());

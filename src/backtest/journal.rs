@@ -13,7 +13,6 @@ use crate::source::kafka::{KafkaLog, KafkaSource};
 use crate::worker::drive::{Drive, DriveError, Pilot};
 use deepfm_core::event::Decoder;
 use deepfm_core::feature::field::{Field, FieldSet};
-use deepfm_core::model::Inline;
 use deepfm_core::snapshot::journal::JOURNAL;
 use deepfm_core::snapshot::journal::read_journal;
 use deepfm_core::snapshot::manifest::Manifest;
@@ -162,13 +161,13 @@ impl<'c> Replay<'c> {
         while let Some(at) = entries.iter().position(|entry| changes(entry, &self.fields)) {
             let (before, after) = entries.split_at(at);
             let script = Script::new(before.iter().cloned());
-            self.drive.replay(script, after[0].at, &Inline, &mut Collector::default())?;
+            self.drive.replay(script, after[0].at, &mut Collector::default())?;
             self.fields = configured(&after[0].control).map_or_else(Vec::new, |(_, fields)| fields.clone());
             self.reopen()?;
             entries = after;
         }
         let script = Script::new(entries.iter().cloned());
-        Ok(self.drive.replay(script, records, &Inline, &mut Collector::default())?)
+        Ok(self.drive.replay(script, records, &mut Collector::default())?)
     }
 
     fn reopen(&mut self) -> Result<(), BacktestError> {

@@ -87,7 +87,7 @@ pub struct Scores(Vec<Kept>);
 impl Scores {
     /// Keeps a score.
     pub fn add(&mut self, scored: Scored) {
-        let Scored { number, logit, label, weight } = scored;
+        let Scored { number, logit, label, weight, .. } = scored;
         self.0.push(Kept { number, logit, weight: weight as f32, label });
     }
 

@@ -1,10 +1,11 @@
 //! The state machine: records of the log in, a trained model out.
 //!
-//! [`Trainer`] owns everything that a checkpoint holds: the sequencer's positions, the join, the half-filled
-//! micro-batch, the model with its optimizer state, the metrics and the counters. It has no clock and does no I/O:
-//! records are pushed into it, decisions about the log come as [`Control`]s, and [`Trainer::step`] consumes one record
-//! of the merged order. Its state after n records is a function of those records and of the journal alone, which
-//! [`Trainer::state_digest`] shows.
+//! [`Trainer`] owns everything that a checkpoint holds, in two halves: the [`Intake`] with the sequencer's positions and the
+//! join, and the [`Learner`] with the half-filled micro-batch, the model with its optimizer state, the metrics and the shown
+//! scores. Between them runs one ordered stream of [`Delivery`]s, and nothing goes back. Many learners may hang on one intake.
+//! There is no clock and no I/O: records are pushed in, decisions about the log come as [`Control`]s, and [`Trainer::step`]
+//! consumes one record of the merged order. The state after n records is a function of those records and of the journal
+//! alone, which [`Trainer::state_digest`] shows.
 //!
 //! Invariants: an impression is scored with the weights that the log has made when it arrives, and its score enters the
 //! metrics when its label has matured, whatever was learned of it meanwhile; micro-batches are cut by counts and event
@@ -15,8 +16,10 @@ pub mod check;
 mod convert;
 mod counters;
 mod cut;
+mod delivery;
 mod digest;
-mod label;
+mod intake;
+mod learner;
 mod ledger;
 mod params;
 mod refusals;
@@ -24,51 +27,31 @@ mod shown;
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
-use crate::event::{Event, Reason, Refusal};
-use crate::feature::Features;
-use crate::join::{ClickIn, Emission, ImpressionIn, Join, JoinCounters, Taken, Weigh};
+use crate::event::{Reason, Refusal};
+use crate::join::{Join, JoinCounters};
 use crate::metric::Windows;
-use crate::model::{DeepFm, Executor, Scratch};
-use crate::stream::{Arrival, Control, JournalEntry, Partition, Positions, Refused, Released, Sequencer, StreamError};
+use crate::model::{DeepFm, Executor, Inline};
+use crate::stream::{Arrival, Control, JournalEntry, Partition, Positions, Sequencer, StreamError};
 
 pub use batch::{Batch, Pending};
 pub use check::ParamsError;
 pub use counters::{Counters, IntakeCounters, LearnerCounters};
 pub use cut::{Scope, StateCut};
+pub use delivery::{Delivery, Item, Maturity, Shown};
 pub use digest::{Restore, RestoreError, Scalars, StateDigest};
+pub use intake::{Consumed, Intake};
+pub use learner::Learner;
 pub use ledger::{Fate, Ledger, Tally};
 pub use params::{BatchParams, TrainParams};
-use refusals::Refusals;
 pub use shown::{SHOWN_SCORE_BYTES, ShownScores, Unscored};
-
-/// What the join carries of an impression until its label is known.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Shown {
-    /// Its number among the impressions of the merged order, from 0.
-    pub number: u64,
-    /// The partition it was read from.
-    pub partition: Partition,
-    /// Its offset there.
-    pub offset: i64,
-    /// Its example weight.
-    pub weight: f32,
-    /// Its encoded features.
-    pub features: Features,
-}
-
-impl Weigh for Arc<Shown> {
-    fn weight(&self) -> usize {
-        size_of::<Shown>() + self.features.weight()
-    }
-}
 
 /// An impression's shown score with its matured label, as it enters the metrics.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scored {
     /// The impression's number in the merged order.
     pub number: u64,
+    /// When it was shown, in milliseconds of event time.
+    pub time: i64,
     /// Its logit, corrected for negative down-sampling.
     pub logit: f64,
     /// Whether it was clicked.
@@ -77,22 +60,35 @@ pub struct Scored {
     pub weight: f64,
 }
 
-/// A record that was consumed.
+/// Looks on while a learner learns; it changes nothing.
+pub trait Observer {
+    /// An impression of this event time got its shown score, a logit corrected for negative down-sampling; it may not be
+    /// finite. Those that wait when the configuration changes are scored unobserved.
+    fn shown(&mut self, shown: &Shown, time: i64, logit: f64) {
+        let _ = (shown, time, logit);
+    }
+
+    /// A shown score entered the metrics with its label.
+    fn scored(&mut self, scored: Scored);
+}
+
+impl<F: FnMut(Scored)> Observer for F {
+    fn scored(&mut self, scored: Scored) {
+        self(scored);
+    }
+}
+
+/// Nobody looks on.
+impl Observer for () {
+    fn scored(&mut self, _: Scored) {}
+}
+
+/// A record that was consumed, and what came of it.
 #[derive(Debug)]
 pub struct Step {
-    /// Where it was read.
-    pub partition: Partition,
-    /// Its offset.
-    pub offset: i64,
-    /// Its event time, if it could be read.
-    pub time: Option<i64>,
-    /// The room that it took in its queue: see [`Arrival::weight`].
-    pub weight: usize,
-    /// What became of it.
-    pub fate: Fate,
-    /// Present when the record could not be read: the dead letter to send.
-    pub refused: Option<Box<Refused>>,
-    /// Impressions of before whose examples could not be learned with it: more letters to send.
+    /// The record.
+    pub record: Consumed,
+    /// Impressions of before whose examples could not be learned with it: letters to send.
     pub unlearned: Vec<Unlearned>,
 }
 
@@ -115,24 +111,13 @@ impl Unlearned {
     }
 }
 
-/// The learner: one state over one log.
+/// An intake and a learner on it: one state over one log.
 #[derive(Debug)]
-pub struct Trainer {
-    params: TrainParams,
-    sequencer: Sequencer<Arrival>,
-    join: Join<Arc<Shown>>,
-    batch: Batch,
-    model: DeepFm,
-    windows: Windows,
-    shown: ShownScores,
-    refusals: Refusals,
-    read: IntakeCounters,
-    counters: LearnerCounters,
-    ledger: Ledger,
-    emissions: Vec<Emission<Arc<Shown>>>,
-    scratch: Scratch,
-    /// Named with the step that tried to learn them.
-    unlearned: Vec<Unlearned>,
+pub struct Trainer<E = Inline> {
+    intake: Intake,
+    learner: Learner<E>,
+    /// What the record at hand brings about, kept for its room.
+    delivery: Delivery,
     /// Of a change of parameters, for people; not part of the state.
     largest_change: f32,
 }
@@ -140,23 +125,20 @@ pub struct Trainer {
 impl Trainer {
     /// A trainer that has seen nothing.
     pub fn new(params: TrainParams) -> Self {
-        Self {
-            sequencer: Sequencer::default(),
-            join: Join::new(params.join.clone()),
-            batch: Batch::default(),
-            model: DeepFm::new(params.model.clone()),
-            windows: Windows::new(params.window_impressions),
-            shown: ShownScores::default(),
-            refusals: Refusals::default(),
-            read: IntakeCounters::default(),
-            counters: LearnerCounters::default(),
-            ledger: Ledger::default(),
-            emissions: Vec::new(),
-            scratch: Scratch::default(),
-            unlearned: Vec::new(),
-            largest_change: 0.0,
-            params,
-        }
+        let join = Join::new(params.join.clone());
+        let intake = Intake::new(Sequencer::default(), join, IntakeCounters::default(), Ledger::default());
+        Self::of(intake, Learner::new(params, Inline))
+    }
+}
+
+impl<E: Executor> Trainer<E> {
+    fn of(intake: Intake, learner: Learner<E>) -> Self {
+        Self { intake, learner, delivery: Delivery::default(), largest_change: 0.0 }
+    }
+
+    /// The same trainer, whose learner hands its work to another executor.
+    pub fn with_executor<F: Executor>(self, executor: F) -> Trainer<F> {
+        Trainer::of(self.intake, self.learner.with_executor(executor))
     }
 
     /// Queues a record that was read.
@@ -165,7 +147,7 @@ impl Trainer {
     /// When the partition is not part of the log, or the offset was pushed or consumed before.
     pub fn push(&mut self, partition: Partition, arrival: Arrival) -> Result<(), StreamError> {
         let time = arrival.event_time();
-        self.sequencer.push(partition, arrival.offset, time, arrival)
+        self.intake.sequencer.push(partition, arrival.offset, time, arrival)
     }
 
     /// Applies a decision that the log does not contain, and journals it.
@@ -177,170 +159,131 @@ impl Trainer {
             Control::Configured { parameters, .. } => Some(self.readable(parameters)?),
             _ => None,
         };
-        self.sequencer.control(control)?;
-        if let Some(params) = converted.filter(|params| *params != self.params) {
+        self.intake.sequencer.control(control)?;
+        if let Some(params) = converted.filter(|params| params != self.params()) {
             self.convert(params);
         }
         Ok(())
     }
 
     /// Consumes the next record of the merged order; nothing while a live partition's queue is empty.
-    pub fn step<E: Executor>(&mut self, executor: &E, observe: &mut dyn FnMut(Scored)) -> Option<Step> {
-        let Released { partition, offset, body: arrival } = self.sequencer.pop()?;
-        let (time, weight) = (arrival.event_time(), arrival.weight());
-        let Arrival { hash, body, .. } = arrival;
-        self.cut_batch_by_time(executor);
-        self.read.records += 1;
-        let (fate, refused) = match body {
-            Ok(decoded) => {
-                self.read.unknown_keys += u64::from(decoded.unknown_keys);
-                self.read.unknown_fields += u64::from(decoded.unknown_fields);
-                (self.consume(partition, offset, decoded.event, executor), None)
-            }
-            Err(refused) => {
-                *self.read.refused.entry(refused.refusal.reason).or_default() += 1;
-                (Fate::Refused, Some(refused))
-            }
-        };
-        self.ledger.enter(partition, fate, hash);
-        self.meter_matured(executor, observe);
-        let unlearned = std::mem::take(&mut self.unlearned);
-        Some(Step { partition, offset, time, weight, fate, refused, unlearned })
+    pub fn step(&mut self, observer: &mut dyn Observer) -> Option<Step> {
+        let record = self.intake.step(&mut self.delivery)?;
+        let unlearned = self.learner.take(&mut self.delivery, observer);
+        Some(Step { record, unlearned })
     }
 
-    fn consume<E: Executor>(&mut self, partition: Partition, offset: i64, event: Event, executor: &E) -> Fate {
-        let mut emissions = std::mem::take(&mut self.emissions);
-        let fate = match event {
-            Event::Impression(impression) => {
-                let number = self.read.impressions;
-                self.read.impressions += 1;
-                self.read.first_impression_time.get_or_insert(impression.event_time);
-                let (weight, features) = (impression.weight, impression.features);
-                let shown = Arc::new(Shown { number, partition, offset, weight, features });
-                let (id, time) = (Arc::clone(&impression.impression_id), impression.event_time);
-                let arrived = ImpressionIn {
-                    partition,
-                    offset,
-                    impression_id: impression.impression_id,
-                    event_id: impression.event_id,
-                    time: impression.event_time,
-                    payload: Arc::clone(&shown),
-                };
-                let taken = self.join.impression(arrived, &mut emissions);
-                if taken == Taken::In {
-                    self.show(&id, time, shown, executor);
-                }
-                taken
-            }
-            Event::Click(click) => {
-                self.read.clicks += 1;
-                let arrived = ClickIn {
-                    partition,
-                    offset,
-                    impression_id: click.impression_id,
-                    event_id: click.event_id,
-                    time: click.event_time,
-                };
-                self.join.click(arrived, &mut emissions)
-            }
-        };
-        self.learn_from(emissions, executor);
-        match fate {
-            Taken::In => Fate::Joined,
-            Taken::TooLate => Fate::TooLate,
-            Taken::Duplicate => Fate::Duplicate,
-            Taken::Conflicting => Fate::Conflicting,
-        }
+    /// Consumes the next record, and learns an impression at once with the label that `clicked` knows of it. Nothing while a
+    /// live partition's queue is empty; else what could not be learned with it.
+    pub fn step_labelled(
+        &mut self,
+        clicked: &dyn Fn(&str) -> bool,
+        observer: &mut dyn Observer,
+    ) -> Option<Vec<Unlearned>> {
+        let is_there = self.intake.step_labelled(clicked, &mut self.delivery);
+        is_there.then(|| self.learner.take(&mut self.delivery, observer))
+    }
+
+    /// Learns the half-filled batch: the end of a run with `step_labelled`. Gives what could not be learned of it.
+    pub fn learn_rest(&mut self, observer: &mut dyn Observer) -> Vec<Unlearned> {
+        self.learner.finish(observer)
+    }
+
+    /// What was read.
+    pub fn intake(&self) -> &Intake {
+        &self.intake
+    }
+
+    /// What learns from it.
+    pub fn learner(&self) -> &Learner<E> {
+        &self.learner
     }
 
     /// The live partitions that the next record waits for.
     pub fn awaited(&self) -> impl Iterator<Item = Partition> {
-        self.sequencer.awaited()
+        self.intake.sequencer.awaited()
     }
 
     /// The sequencer: queues, standings and the journal.
     pub fn sequencer(&self) -> &Sequencer<Arrival> {
-        &self.sequencer
+        &self.intake.sequencer
     }
 
     /// Forgets the records that wait: they come again, read from [`positions`](Self::positions) on.
     pub fn forget_queued(&mut self) {
-        let sequencer = std::mem::take(&mut self.sequencer);
-        self.sequencer = Sequencer::resume(sequencer.progress(), sequencer.journal().to_vec());
+        let sequencer = std::mem::take(&mut self.intake.sequencer);
+        self.intake.sequencer = Sequencer::resume(sequencer.progress(), sequencer.journal().to_vec());
     }
 
     /// Puts a segment before the journal: see [`Sequencer::lengthen_journal`].
     pub fn lengthen_journal(&mut self, segment: Vec<JournalEntry>) {
-        self.sequencer.lengthen_journal(segment);
+        self.intake.sequencer.lengthen_journal(segment);
     }
 
     /// Takes the journal segment that ends here; it belongs to the version that is cut here.
     pub fn cut_journal(&mut self) -> Vec<JournalEntry> {
-        self.sequencer.cut_journal()
+        self.intake.sequencer.cut_journal()
     }
 
     /// The next offset of each partition.
     pub fn positions(&self) -> Positions {
-        self.sequencer.positions()
+        self.intake.sequencer.positions()
     }
 
     /// Records consumed since the log began.
     pub fn released(&self) -> u64 {
-        self.sequencer.released()
+        self.intake.sequencer.released()
     }
 
     /// The model.
     pub fn model(&self) -> &DeepFm {
-        &self.model
+        &self.learner.model
     }
 
     /// Progressive metrics.
     pub fn windows(&self) -> &Windows {
-        &self.windows
+        &self.learner.windows
     }
 
     /// What was counted outside the join.
     pub fn counters(&self) -> Counters {
-        Counters { intake: self.read.clone(), learner: self.counters.clone() }
+        Counters { intake: self.intake.counters.clone(), learner: self.learner.counters.clone() }
     }
 
     /// Examples learned since the log began.
     pub fn learned(&self) -> u64 {
-        self.counters.learned
+        self.learner.counters.learned
     }
 
     /// What became of every record.
     pub fn ledger(&self) -> &Ledger {
-        &self.ledger
+        &self.intake.ledger
     }
 
     /// What the join counted.
     pub fn join_counters(&self) -> &JoinCounters {
-        self.join.counters()
+        self.intake.join.counters()
     }
 
     /// The join.
     pub fn join(&self) -> &Join<Arc<Shown>> {
-        &self.join
+        &self.intake.join
     }
 
     /// The shown scores that wait for their label: of impressions whose window the log does not cover yet.
     pub fn shown_scores(&self) -> &ShownScores {
-        &self.shown
+        &self.learner.shown
     }
 
     /// The parameters that the trainer was made with.
     pub fn params(&self) -> &TrainParams {
-        &self.params
+        &self.learner.params
     }
 
     /// Whether labels have begun to mature: the watermark has passed the first impression and its window. Before that
     /// only clicked impressions have labels, and a model of them must not be served.
     pub fn has_matured(&self) -> bool {
-        match (self.read.first_impression_time, self.join.watermark()) {
-            (Some(first), Some(watermark)) => watermark > first.saturating_add(self.params.join.window_ms),
-            _ => false,
-        }
+        self.intake.has_matured(self.params().join.window_ms)
     }
 }
 

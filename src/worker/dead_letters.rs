@@ -221,8 +221,8 @@ impl Letters {
 impl Witness for Letters {
     fn consumed(&mut self, step: Step) {
         self.seen.note_step(&step);
-        if let Some(refused) = &step.refused {
-            self.take(self.writer.write(step.partition, step.offset, refused));
+        if let Some(refused) = &step.record.refused {
+            self.take(self.writer.write(step.record.partition, step.record.offset, refused));
         }
         for unlearned in &step.unlearned {
             let refused = Refused::without_record(unlearned.refusal());

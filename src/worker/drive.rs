@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use super::attendance::{Attendance, Verdict};
 use crate::source::{Confirmation, Source, SourceError, SourceEvent};
-use deepfm_core::model::Executor;
 use deepfm_core::stream::{Arrival, Control, Partition, Script, StreamError};
 use deepfm_core::train::{Scored, Step, Trainer};
 
@@ -111,16 +110,10 @@ impl<S: Source> Drive<S> {
     ///
     /// # Errors
     /// When the source fails, or the journal is not of this log.
-    pub fn replay<E: Executor>(
-        &mut self,
-        segment: Script,
-        until: u64,
-        executor: &E,
-        witness: &mut dyn Witness,
-    ) -> Result<(), DriveError> {
+    pub fn replay(&mut self, segment: Script, until: u64, witness: &mut dyn Witness) -> Result<(), DriveError> {
         self.pilot = Pilot::Script(segment);
         while self.trainer.released() < until {
-            self.turn(until, executor, witness)?;
+            self.turn(until, witness)?;
         }
         self.follow_script()
     }
@@ -129,16 +122,11 @@ impl<S: Source> Drive<S> {
     ///
     /// # Errors
     /// When the source fails, or gives what does not fit the state.
-    pub fn turn<E: Executor>(
-        &mut self,
-        until: u64,
-        executor: &E,
-        witness: &mut dyn Witness,
-    ) -> Result<Turn, DriveError> {
+    pub fn turn(&mut self, until: u64, witness: &mut dyn Witness) -> Result<Turn, DriveError> {
         let mut consumed = 0;
         self.take_arrivals(Duration::ZERO)?;
         loop {
-            consumed += self.consume(STEPS_PER_TURN - consumed, until, executor, witness)?;
+            consumed += self.consume(STEPS_PER_TURN - consumed, until, witness)?;
             if consumed == STEPS_PER_TURN || self.trainer.released() >= until || witness.is_full() {
                 break;
             }
@@ -229,20 +217,14 @@ impl<S: Source> Drive<S> {
         Ok(())
     }
 
-    fn consume<E: Executor>(
-        &mut self,
-        steps: usize,
-        until: u64,
-        executor: &E,
-        witness: &mut dyn Witness,
-    ) -> Result<usize, DriveError> {
+    fn consume(&mut self, steps: usize, until: u64, witness: &mut dyn Witness) -> Result<usize, DriveError> {
         let mut consumed = 0;
         while consumed < steps && self.trainer.released() < until && !witness.is_full() {
             self.follow_script()?;
-            let Some(step) = self.trainer.step(executor, &mut |scored| witness.scored(scored)) else {
+            let Some(step) = self.trainer.step(&mut |scored| witness.scored(scored)) else {
                 break;
             };
-            self.source.consumed(step.partition, step.weight);
+            self.source.consumed(step.record.partition, step.record.weight);
             witness.consumed(step);
             consumed += 1;
         }

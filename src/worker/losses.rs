@@ -8,7 +8,7 @@ use deepfm_core::event::plain::plain;
 use deepfm_core::event::{DETAIL_CHARS_MAX, EventKind, Reason};
 use deepfm_core::join::JoinCounters;
 use deepfm_core::stream::{Partition, Refused};
-use deepfm_core::train::{Counters, Fate, LearnerCounters, Step, Unlearned};
+use deepfm_core::train::{Consumed, Counters, Fate, LearnerCounters, Step, Unlearned};
 
 /// A place in the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -75,11 +75,12 @@ const NAMED_MAX: usize = 10;
 impl Seen {
     /// Notes a record that a trainer consumed.
     pub fn note_step(&mut self, step: &Step) {
-        self.note(step.partition, step.offset, step.refused.as_deref());
+        let Consumed { partition, offset, fate, .. } = step.record;
+        self.note(partition, offset, step.record.refused.as_deref());
         self.note_unlearned(&step.unlearned);
-        if matches!(step.fate, Fate::TooLate | Fate::Duplicate | Fate::Conflicting) {
-            let place = || LogPlace { partition: step.partition.to_string(), offset: step.offset };
-            self.dropped.entry(step.fate).or_insert_with(place);
+        if matches!(fate, Fate::TooLate | Fate::Duplicate | Fate::Conflicting) {
+            let place = || LogPlace { partition: partition.to_string(), offset };
+            self.dropped.entry(fate).or_insert_with(place);
         }
     }
 

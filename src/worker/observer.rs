@@ -16,8 +16,8 @@ pub(super) struct Observer<'o> {
 
 impl Witness for Observer<'_> {
     fn consumed(&mut self, step: Step) {
-        if let Some(time) = step.time {
-            self.clicks.saw(step.partition.kind, time);
+        if let Some(time) = step.record.time {
+            self.clicks.saw(step.record.partition.kind, time);
         }
         self.letters.consumed(step);
     }

@@ -33,7 +33,6 @@ use crate::store::Store;
 use deepfm_core::event::Decoder;
 use deepfm_core::feature::field::FieldSet;
 use deepfm_core::metric::Report;
-use deepfm_core::model::Inline;
 use deepfm_core::snapshot::artefact::{Artefact, Cut};
 use deepfm_core::snapshot::checkpoint::{Beside, Parent};
 use deepfm_core::snapshot::clicks::ClickTimes;
@@ -241,7 +240,7 @@ impl Worker<'_> {
         let mut shown = Instant::now();
         loop {
             let mut observer = Observer { letters: &mut self.letters, clicks: &mut self.clicks };
-            let turn = self.drive.turn(u64::MAX, &Inline, &mut observer)?;
+            let turn = self.drive.turn(u64::MAX, &mut observer)?;
             self.note_announced()?;
             self.letters.note_delivered()?;
             if self.letters.is_full() {

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use deepfm_core::event::{Decoded, Event, EventKind, Impression};
 use deepfm_core::feature::{Entry, Features, hash};
 use deepfm_core::join::params::{JoinParams, LabelPolicy, LatePolicy};
-use deepfm_core::model::Inline;
 use deepfm_core::model::params::ModelParams;
 use deepfm_core::snapshot::checkpoint::{self, Beside, FORMAT_VERSION, Lineage};
 use deepfm_core::snapshot::outbox::Outbox;
@@ -112,7 +111,7 @@ fn consume(trainer: &mut Trainer) -> Duration {
     let mut longest = Duration::ZERO;
     loop {
         let start = Instant::now();
-        if trainer.step(&Inline, &mut |_| ()).is_none() {
+        if trainer.step(&mut ()).is_none() {
             return longest;
         }
         longest = longest.max(start.elapsed());

@@ -44,6 +44,7 @@ impl Dice {
 }
 
 /// An executor that works its items off in another order, on several threads.
+#[derive(Clone, Copy)]
 struct Backwards;
 
 impl Executor for Backwards {
@@ -161,14 +162,14 @@ pub(super) fn started(params: &TrainParams, log: &Log) -> Trainer {
     trainer
 }
 
-fn consume_all<E: Executor>(trainer: &mut Trainer, executor: &E) {
-    while trainer.step(executor, &mut |_| ()).is_some() {}
+fn consume_all<E: Executor>(trainer: &mut Trainer<E>) {
+    while trainer.step(&mut ()).is_some() {}
 }
 
 /// Ends the partitions that are waited for and have nothing left, as a bounded run does.
-pub(super) fn end_exhausted<E: Executor>(trainer: &mut Trainer, left: &Log, executor: &E) {
+pub(super) fn end_exhausted<E: Executor>(trainer: &mut Trainer<E>, left: &Log) {
     loop {
-        consume_all(trainer, executor);
+        consume_all(trainer);
         let exhausted = trainer.awaited().find(|partition| left[partition].is_empty());
         let Some(partition) = exhausted else { return };
         trainer.control(&Control::Ended(partition)).expect("it is live");
@@ -188,11 +189,11 @@ pub(super) fn plainly_trained(params: &TrainParams, log: &Log) -> Trainer {
         }
     }
     let left = log.keys().map(|partition| (*partition, Vec::new())).collect();
-    end_exhausted(&mut trainer, &left, &Inline);
+    end_exhausted(&mut trainer, &left);
     trainer
 }
 
-pub(super) fn lineage(trainer: &Trainer, state_digest: StateDigest) -> Lineage {
+pub(super) fn lineage<E: Executor>(trainer: &Trainer<E>, state_digest: StateDigest) -> Lineage {
     Lineage {
         format: checkpoint::FORMAT_VERSION,
         configuration: String::new(),
@@ -209,7 +210,7 @@ pub(super) fn lineage(trainer: &Trainer, state_digest: StateDigest) -> Lineage {
 }
 
 /// Adds a checkpoint of what changed, or of everything when there is none yet.
-fn take_checkpoint(trainer: &mut Trainer, layers: &mut Vec<Layer>) -> Lineage {
+fn take_checkpoint<E: Executor>(trainer: &mut Trainer<E>, layers: &mut Vec<Layer>) -> Lineage {
     let cut = trainer.cut(if layers.is_empty() { Scope::Everything } else { Scope::Changes });
     let lineage = lineage(trainer, cut.digest);
     layers.push(checkpoint::encode(&cut, &lineage));
@@ -242,8 +243,8 @@ fn restarted(params: &TrainParams, layers: &[Layer], expected: &Lineage, log: &L
 }
 
 /// The log in a random interleaving with checkpoints at random places.
-fn disturbed_run<E: Executor>(params: &TrainParams, log: &Log, dice: &mut Dice, executor: &E) -> StateDigest {
-    let mut trainer = started(params, log);
+fn disturbed_run<E: Executor + Copy>(params: &TrainParams, log: &Log, dice: &mut Dice, executor: E) -> StateDigest {
+    let mut trainer = started(params, log).with_executor(executor);
     let mut left = log.clone();
     let mut layers = Vec::new();
     let partitions: Vec<Partition> = log.keys().copied().collect();
@@ -255,10 +256,10 @@ fn disturbed_run<E: Executor>(params: &TrainParams, log: &Log, dice: &mut Dice, 
             trainer.push(partition, arrival).expect("in order");
         }
         for _ in 0..dice.below(8) {
-            trainer.step(executor, &mut |_| ());
+            trainer.step(&mut ());
         }
         if dice.one_in(4) {
-            end_exhausted(&mut trainer, &left, executor);
+            end_exhausted(&mut trainer, &left);
         }
         if dice.one_in(8) {
             let lineage = take_checkpoint(&mut trainer, &mut layers);
@@ -266,11 +267,11 @@ fn disturbed_run<E: Executor>(params: &TrainParams, log: &Log, dice: &mut Dice, 
                 layers = vec![merged(&layers)];
             }
             if dice.one_in(2) {
-                trainer = restarted(params, &layers, &lineage, log, &mut left);
+                trainer = restarted(params, &layers, &lineage, log, &mut left).with_executor(executor);
             }
         }
     }
-    end_exhausted(&mut trainer, &left, executor);
+    end_exhausted(&mut trainer, &left);
     trainer.state_digest()
 }
 
@@ -283,10 +284,10 @@ fn the_state_is_a_function_of_the_log_in_1000_random_logs_interleavings_checkpoi
         let log = random_log(&mut dice);
         let expected = plain_run(&params, &log);
         digests.insert(expected.to_string());
-        let inline = disturbed_run(&params, &log, &mut dice, &Inline);
+        let inline = disturbed_run(&params, &log, &mut dice, Inline);
         assert_eq!(inline, expected, "seed {seed}: another interleaving gave another state");
         if seed % 10 == 0 {
-            let parallel = disturbed_run(&params, &log, &mut dice, &Backwards);
+            let parallel = disturbed_run(&params, &log, &mut dice, Backwards);
             assert_eq!(parallel, expected, "seed {seed}: another executor gave another state");
         }
     }
@@ -417,12 +418,12 @@ fn run_without_waiting(params: &TrainParams, log: &Log, dice: &mut Dice) -> Stat
         for silent in &awaited {
             trainer.control(&Control::Idle(*silent)).expect("it is live");
         }
-        trainer.step(&Inline, &mut |_| ());
+        trainer.step(&mut ());
         for silent in awaited {
             trainer.control(&Control::Returned(silent)).expect("it was idle");
         }
     }
-    end_exhausted(&mut trainer, &left, &Inline);
+    end_exhausted(&mut trainer, &left);
     trainer.state_digest()
 }
 
@@ -468,7 +469,7 @@ fn idling_run(params: &TrainParams, log: &Log, dice: &mut Dice) -> (StateDigest,
             }
             trainer.push(partition, lane.remove(0)).expect("in order");
         }
-        trainer.step(&Inline, &mut |_| ());
+        trainer.step(&mut ());
         if dice.one_in(80) {
             lose_some(&mut trainer, log, &mut left, dice);
         }
@@ -515,7 +516,7 @@ fn replayed_run(params: &TrainParams, log: &Log, until: u64, journal: Vec<Journa
         if trainer.released() == until {
             return trainer.state_digest();
         }
-        trainer.step(&Inline, &mut |_| ()).expect("the journal says what is not waited for");
+        trainer.step(&mut ()).expect("the journal says what is not waited for");
     }
 }
 
@@ -562,7 +563,7 @@ fn every_byte_of_a_checkpoint_counts_for_the_digest() {
             trainer.push(*partition, arrival.clone()).expect("in order");
         }
     }
-    consume_all(&mut trainer, &Inline);
+    consume_all(&mut trainer);
     let mut layers = Vec::new();
     take_checkpoint(&mut trainer, &mut layers);
     checkpoint::decode(params.clone(), &layers).expect("what was written is read");

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use deepfm_core::event::options::EventOptions;
 use deepfm_core::event::{Click, Decoded, Event, EventKind, Impression};
 use deepfm_core::feature::encoder::Encoder;
-use deepfm_core::model::Inline;
 use deepfm_core::snapshot::artefact::{Artefact, Cut, MODEL, PROBES, verify};
 use deepfm_core::snapshot::outbox::OutboxEntry;
 use deepfm_core::stream::{Arrival, Control, Partition};
@@ -91,7 +90,7 @@ pub(super) fn trainer(config: &Config, row: impl Fn(u64) -> String) -> Trainer {
         if n % 5 == 0 {
             trainer.push(CLICKS, Arrival { offset: n, hash: 0, body: body(Event::Click(click)) }).expect("in order");
         }
-        while trainer.step(&Inline, &mut |_| ()).is_some() {}
+        while trainer.step(&mut ()).is_some() {}
     }
     trainer
 }

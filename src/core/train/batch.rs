@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Shown;
-use crate::model::Importance;
+use crate::model::{Example, Importance};
 
 /// Labelled impressions that wait for their micro-batch to be cut.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -31,4 +31,16 @@ pub struct Pending {
     pub importance: Importance,
     /// Its number among the examples, which fixes its dropout mask.
     pub number: u64,
+}
+
+impl Pending {
+    pub(super) fn example(&self) -> Example<'_> {
+        Example {
+            features: &self.shown.features,
+            label: if self.label { 1.0 } else { 0.0 },
+            weight: self.shown.weight,
+            importance: self.importance,
+            number: self.number,
+        }
+    }
 }

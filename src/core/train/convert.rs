@@ -3,7 +3,7 @@
 
 use super::{TrainParams, Trainer};
 use crate::join::params::JoinParams;
-use crate::model::Inline;
+use crate::model::Executor;
 use crate::model::params::ModelParams;
 use crate::stream::StreamError;
 
@@ -40,7 +40,7 @@ impl TrainParams {
     }
 }
 
-impl Trainer {
+impl<E: Executor> Trainer<E> {
     /// The largest change of a weight by the newest change of parameters: rounding.
     pub fn largest_change(&self) -> f32 {
         self.largest_change
@@ -50,7 +50,7 @@ impl Trainer {
     pub(super) fn readable(&self, parameters: &str) -> Result<TrainParams, StreamError> {
         let params = TrainParams::from_text(parameters)
             .map_err(|error| StreamError::Parameters { reason: error.to_string() })?;
-        if self.params.can_become(&params) {
+        if self.params().can_become(&params) {
             Ok(params)
         } else {
             Err(StreamError::Parameters { reason: "the model has another shape".to_owned() })
@@ -59,10 +59,7 @@ impl Trainer {
 
     /// Goes on with other parameters. Weights stay as they are, up to rounding.
     pub(super) fn convert(&mut self, params: TrainParams) {
-        // What has arrived was shown with the weights as they were, to the last bit.
-        self.score_shown(&Inline);
-        self.largest_change = self.model.reconfigure(&params.model);
-        self.join.reconfigure(&params.join);
-        self.params = params;
+        self.intake.join.reconfigure(&params.join);
+        self.largest_change = self.learner.reconfigure(params);
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::Scalars;
 use super::{StateDigest, Trainer};
+use crate::model::Executor;
 
 /// How much a checkpoint takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,11 +44,11 @@ struct Copied {
     join: Vec<u8>,
 }
 
-impl Trainer {
+impl<E: Executor> Trainer<E> {
     /// Takes a cut. Changes can only be taken after everything was, or after the trainer was restored; before that,
     /// everything is taken whatever was asked for.
     pub fn cut(&mut self, scope: Scope) -> StateCut {
-        let row_bytes = self.model.row_bytes();
+        let row_bytes = self.learner.model.row_bytes();
         let changes = match scope {
             Scope::Changes => self.changes(),
             Scope::Everything => None,
@@ -63,38 +64,42 @@ impl Trainer {
 
     fn changes(&mut self) -> Option<Copied> {
         Some(Copied {
-            rows: self.model.table_mut().copy_unsaved()?,
-            candidates: self.model.candidates_mut().copy_unsaved()?,
-            shown_scores: self.shown.copy_unsaved()?,
-            join: self.join.cut_changes()?,
+            rows: self.learner.model.table_mut().copy_unsaved()?,
+            candidates: self.learner.model.candidates_mut().copy_unsaved()?,
+            shown_scores: self.learner.shown.copy_unsaved()?,
+            join: self.intake.join.cut_changes()?,
         })
     }
 
     fn everything(&mut self) -> Copied {
-        let join = self.join.all_as_changes();
-        self.join.cut_changes();
+        let join = self.intake.join.all_as_changes();
+        self.intake.join.cut_changes();
         Copied {
-            rows: self.model.table_mut().copy_all(),
-            candidates: self.model.candidates_mut().copy_all(),
-            shown_scores: self.shown.copy_all(),
+            rows: self.learner.model.table_mut().copy_all(),
+            candidates: self.learner.model.candidates_mut().copy_all(),
+            shown_scores: self.learner.shown.copy_all(),
             join,
         }
     }
 
     /// Bytes that a cut of the changes would take of the log, beside the scalars.
     pub fn unsaved_bytes(&self) -> usize {
-        let rows = self.model.table().unsaved_len() * self.model.row_bytes();
-        rows + self.model.candidates().unsaved_bytes() + self.shown.unsaved_bytes() + self.join.changes_bytes()
+        let rows = self.learner.model.table().unsaved_len() * self.learner.model.row_bytes();
+        rows + self.learner.model.candidates().unsaved_bytes()
+            + self.learner.shown.unsaved_bytes()
+            + self.intake.join.changes_bytes()
     }
 
     /// Begins to note changes: a checkpoint has everything as it is now.
     pub(super) fn note_saved(&mut self) {
-        self.model.table_mut().note_saved();
-        self.model.candidates_mut().note_saved();
-        self.shown.note_saved();
-        self.join.cut_changes();
+        self.learner.model.table_mut().note_saved();
+        self.learner.model.candidates_mut().note_saved();
+        self.learner.shown.note_saved();
+        self.intake.join.cut_changes();
     }
+}
 
+impl Trainer {
     /// Decodes the scalars of a cut.
     ///
     /// # Errors

@@ -8,10 +8,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::refusals::Refusals;
 use super::shown::RepeatedScore;
-use super::{Batch, IntakeCounters, LearnerCounters, Ledger, Shown, ShownScores, TrainParams, Trainer, Unscored};
+use super::{
+    Batch, Intake, IntakeCounters, Learner, LearnerCounters, Ledger, Shown, ShownScores, TrainParams, Trainer, Unscored,
+};
 use crate::join::{self, Join, JoinEntry, JoinScalars};
 use crate::metric::Windows;
-use crate::model::{DeepFm, DenseState, RepeatedId, Scratch};
+use crate::model::{DeepFm, DenseState, Executor, Inline, RepeatedId};
 use crate::stream::{JournalEntry, Sequencer, SequencerProgress};
 
 /// SHA-256 over everything that a checkpoint holds of the log's effect, in canonical form. Rows, candidates, shown scores and join entries enter
@@ -88,19 +90,20 @@ pub struct Restore<R, C, S, J> {
     pub entries: J,
 }
 
-impl Trainer {
+impl<E: Executor> Trainer<E> {
     /// Everything of the state but rows and join entries.
     pub fn scalars(&self) -> Scalars {
+        let (intake, learner) = (&self.intake, &self.learner);
         Scalars {
-            progress: self.sequencer.progress(),
-            join: self.join.scalars(),
-            batch: self.batch.clone(),
-            read: self.read.clone(),
-            counters: self.counters.clone(),
-            windows: self.windows.clone(),
-            unscored: self.shown.unscored().to_vec(),
-            refused: self.refusals.saved(),
-            dense: self.model.dense(),
+            progress: intake.sequencer.progress(),
+            join: intake.join.scalars(),
+            batch: learner.batch.clone(),
+            read: intake.counters.clone(),
+            counters: learner.counters.clone(),
+            windows: learner.windows.clone(),
+            unscored: learner.shown.unscored().to_vec(),
+            refused: learner.refusals.saved(),
+            dense: learner.model.dense(),
         }
     }
 
@@ -111,16 +114,19 @@ impl Trainer {
 
     pub(super) fn digest_and_scalars(&mut self) -> (StateDigest, Vec<u8>) {
         let scalars = postcard::to_allocvec(&self.scalars()).expect("a state without foreign types always encodes");
+        let (intake, learner) = (&self.intake, &mut self.learner);
         let mut hasher = Sha256::new();
         hasher.update((scalars.len() as u64).to_le_bytes());
         hasher.update(&scalars);
-        hasher.update(self.model.rows_digest().to_le_bytes());
-        hasher.update(self.model.candidates().digest().to_le_bytes());
-        hasher.update(self.shown.digest().to_le_bytes());
-        hasher.update(self.join.entries_sum().to_le_bytes());
+        hasher.update(learner.model.rows_digest().to_le_bytes());
+        hasher.update(learner.model.candidates().digest().to_le_bytes());
+        hasher.update(learner.shown.digest().to_le_bytes());
+        hasher.update(intake.join.entries_sum().to_le_bytes());
         (StateDigest(hasher.finalize().into()), scalars)
     }
+}
 
+impl Trainer {
     /// A trainer that goes on where the checkpoint was taken. Records that were queued then are pushed again.
     ///
     /// # Errors
@@ -138,23 +144,15 @@ impl Trainer {
         >,
     ) -> Result<Self, RestoreError> {
         let Scalars { progress, join, batch, read, counters, windows, unscored, refused, dense } = saved.scalars;
-        let mut trainer = Self {
-            sequencer: Sequencer::resume(progress, saved.journal),
-            join: Join::restore(params.join.clone(), &join, saved.entries)?,
-            batch,
-            model: DeepFm::restore(params.model.clone(), dense, saved.rows, saved.candidates)?,
-            windows,
-            shown: ShownScores::restore(unscored, saved.shown_scores)?,
-            refusals: Refusals::restore(refused),
-            read,
-            counters,
-            ledger: saved.ledger,
-            emissions: Vec::new(),
-            scratch: Scratch::default(),
-            unlearned: Vec::new(),
-            largest_change: 0.0,
-            params,
-        };
+        let sequencer = Sequencer::resume(progress, saved.journal);
+        let join = Join::restore(params.join.clone(), &join, saved.entries)?;
+        let mut learner = Learner::new(params, Inline);
+        learner.model = DeepFm::restore(learner.params.model.clone(), dense, saved.rows, saved.candidates)?;
+        learner.shown = ShownScores::restore(unscored, saved.shown_scores)?;
+        learner.refusals = Refusals::restore(refused);
+        learner.log_time = sequencer.largest_released();
+        (learner.batch, learner.counters, learner.windows) = (batch, counters, windows);
+        let mut trainer = Self::of(Intake::new(sequencer, join, read, saved.ledger), learner);
         trainer.note_saved();
         Ok(trainer)
     }

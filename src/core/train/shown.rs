@@ -163,7 +163,7 @@ impl ShownScores {
     pub(super) fn next_matured(&mut self, has_matured: impl FnOnce(i64) -> bool) -> Option<Scored> {
         let key = *self.scored.first_key_value().filter(|(key, _)| has_matured(key.0))?.0;
         let Waiting { logit, weight, clicked } = self.remove(key)?;
-        Some(Scored { number: key.1, logit: f64::from(logit), label: clicked, weight: f64::from(weight) })
+        Some(Scored { number: key.1, time: key.0, logit: f64::from(logit), label: clicked, weight: f64::from(weight) })
     }
 
     fn place(&self, number: u64) -> Result<usize, usize> {

@@ -1,9 +1,11 @@
+mod refusals;
+
 use super::*;
-use crate::event::{Click, Decoded, EventKind, Impression};
-use crate::feature::Entry;
+use crate::event::{Click, Decoded, Event, EventKind, Impression};
+use crate::feature::{Entry, Features};
 use crate::join::params::{JoinParams, LabelPolicy, LatePolicy};
-use crate::model::Inline;
 use crate::model::params::{AdmissionParams, MlpParams, ModelParams, Parts};
+use crate::model::{Inline, Scratch};
 use crate::optim::params::{FtrlParams, SgdParams};
 
 const IMPRESSIONS: Partition = Partition { kind: EventKind::Impression, number: 0 };
@@ -69,7 +71,7 @@ impl Feed {
         let other = if partition == IMPRESSIONS { CLICKS } else { IMPRESSIONS };
         let scored = &mut self.scored;
         self.trainer.control(&Control::Idle(other)).expect("it is live");
-        let step = self.trainer.step(&Inline, &mut |s| scored.push(s)).expect("nothing is waited for");
+        let step = self.trainer.step(&mut |s| scored.push(s)).expect("nothing is waited for");
         self.unlearned.extend(step.unlearned);
         self.trainer.control(&Control::Returned(other)).expect("it was idle");
     }
@@ -208,9 +210,9 @@ fn immediate_labels_give_every_impression_its_score_from_before_it_was_learned()
         let impression = Impression { impression_id, event_id: None, event_time, weight: 1.0, features };
         let body = Ok(Decoded { event: Event::Impression(impression), unknown_keys: 0, unknown_fields: 0 });
         trainer.push(IMPRESSIONS, Arrival { offset, hash: 0, body }).expect("in order");
-        trainer.step_labelled(&|_| true, &Inline, &mut |s| scored.push(s)).expect("nothing is waited for");
+        trainer.step_labelled(&|_| true, &mut |s| scored.push(s)).expect("nothing is waited for");
     }
-    trainer.learn_rest(&Inline, &mut |s| scored.push(s));
+    trainer.learn_rest(&mut |s| scored.push(s));
     let numbers: Vec<u64> = scored.iter().map(|scored| scored.number).collect();
     assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7]);
     let logits: Vec<f64> = scored.iter().map(|scored| scored.logit).collect();
@@ -277,86 +279,6 @@ fn a_fake_negative_is_metered_with_its_matured_label() {
     let labels: Vec<(u64, bool)> = feed.scored.iter().map(|scored| (scored.number, scored.label)).collect();
     assert_eq!(labels, [(0, true), (1, false)]);
     assert_eq!(feed.scored[0].logit, 0.0, "the score is from before its own fake negative");
-}
-
-#[test]
-fn of_a_batch_only_the_example_at_fault_is_lost_and_it_is_named() {
-    let batch = BatchParams { min: 3, max: 3, growth_examples: 1, span_ms: 1_000_000 };
-    let mut feed = Feed::new(TrainParams { batch, ..params() });
-    for (n, (id, value)) in [("a", 1.0), ("huge", f32::MIN), ("b", 1.0)].into_iter().enumerate() {
-        feed.impression(id, 20 * n as i64, value);
-        feed.click(id, 20 * n as i64 + 10);
-    }
-    let counters = feed.trainer.counters();
-    assert_eq!((counters.learner.batches, counters.learner.batches_refused), (1, 0));
-    assert_eq!((counters.learner.examples_refused, counters.learner.learned), (1, 2));
-    let huge = Unlearned { partition: IMPRESSIONS, offset: 1, impression_id: "huge".into() };
-    assert_eq!(feed.unlearned, [huge]);
-    feed.passes(200);
-    let numbers: Vec<u64> = feed.scored.iter().map(|scored| scored.number).collect();
-    assert_eq!(numbers, [0, 2], "it is not metered");
-}
-
-#[test]
-fn a_batch_with_a_non_finite_gradient_is_refused_and_the_join_goes_on() {
-    let mut feed = Feed::new(params());
-    feed.impression("a", 0, 1.0);
-    feed.click("a", 10);
-    let rows = feed.trainer.model.rows_digest();
-    feed.impression("huge", 20, f32::MIN);
-    feed.click("huge", 30);
-    let counters = feed.trainer.counters();
-    assert_eq!(
-        (counters.learner.batches_refused, counters.learner.examples_refused, counters.learner.learned),
-        (1, 1, 1)
-    );
-    let huge = Unlearned { partition: IMPRESSIONS, offset: 1, impression_id: "huge".into() };
-    assert_eq!(feed.unlearned, [huge]);
-    assert_eq!(feed.unlearned[0].refusal().reason, Reason::NotFinite);
-    assert_eq!(feed.trainer.model.rows_digest(), rows);
-    feed.impression("b", 40, 1.0);
-    feed.click("b", 50);
-    assert_eq!(feed.trainer.learned(), 2);
-    feed.click("huge", 60);
-    assert_eq!(feed.trainer.learned(), 2, "a second click on a refused impression teaches nothing");
-    feed.passes(200);
-    let numbers: Vec<u64> = feed.scored.iter().map(|scored| scored.number).collect();
-    assert_eq!(numbers, [0, 2], "a refused impression is not metered");
-}
-
-#[test]
-fn what_was_never_learned_is_not_corrected_and_is_remembered_for_as_long_as_it_could_be() {
-    let join = JoinParams { labels: LabelPolicy::AtMaturity, late_clicks: LatePolicy::Correct, ..params().join };
-    let mut feed = Feed::new(TrainParams { join, ..params() });
-    feed.impression("a", 0, 1.0);
-    feed.click("a", 10);
-    feed.passes(150);
-    feed.impression("huge", 200, f32::MAX);
-    feed.impression("huge too", 201, f32::MAX);
-    feed.passes(400);
-    assert_eq!(feed.unlearned.len(), 2, "sure of a click, and wrong");
-    feed.click("huge", 250);
-    let counters = feed.trainer.counters().learner;
-    assert_eq!((counters.corrections_ignored, counters.learned), (1, 1));
-    assert_eq!(feed.trainer.scalars().refused.len(), 2);
-    // Window and retention have passed: the join corrects neither any more.
-    feed.passes(200 + 100 + 1000 + 3);
-    assert_eq!(feed.trainer.scalars().refused, []);
-}
-
-#[test]
-fn at_their_bound_the_oldest_refusal_is_forgotten_and_counted() {
-    let join = JoinParams { remembered_max: 3, ..params().join };
-    let mut feed = Feed::new(TrainParams { join, ..params() });
-    feed.impression("a", 0, 1.0);
-    feed.click("a", 10);
-    for n in 0..5 {
-        let id = format!("huge{n}");
-        feed.impression(&id, 20 + n, f32::MIN);
-        feed.click(&id, 25 + n);
-    }
-    let numbers: Vec<u64> = feed.trainer.scalars().refused.iter().map(|(_, number)| *number).collect();
-    assert_eq!((numbers, feed.trainer.counters().learner.refusals_forgotten), (vec![3, 4, 5], 2));
 }
 
 #[test]
@@ -443,7 +365,7 @@ fn immediate_labels_let_rows_expire_by_the_logs_time_too() {
         let impression = Impression { impression_id, event_id: None, event_time, weight: 1.0, features };
         let body = Ok(Decoded { event: Event::Impression(impression), unknown_keys: 0, unknown_fields: 0 });
         trainer.push(IMPRESSIONS, Arrival { offset, hash: 0, body }).expect("in order");
-        trainer.step_labelled(&|_| false, &Inline, &mut |_| ()).expect("nothing is waited for");
+        trainer.step_labelled(&|_| false, &mut |_| ()).expect("nothing is waited for");
     }
     assert_eq!(trainer.counters().learner.rows_expired, 1);
     assert!(trainer.model().table().find(42).is_none() && trainer.model().table().find(7).is_some());

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use deepfm_core::model::Inline;
 use deepfm_core::snapshot::checkpoint;
 use deepfm_core::train::{StateDigest, TrainParams, Trainer};
 use deepfm_stream::store::{SledStore, Store};
@@ -48,10 +47,10 @@ fn live(params: &TrainParams, log: &Log, disk: &SimulatedDisk, dice: &mut Dice) 
             }
         }
         for _ in 0..dice.below(12) {
-            trainer.step(&Inline, &mut |_| ());
+            trainer.step(&mut ());
         }
         if is_last {
-            end_exhausted(&mut trainer, &left, &Inline);
+            end_exhausted(&mut trainer, &left);
         }
         if !is_last && !dice.one_in(3) {
             continue;

@@ -1,0 +1,186 @@
+//! The intake: records of all partitions in, one ordered stream of shown and labelled impressions out. It has the sequencer,
+//! the join and the books of what was read; it knows no model.
+
+use std::sync::Arc;
+
+use super::delivery::{Delivery, Item, Maturity, Shown};
+use super::{Fate, IntakeCounters, Ledger};
+use crate::event::{Event, Impression};
+use crate::join::{ClickIn, Emission, EmissionKind, ImpressionIn, Join, Taken};
+use crate::stream::{Arrival, Partition, Refused, Released, Sequencer};
+
+/// A record that was consumed.
+#[derive(Debug)]
+pub struct Consumed {
+    /// Where it was read.
+    pub partition: Partition,
+    /// Its offset.
+    pub offset: i64,
+    /// Its event time, if it could be read.
+    pub time: Option<i64>,
+    /// The room that it took in its queue: see [`Arrival::weight`].
+    pub weight: usize,
+    /// What became of it.
+    pub fate: Fate,
+    /// Present when the record could not be read: the dead letter to send.
+    pub refused: Option<Box<Refused>>,
+}
+
+/// Sequencer, join and ledger over one log.
+#[derive(Debug)]
+pub struct Intake {
+    pub(super) sequencer: Sequencer<Arrival>,
+    pub(super) join: Join<Arc<Shown>>,
+    pub(super) counters: IntakeCounters,
+    pub(super) ledger: Ledger,
+    emissions: Vec<Emission<Arc<Shown>>>,
+}
+
+impl Intake {
+    /// An intake that goes on from these.
+    pub(super) fn new(
+        sequencer: Sequencer<Arrival>,
+        join: Join<Arc<Shown>>,
+        counters: IntakeCounters,
+        ledger: Ledger,
+    ) -> Self {
+        Self { sequencer, join, counters, ledger, emissions: Vec::new() }
+    }
+
+    /// The sequencer: queues, standings and the journal.
+    pub fn sequencer(&self) -> &Sequencer<Arrival> {
+        &self.sequencer
+    }
+
+    /// The join.
+    pub fn join(&self) -> &Join<Arc<Shown>> {
+        &self.join
+    }
+
+    /// What was read.
+    pub fn counters(&self) -> &IntakeCounters {
+        &self.counters
+    }
+
+    /// What became of every record.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Consumes the next record of the merged order; what it brings about is in `delivery` then. Nothing while a live
+    /// partition's queue is empty.
+    pub fn step(&mut self, delivery: &mut Delivery) -> Option<Consumed> {
+        let Released { partition, offset, body: arrival } = self.sequencer.pop()?;
+        let (time, weight) = (arrival.event_time(), arrival.weight());
+        let Arrival { hash, body, .. } = arrival;
+        self.begin(delivery);
+        let (fate, refused) = match body {
+            Ok(decoded) => {
+                self.counters.unknown_keys += u64::from(decoded.unknown_keys);
+                self.counters.unknown_fields += u64::from(decoded.unknown_fields);
+                (self.consume(partition, offset, decoded.event, &mut delivery.items), None)
+            }
+            Err(refused) => {
+                self.refuse(&refused);
+                (Fate::Refused, Some(refused))
+            }
+        };
+        self.ledger.enter(partition, fate, hash);
+        delivery.maturity = Maturity::Watermark(self.join.watermark());
+        Some(Consumed { partition, offset, time, weight, fate, refused })
+    }
+
+    /// The same, but an impression has at once the label that `clicked` knows of it, and there is no join: the order and the
+    /// labels of `backtest --labels immediate`. Clicks and refused records are passed over. Says whether there was a record.
+    pub fn step_labelled(&mut self, clicked: &dyn Fn(&str) -> bool, delivery: &mut Delivery) -> bool {
+        let Some(Released { partition, offset, body: Arrival { body, .. } }) = self.sequencer.pop() else {
+            return false;
+        };
+        self.begin(delivery);
+        delivery.maturity = Maturity::Known;
+        match body {
+            Ok(decoded) => {
+                if let Event::Impression(impression) = decoded.event {
+                    let (impression_id, time) = (Arc::clone(&impression.impression_id), impression.event_time);
+                    let shown = self.numbered(partition, offset, impression);
+                    let kind = if clicked(&impression_id) { EmissionKind::Positive } else { EmissionKind::Negative };
+                    let label = Emission {
+                        kind,
+                        impression_id: Arc::clone(&impression_id),
+                        impression_time: time,
+                        click_time: None,
+                        click_event_id: None,
+                        watermark: None,
+                        payload: Arc::clone(&shown),
+                    };
+                    delivery.items.extend([Item::Shown { impression_id, time, shown }, Item::Label(label)]);
+                }
+            }
+            Err(refused) => self.refuse(&refused),
+        }
+        true
+    }
+
+    fn begin(&mut self, delivery: &mut Delivery) {
+        self.counters.records += 1;
+        delivery.items.clear();
+        delivery.log_time = self.sequencer.largest_released();
+    }
+
+    fn refuse(&mut self, refused: &Refused) {
+        *self.counters.refused.entry(refused.refusal.reason).or_default() += 1;
+    }
+
+    /// Gives an impression its number.
+    fn numbered(&mut self, partition: Partition, offset: i64, impression: Impression) -> Arc<Shown> {
+        let number = self.counters.impressions;
+        self.counters.impressions += 1;
+        let Impression { weight, features, .. } = impression;
+        Arc::new(Shown { number, partition, offset, weight, features })
+    }
+
+    fn consume(&mut self, partition: Partition, offset: i64, event: Event, items: &mut Vec<Item>) -> Fate {
+        let taken = match event {
+            Event::Impression(mut impression) => {
+                self.counters.first_impression_time.get_or_insert(impression.event_time);
+                let (impression_id, time) = (Arc::clone(&impression.impression_id), impression.event_time);
+                let event_id = impression.event_id.take();
+                let shown = self.numbered(partition, offset, impression);
+                let (id, payload) = (Arc::clone(&impression_id), Arc::clone(&shown));
+                let arrived = ImpressionIn { partition, offset, impression_id: id, event_id, time, payload };
+                let taken = self.join.impression(arrived, &mut self.emissions);
+                if taken == Taken::In {
+                    items.push(Item::Shown { impression_id, time, shown });
+                }
+                taken
+            }
+            Event::Click(click) => {
+                self.counters.clicks += 1;
+                let arrived = ClickIn {
+                    partition,
+                    offset,
+                    impression_id: click.impression_id,
+                    event_id: click.event_id,
+                    time: click.event_time,
+                };
+                self.join.click(arrived, &mut self.emissions)
+            }
+        };
+        items.extend(self.emissions.drain(..).map(Item::Label));
+        match taken {
+            Taken::In => Fate::Joined,
+            Taken::TooLate => Fate::TooLate,
+            Taken::Duplicate => Fate::Duplicate,
+            Taken::Conflicting => Fate::Conflicting,
+        }
+    }
+
+    /// Whether labels have begun to mature: the watermark has passed the first impression and its window. Before that
+    /// only clicked impressions have labels, and a model of them must not be served.
+    pub(super) fn has_matured(&self, window_ms: i64) -> bool {
+        match (self.counters.first_impression_time, self.join.watermark()) {
+            (Some(first), Some(watermark)) => watermark > first.saturating_add(window_ms),
+            _ => false,
+        }
+    }
+}
