@@ -25,9 +25,9 @@ use crate::worker::drive::{Drive, DriveError, Pilot, Witness};
 use crate::worker::losses::Seen;
 use deepfm_core::event::{Decoded, Decoder, Event, EventKind, MappingError, RawRecord, Reason};
 use deepfm_core::feature::field::FieldError;
-use deepfm_core::snapshot::journal::JournalError;
 use deepfm_core::stream::{Arrival, Control, Partition, Positions, StreamError};
 use deepfm_core::train::{ParamsError, Scored, Step, TrainParams, Trainer};
+use deepfm_core::version::journal::JournalError;
 
 /// When a backtest knows an impression's label.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -16,7 +16,7 @@ mod witness;
 use std::io;
 use std::path::PathBuf;
 
-use deepfm_core::snapshot::checkpoint::{Block, Layer};
+use deepfm_core::checkpoint::{Block, Layer};
 use deepfm_core::train::Scope;
 
 pub use background::give_way;

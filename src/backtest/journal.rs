@@ -13,11 +13,11 @@ use crate::source::kafka::{KafkaLog, KafkaSource};
 use crate::worker::drive::{Drive, DriveError, Pilot};
 use deepfm_core::event::Decoder;
 use deepfm_core::feature::field::{Field, FieldSet};
-use deepfm_core::snapshot::journal::JOURNAL;
-use deepfm_core::snapshot::journal::read_journal;
-use deepfm_core::snapshot::manifest::Manifest;
 use deepfm_core::stream::{Control, JournalEntry, Positions, Script};
 use deepfm_core::train::{TrainParams, Trainer};
+use deepfm_core::version::journal::JOURNAL;
+use deepfm_core::version::journal::read_journal;
+use deepfm_core::version::manifest::Manifest;
 
 /// A published version, and the state that the replay has in its place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

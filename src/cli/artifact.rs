@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use clap::Subcommand;
-use deepfm_core::snapshot::artefact::Verified;
-use deepfm_core::snapshot::checkpoint;
-use deepfm_core::snapshot::export::ExportManifest;
+use deepfm_core::checkpoint;
+use deepfm_core::checkpoint::export::ExportManifest;
+use deepfm_core::version::artefact::Verified;
 use deepfm_stream::publish::artefacts::{self, ArtefactIoError};
 use deepfm_stream::publish::exports;
 use deepfm_stream::publish::files;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use deepfm_core::snapshot::checkpoint::Layer;
+use deepfm_core::checkpoint::Layer;
 use deepfm_stream::config::Config;
 use deepfm_stream::publish::exports::{self, ExportIoError};
 use deepfm_stream::publish::files;

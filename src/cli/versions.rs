@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use deepfm_core::version::announcement::Announcement;
 use deepfm_stream::config::Config;
-use deepfm_stream::publish::announcement::Announcement;
 use deepfm_stream::publish::retention;
 use deepfm_stream::publish::topic::{self, KnownVersions};
 

@@ -4,8 +4,8 @@ use serde::{Serialize, Serializer};
 
 use deepfm_core::model::params::{Activation, AdmissionParams, MlpParams, ModelParams, Parts};
 use deepfm_core::optim::params::{FtrlParams, SgdParams};
-use deepfm_core::snapshot::names;
 use deepfm_core::train::check::EMBEDDING_DIM_MAX;
+use deepfm_core::version::names;
 
 use super::document::Value;
 use super::section::{Bounds, Section};

@@ -13,4 +13,5 @@ pub mod optim;
 pub mod model;
 pub mod metric;
 pub mod train;
-pub mod snapshot;
+pub mod version;
+pub mod checkpoint;

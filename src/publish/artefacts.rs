@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use super::files::{self, Length, ReadError};
 use crate::config::operation::Readers;
-use deepfm_core::snapshot::artefact::{self, Artefact, ArtefactError, MANIFEST, Verified};
-use deepfm_core::snapshot::journal::JOURNAL;
-use deepfm_core::snapshot::manifest::{MANIFEST_BYTES_MAX, Manifest, sha256};
-use deepfm_core::snapshot::names;
+use deepfm_core::version::artefact::{self, Artefact, ArtefactError, MANIFEST, Verified};
+use deepfm_core::version::journal::JOURNAL;
+use deepfm_core::version::manifest::{MANIFEST_BYTES_MAX, Manifest, sha256};
+use deepfm_core::version::names;
 
 /// Prefix of directories that are not versions yet.
 const STAGED: &str = ".staged-";

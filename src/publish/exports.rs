@@ -13,10 +13,10 @@ use super::artefacts;
 use super::files::{self, Length, ReadError};
 use crate::config::operation::Readers;
 use crate::store::{ReadMerged, StoreError};
-use deepfm_core::snapshot::artefact::MANIFEST;
-use deepfm_core::snapshot::checkpoint::Layer;
-use deepfm_core::snapshot::export::{self, BLOCKS, ExportError, ExportManifest, Inspection};
-use deepfm_core::snapshot::manifest::{FileDigest, MANIFEST_BYTES_MAX};
+use deepfm_core::checkpoint::Layer;
+use deepfm_core::checkpoint::export::{self, BLOCKS, ExportError, ExportManifest, Inspection};
+use deepfm_core::version::artefact::MANIFEST;
+use deepfm_core::version::manifest::{FileDigest, MANIFEST_BYTES_MAX};
 
 /// Prefix of directories that are not exports yet.
 const STAGED: &str = ".staged-";

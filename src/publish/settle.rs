@@ -1,8 +1,8 @@
 //! What to do with a version that was durable but perhaps not announced when the worker stopped.
 
-use super::announcement::{Announcement, RecordError};
 use crate::source::letters::DeadLetter;
-use deepfm_core::snapshot::outbox::{Outbox, OutboxEntry};
+use deepfm_core::version::announcement::{Announcement, RecordError};
+use deepfm_core::version::outbox::{Outbox, OutboxEntry};
 
 /// What a checkpoint says it owes the world is not what a worker of this model owes.
 #[derive(Debug, thiserror::Error)]

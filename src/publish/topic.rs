@@ -9,14 +9,14 @@ use rdkafka::message::Message as _;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use serde::Deserialize;
 
-use super::announcement::{Alias, Announcement};
 use crate::config::kafka::Kafka;
 use crate::source::SourceError;
 use crate::source::ask::{denied, is_denial, is_unknown_topic};
 use crate::source::client::{self, Deliveries};
 use crate::source::contact::SAY_AGAIN;
 use crate::source::read::read_to_end;
-use deepfm_core::snapshot::names;
+use deepfm_core::version::announcement::{Alias, Announcement};
+use deepfm_core::version::names;
 
 /// How long one question to the broker may take.
 const ASK: Duration = Duration::from_secs(5);

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::StoreError;
 use super::disk::{Database, Disk};
-use deepfm_core::snapshot::checkpoint::{BLOCK_BYTES_MAX, Block, Layer, Section};
+use deepfm_core::checkpoint::{BLOCK_BYTES_MAX, Block, Layer, Section};
 use deepfm_core::train::Scope;
 
 /// A layer of a checkpoint as its database knows it.

@@ -9,7 +9,7 @@ use super::StoreError;
 use super::directory::{Directory, Head, LayerHead};
 use super::disk::{Aside, Disk};
 use super::stage::{AtStage, Stage};
-use deepfm_core::snapshot::checkpoint::{Block, BlockPlace, Merge};
+use deepfm_core::checkpoint::{Block, BlockPlace, Merge};
 use deepfm_core::train::Scope;
 
 /// Deltas are merged when they take this share of their base, …

@@ -10,7 +10,7 @@ use super::sled_disk::is_of_the_world;
 use super::stage::{AtStage, Stage};
 use super::witness::{Testimony, Witness};
 use super::{Saved, StoreError};
-use deepfm_core::snapshot::checkpoint::Layer;
+use deepfm_core::checkpoint::Layer;
 
 /// A checkpoint that was found, with the database that has it.
 pub(super) struct Found {

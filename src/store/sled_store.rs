@@ -23,7 +23,7 @@ use super::sled_disk::SledDisk;
 use super::stage::{AtStage, Stage};
 use super::witness::{self, Testimony, Witness};
 use super::{ReadMerged, Saved, Store, StoreError};
-use deepfm_core::snapshot::checkpoint::Layer;
+use deepfm_core::checkpoint::Layer;
 use deepfm_core::train::Scope;
 
 /// Room that a commit must find beside what it writes, in bytes.

@@ -12,9 +12,9 @@ use super::exporter::Exporter;
 use crate::publish::artefacts;
 use crate::source::vital;
 use crate::store::{Store, give_way};
-use deepfm_core::snapshot::checkpoint::{self, Lineage};
-use deepfm_core::snapshot::outbox::OutboxEntry;
+use deepfm_core::checkpoint::{self, Lineage};
 use deepfm_core::train::{Scope, StateCut};
+use deepfm_core::version::outbox::OutboxEntry;
 
 /// How long a commit may take before the worker gives up on the disk: as long as it may be undurable, but no less than this, …
 const COMMIT_MIN: Duration = Duration::from_mins(1);

@@ -21,9 +21,9 @@ use crate::config::kafka::Kafka;
 use crate::source::letters::{DeadLetter, LETTER_BYTES_MAX};
 use crate::source::vital;
 use deepfm_core::event::EventKind;
-use deepfm_core::snapshot::outbox::Letter;
 use deepfm_core::stream::{Partition, Refused};
 use deepfm_core::train::{Scored, Step};
+use deepfm_core::version::outbox::Letter;
 use sender::{LetterSender, fitted};
 
 /// The most bytes of letters that wait to be sent; at the bound input waits for the broker.

@@ -10,9 +10,9 @@ use crate::publish::topic::TopicError;
 use crate::source::SourceError;
 use crate::source::vital::Panicked;
 use crate::store::StoreError;
+use deepfm_core::checkpoint::CheckpointError;
 use deepfm_core::event::MappingError;
 use deepfm_core::feature::field::FieldError;
-use deepfm_core::snapshot::checkpoint::CheckpointError;
 use deepfm_core::stream::StreamError;
 
 /// A worker cannot start or go on. What was committed is safe.

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::status::Status;
 use crate::config::Config;
-use crate::publish::announcement::Announcement;
 use crate::source::kafka::KafkaLog;
 use deepfm_core::stream::Positions;
+use deepfm_core::version::announcement::Announcement;
 
 /// How often a worker says how it goes.
 const EVERY: Duration = Duration::from_mins(1);

@@ -3,7 +3,7 @@
 use super::dead_letters::Letters;
 use super::drive::Witness;
 use crate::config::Config;
-use deepfm_core::snapshot::clicks::ClickTimes;
+use deepfm_core::checkpoint::clicks::ClickTimes;
 use deepfm_core::train::{Scored, Step};
 
 /// Looks at what is consumed, for the worker.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use deepfm_core::snapshot::checkpoint::Layer;
+use deepfm_core::checkpoint::Layer;
 
 /// How a run goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

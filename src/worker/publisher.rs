@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use super::error::WorkerError;
 use super::narrator;
 use crate::config::Config;
-use crate::publish::announcement::{Alias, Announcement, LIVE};
 use crate::publish::artefacts::ArtefactIoError;
 use crate::publish::retention;
 use crate::publish::topic::{Announcer, KnownVersions, Record, TopicError};
 use crate::source::vital;
-use deepfm_core::snapshot::outbox::OutboxEntry;
+use deepfm_core::version::announcement::{Alias, Announcement, LIVE};
+use deepfm_core::version::outbox::OutboxEntry;
 
 /// The most versions that wait for their announcement.
 pub const OUTBOX_MAX: usize = 8;

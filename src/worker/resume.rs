@@ -6,19 +6,20 @@ use std::path::{Path, PathBuf};
 use super::error::WorkerError;
 use super::options::{OnAhead, OnGap, Options};
 use crate::config::Config;
-use crate::publish::announcement::{Abandoned, Announcement};
 use crate::publish::artefacts;
 use crate::publish::settle::{self, OutboxError, Settlement, settlement};
 use crate::publish::topic::KnownVersions;
 use crate::source::kafka::KafkaLog;
 use crate::source::{Gap, SourceError};
 use crate::store::{Saved, Store, StoreError};
-use deepfm_core::snapshot::checkpoint::{self, Beside, CheckpointError, FORMAT_VERSION, Layer, Lineage, Parent};
-use deepfm_core::snapshot::manifest::ParentVersion;
-use deepfm_core::snapshot::names;
-use deepfm_core::snapshot::outbox::{Outbox, OutboxEntry};
+use deepfm_core::checkpoint::{self, Beside, CheckpointError, FORMAT_VERSION, Layer, Lineage};
 use deepfm_core::stream::Control;
 use deepfm_core::train::{StateDigest, Trainer};
+use deepfm_core::version::announcement::{Abandoned, Announcement};
+use deepfm_core::version::manifest::Parent;
+use deepfm_core::version::manifest::ParentVersion;
+use deepfm_core::version::names;
+use deepfm_core::version::outbox::{Outbox, OutboxEntry};
 
 /// Where a worker's versions and records come from.
 #[derive(Clone, Debug)]

@@ -24,21 +24,22 @@ use super::resume::{self, Ancestry, Beginning};
 use super::status::{Phase, StatusBoard};
 use super::stop::Stop;
 use crate::config::Config;
-use crate::publish::announcement::Announcement;
 use crate::publish::topic::Announcer;
 use crate::publish::{artefacts, topic};
 use crate::source::kafka::{KafkaLog, KafkaSource};
 use crate::source::{topics, vital};
 use crate::store::Store;
+use deepfm_core::checkpoint::Beside;
+use deepfm_core::checkpoint::clicks::ClickTimes;
 use deepfm_core::event::Decoder;
 use deepfm_core::feature::field::FieldSet;
 use deepfm_core::metric::Report;
-use deepfm_core::snapshot::artefact::{Artefact, Cut};
-use deepfm_core::snapshot::checkpoint::{Beside, Parent};
-use deepfm_core::snapshot::clicks::ClickTimes;
-use deepfm_core::snapshot::manifest::ParentVersion;
-use deepfm_core::snapshot::outbox::{Outbox, OutboxEntry};
 use deepfm_core::train::{Fate, Tally};
+use deepfm_core::version::announcement::Announcement;
+use deepfm_core::version::artefact::{Artefact, Cut};
+use deepfm_core::version::manifest::Parent;
+use deepfm_core::version::manifest::ParentVersion;
+use deepfm_core::version::outbox::{Outbox, OutboxEntry};
 
 /// Bytes of changes at which a checkpoint is taken before its time; at twice as many, learning waits for the disk.
 const UNSAVED_BYTES_MAX: usize = 128 << 20;

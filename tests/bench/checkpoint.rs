@@ -11,14 +11,14 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use deepfm_core::checkpoint::{self, Beside, FORMAT_VERSION, Lineage};
 use deepfm_core::event::{Decoded, Event, EventKind, Impression};
 use deepfm_core::feature::{Entry, Features, hash};
 use deepfm_core::join::params::{JoinParams, LabelPolicy, LatePolicy};
 use deepfm_core::model::params::ModelParams;
-use deepfm_core::snapshot::checkpoint::{self, Beside, FORMAT_VERSION, Lineage};
-use deepfm_core::snapshot::outbox::Outbox;
 use deepfm_core::stream::{Arrival, Control, Partition};
 use deepfm_core::train::{BatchParams, Ledger, Restore, Scope, StateCut, StateDigest, TrainParams, Trainer};
+use deepfm_core::version::outbox::Outbox;
 use deepfm_stream::store::{SledStore, Store, give_way};
 
 const FIELDS: u64 = 20;

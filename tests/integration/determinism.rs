@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use deepfm_core::checkpoint::{self, Beside, BlockPlace, Layer, Lineage, Merge, Section};
 use deepfm_core::event::{Click, Decoded, Decoder, Event, EventKind, Impression, RawRecord, Reason, Refusal};
 use deepfm_core::feature::field::{Field, FieldKind};
 use deepfm_core::feature::{Entry, Features, hash};
@@ -10,10 +11,9 @@ use deepfm_core::join::params::{JoinParams, LabelPolicy, LatePolicy};
 use deepfm_core::model::params::{Activation, AdmissionParams, MlpParams, ModelParams, Parts};
 use deepfm_core::model::{Executor, Inline};
 use deepfm_core::optim::params::{FtrlParams, SgdParams};
-use deepfm_core::snapshot::checkpoint::{self, Beside, BlockPlace, Layer, Lineage, Merge, Section};
-use deepfm_core::snapshot::outbox::Outbox;
 use deepfm_core::stream::{Arrival, Control, JournalEntry, Partition, Refused, Script};
 use deepfm_core::train::{BatchParams, Scope, StateDigest, TrainParams, Trainer};
+use deepfm_core::version::outbox::Outbox;
 use deepfm_stream::config::Config;
 
 use sha2::{Digest as _, Sha256};

@@ -9,17 +9,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use deepfm_core::checkpoint::export::{self, BLOCKS, Inspection};
+use deepfm_core::checkpoint::{self, Block, FORMAT_VERSION, Layer, Lineage, Section};
 use deepfm_core::event::EventKind;
-use deepfm_core::snapshot::artefact::{self, Artefact, MANIFEST};
-use deepfm_core::snapshot::checkpoint::{self, Block, FORMAT_VERSION, Layer, Lineage, Parent, Section};
-use deepfm_core::snapshot::export::{self, BLOCKS, Inspection};
-use deepfm_core::snapshot::journal::{JOURNAL, read_journal};
-use deepfm_core::snapshot::manifest::{self, sha256};
-use deepfm_core::snapshot::outbox::{Letter, Outbox, OutboxEntry};
 use deepfm_core::stream::{Control, JournalEntry, Partition};
 use deepfm_core::train::Scope;
+use deepfm_core::version::announcement::{self, Alias, Announcement, LIVE};
+use deepfm_core::version::artefact::{self, Artefact, MANIFEST};
+use deepfm_core::version::journal::{JOURNAL, read_journal};
+use deepfm_core::version::manifest::Parent;
+use deepfm_core::version::manifest::{self, sha256};
+use deepfm_core::version::outbox::{Letter, Outbox, OutboxEntry};
 use deepfm_stream::config::Config;
-use deepfm_stream::publish::announcement::{self, Alias, Announcement, LIVE};
 use serde_json::{Value, json};
 
 use super::hostile::{export_files, lineage};

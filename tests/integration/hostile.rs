@@ -8,19 +8,18 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use deepfm_core::snapshot::artefact::{Artefact, MANIFEST, MODEL, PROBES, verify};
-use deepfm_core::snapshot::checkpoint::{
-    self, BLOCK_BYTES_MAX, Beside, Block, FORMAT_VERSION, Layer, Lineage, Parent, Section,
-};
-use deepfm_core::snapshot::export::{self, BLOCKS, Inspection};
-use deepfm_core::snapshot::journal::{JOURNAL, read_journal};
-use deepfm_core::snapshot::manifest::{FileDigest, sha256};
-use deepfm_core::snapshot::names;
-use deepfm_core::snapshot::outbox::{Letter, Outbox, OutboxEntry};
+use deepfm_core::checkpoint::export::{self, BLOCKS, Inspection};
+use deepfm_core::checkpoint::{self, BLOCK_BYTES_MAX, Beside, Block, FORMAT_VERSION, Layer, Lineage, Section};
 use deepfm_core::train::{Scope, Trainer};
+use deepfm_core::version::announcement::{Alias, Announcement, LIVE};
+use deepfm_core::version::artefact::{Artefact, MANIFEST, MODEL, PROBES, verify};
+use deepfm_core::version::journal::{JOURNAL, read_journal};
+use deepfm_core::version::manifest::Parent;
+use deepfm_core::version::manifest::{FileDigest, sha256};
+use deepfm_core::version::names;
+use deepfm_core::version::outbox::{Letter, Outbox, OutboxEntry};
 use deepfm_stream::config::Config;
 use deepfm_stream::config::operation::Readers;
-use deepfm_stream::publish::announcement::{Alias, Announcement, LIVE};
 use deepfm_stream::publish::artefacts;
 use deepfm_stream::publish::exports;
 use deepfm_stream::publish::topic::KnownVersions;

@@ -7,8 +7,8 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use deepfm_core::version::announcement::{Abandoned, Alias, Announcement};
 use deepfm_stream::config::operation;
-use deepfm_stream::publish::announcement::{Abandoned, Alias, Announcement};
 use deepfm_stream::publish::topic::KnownVersions;
 use deepfm_stream::publish::{artefacts, retention};
 use serde_json::{Value, json};

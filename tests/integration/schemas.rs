@@ -12,7 +12,7 @@ use deepfm_core::feature::field::{Field, FieldKind, FieldSet, Weights};
 use deepfm_core::feature::hash;
 use deepfm_core::feature::id::feature_id;
 use deepfm_core::feature::value::{Meaning, Row, TABLE};
-use deepfm_core::snapshot::artefact::read_manifest;
+use deepfm_core::version::artefact::read_manifest;
 use jsonschema::Validator;
 use serde_json::Value;
 

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use deepfm_core::snapshot::artefact::{PROBE_TOLERANCE, PROBES, Probe};
+use deepfm_core::version::artefact::{PROBE_TOLERANCE, PROBES, Probe};
 use deepfm_stream::config::Config;
 
 use super::versions::{installed, learned};

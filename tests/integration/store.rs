@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use deepfm_core::checkpoint::{Block, Layer, Section};
 use deepfm_core::feature::hash;
-use deepfm_core::snapshot::checkpoint::{Block, Layer, Section};
 use deepfm_core::train::Scope;
 use deepfm_stream::store::{Saved, SledStore, Store, StoreError};
 

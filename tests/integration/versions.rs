@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use deepfm_core::event::options::EventOptions;
 use deepfm_core::event::{Click, Decoded, Event, EventKind, Impression};
 use deepfm_core::feature::encoder::Encoder;
-use deepfm_core::snapshot::artefact::{Artefact, Cut, MODEL, PROBES, verify};
-use deepfm_core::snapshot::outbox::OutboxEntry;
 use deepfm_core::stream::{Arrival, Control, Partition};
 use deepfm_core::train::Trainer;
+use deepfm_core::version::announcement::{Alias, Announcement};
+use deepfm_core::version::artefact::{Artefact, Cut, MODEL, PROBES, verify};
+use deepfm_core::version::outbox::OutboxEntry;
 use deepfm_stream::config::Config;
 use deepfm_stream::config::operation::Readers;
-use deepfm_stream::publish::announcement::{Alias, Announcement};
 use deepfm_stream::publish::artefacts::{self, Installed};
 use deepfm_stream::publish::settle::{Settlement, settlement};
 
@@ -168,7 +168,7 @@ fn a_probe_that_is_not_reproduced_is_an_error() {
     let lines: Vec<String> = probes.lines().map(|line| line.replace("\"logit\":", "\"logit\":5e3,\"was\":")).collect();
     let altered = lines.join("\n").into_bytes();
     let mut manifest = one.manifest.clone();
-    let digest = deepfm_core::snapshot::manifest::FileDigest::of(&altered);
+    let digest = deepfm_core::version::manifest::FileDigest::of(&altered);
     manifest.files.insert(PROBES.to_owned(), digest);
     one.files.insert(PROBES.to_owned(), altered);
     one.files.insert("manifest.json".to_owned(), manifest.to_bytes());

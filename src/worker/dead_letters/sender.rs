@@ -13,7 +13,7 @@ use crate::config::kafka::Kafka;
 use crate::source::client;
 use crate::source::contact::Contact;
 use crate::source::letters::{DeadLetter, LETTER_BYTES_MAX};
-use deepfm_core::snapshot::outbox::Letter;
+use deepfm_core::version::outbox::Letter;
 
 /// No letter has so few bytes: everything is left out that can be.
 const LEAST_BYTES: usize = 0;

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use deepfm_core::checkpoint::{Block, Layer, Section};
 use deepfm_core::feature::hash;
-use deepfm_core::snapshot::checkpoint::{Block, Layer, Section};
 use deepfm_core::train::Scope;
 use deepfm_stream::store::{SledStore, Stage, Store, StoreError};
 

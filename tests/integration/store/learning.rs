@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use deepfm_core::snapshot::checkpoint;
+use deepfm_core::checkpoint;
 use deepfm_core::train::{StateDigest, TrainParams, Trainer};
 use deepfm_stream::store::{SledStore, Store};
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use deepfm_core::snapshot::checkpoint::{Block, Layer, Section};
+use deepfm_core::checkpoint::{Block, Layer, Section};
 use deepfm_core::train::Scope;
 use deepfm_stream::store::{Saved, SledStore, Store};
 

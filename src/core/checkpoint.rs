@@ -8,6 +8,8 @@
 //! Rows, candidates and shown scores go into blocks of whole rows, each beginning with the length of a row; a row whose
 //! fourth word is 0 is a tombstone. Everything else is one stream of bytes per section, cut into blocks.
 
+pub mod clicks;
+pub mod export;
 mod merge;
 
 use std::collections::BTreeMap;
@@ -15,10 +17,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::clicks::ClickTimes;
-use super::journal::{EntryError, check_entries};
-use super::names::{self, NameError};
-use super::outbox::Outbox;
+use clicks::ClickTimes;
+
 use crate::feature::FeatureId;
 use crate::feature::hash::{SlotHash, SlotSet};
 use crate::join::{self, ImpressionState, JoinEntry};
@@ -29,6 +29,10 @@ use crate::train::{
     Ledger, ParamsError, Restore, RestoreError, SHOWN_SCORE_BYTES, Scalars, Scope, Shown, StateCut, StateDigest,
     TrainParams, Trainer,
 };
+use crate::version::journal::{EntryError, check_entries};
+use crate::version::manifest::Parent;
+use crate::version::names::{self, NameError};
+use crate::version::outbox::Outbox;
 
 pub use merge::{BlockPlace, Merge};
 
@@ -133,17 +137,6 @@ pub struct Beside {
     pub clicks: ClickTimes,
     /// The newest raw feature rows for probes: a version that is cut before another impression comes has them too.
     pub probes: Vec<String>,
-}
-
-/// A version, by number and content.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Parent {
-    /// Its number.
-    pub version: u64,
-    /// SHA-256 of its manifest, in hexadecimal.
-    pub manifest_digest: String,
-    /// Examples learned when it was cut.
-    pub learned: u64,
 }
 
 /// A checkpoint that cannot be read.

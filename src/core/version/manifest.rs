@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::checkpoint::Parent;
 use super::names::{self, NameError};
 use crate::feature::field::{Field, FieldError, FieldSet};
 use crate::model::params::{MlpParams, ModelParams, Parts};
@@ -87,6 +86,17 @@ pub struct Manifest {
 pub enum Kind {
     /// All weights.
     Full,
+}
+
+/// A version, by number and content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    /// Its number.
+    pub version: u64,
+    /// SHA-256 of its manifest, in hexadecimal.
+    pub manifest_digest: String,
+    /// Examples learned when it was cut.
+    pub learned: u64,
 }
 
 /// A version's parent.

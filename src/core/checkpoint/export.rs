@@ -1,19 +1,17 @@
 //! A training export: a whole checkpoint in a form of its own, outside the store: for another machine, a standby, or the day
 //! on which the state directory is lost. `state.blocks` has the blocks of one layer of everything, each framed by its section
 //! (one byte) and its length (u32, little-endian), the lineage first; `manifest.json` says where in the log it is and has the
-//! file's SHA-256. The state digest is checked when it is [restored](super::checkpoint::decode).
+//! file's SHA-256. The state digest is checked when it is [restored](super::decode).
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::{
-    BLOCK_BYTES_MAX, Block, CheckpointError, FORMAT_VERSION, Layer, Lineage, Section, read_lineage,
-};
-use super::manifest::{FileDigest, MANIFEST_BYTES_MAX, ParentVersion};
-use super::names::{self, NameError};
+use super::{BLOCK_BYTES_MAX, Block, CheckpointError, FORMAT_VERSION, Layer, Lineage, Section, read_lineage};
 use crate::stream::Sequencer;
 use crate::train::{Scope, Trainer};
+use crate::version::manifest::{FileDigest, MANIFEST_BYTES_MAX, ParentVersion};
+use crate::version::names::{self, NameError};
 
 /// The form of exports.
 pub const FORMAT: u32 = 1;

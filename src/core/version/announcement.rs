@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use deepfm_core::snapshot::artefact::Artefact;
-use deepfm_core::snapshot::manifest::{FileDigest, Fingerprints, Kind, ManifestError, ParentVersion, check_files};
-use deepfm_core::snapshot::names::{self, NameError};
+use super::artefact::Artefact;
+use super::manifest::{FileDigest, Fingerprints, Kind, ManifestError, ParentVersion, check_files};
+use super::names::{self, NameError};
 
 /// The form of the records.
 pub const FORMAT: u32 = 1;

@@ -1,0 +1,14 @@
+//! Versions: what servers load, as bytes and as records of a topic; all of it pure.
+//!
+//! An *artefact* holds what a server needs to score: weights, a manifest that names and digests the other files, and probes
+//! that the server must reproduce. An *announcement* says that a version exists, an *alias* which one servers follow. The
+//! *outbox* is what a checkpoint owes the world.
+
+pub mod names;
+pub mod safetensors;
+pub mod journal;
+pub mod manifest;
+pub mod servable;
+pub mod artefact;
+pub mod announcement;
+pub mod outbox;
