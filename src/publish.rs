@@ -4,6 +4,6 @@
 pub mod artefacts;
 pub mod exports;
 pub mod files;
-pub mod settle;
+pub mod outbox;
 pub mod topic;
 pub mod retention;

@@ -10,7 +10,7 @@ use deepfm_core::version::artefact::Verified;
 use deepfm_stream::publish::artefacts::{self, ArtefactIoError};
 use deepfm_stream::publish::exports;
 use deepfm_stream::publish::files;
-use deepfm_stream::publish::settle::check_outbox;
+use deepfm_stream::publish::outbox::check_outbox;
 use deepfm_stream::store::{SledStore, Store as _};
 use deepfm_stream::worker::probes::PROBES_MIN;
 use serde_json::{Value, json};

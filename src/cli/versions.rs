@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use deepfm_core::version::announcement::Announcement;
+use deepfm_core::version::known::KnownVersions;
 use deepfm_stream::config::Config;
 use deepfm_stream::publish::retention;
-use deepfm_stream::publish::topic::{self, KnownVersions};
+use deepfm_stream::publish::topic;
 
 use super::failure::{Exit, Failure, OrExit as _};
 use super::run::topic_exit;

@@ -303,7 +303,7 @@ impl Lineage {
         let journal = |(number, source)| CheckpointError::Journal { number, source };
         check_entries(&self.journal).map_err(journal)?;
         for entry in &self.outbox.versions {
-            names::check_directory(&entry.directory, entry.version, &entry.manifest_digest)?;
+            names::check_directory(entry.directory(), entry.version(), entry.manifest_digest())?;
             check_entries(&entry.journal).map_err(journal)?;
         }
         Ok(())

@@ -11,4 +11,6 @@ pub mod manifest;
 pub mod servable;
 pub mod artefact;
 pub mod announcement;
+pub mod known;
 pub mod outbox;
+pub mod settlement;

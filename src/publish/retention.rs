@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use super::artefacts::{self, ArtefactIoError, Installed, Journal};
 use super::exports;
-use super::topic::KnownVersions;
 use crate::config::operation;
+use deepfm_core::version::known::KnownVersions;
 
 /// How long a directory is left alone that is not announced under its own name: its worker may be about to do that.
 const UNANNOUNCED_MIN: Duration = Duration::from_hours(24);

@@ -1,13 +1,7 @@
 //! The versions topic: one partition, compacted; the newest record of each key counts. Readers ignore a record equal to the
 //! one they know, so that announcing twice does no harm.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
-
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message as _;
-use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
-use serde::Deserialize;
 
 use crate::config::kafka::Kafka;
 use crate::source::SourceError;
@@ -15,8 +9,13 @@ use crate::source::ask::{denied, is_denial, is_unknown_topic};
 use crate::source::client::{self, Deliveries};
 use crate::source::contact::SAY_AGAIN;
 use crate::source::read::read_to_end;
-use deepfm_core::version::announcement::{Alias, Announcement};
-use deepfm_core::version::names;
+use deepfm_core::event::DETAIL_CHARS_MAX;
+use deepfm_core::event::plain::plain;
+use deepfm_core::version::announcement::Announcement;
+use deepfm_core::version::known::KnownVersions;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message as _;
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 
 /// How long one question to the broker may take.
 const ASK: Duration = Duration::from_secs(5);
@@ -75,19 +74,6 @@ pub enum TopicError {
     },
 }
 
-/// What the topic says of one model.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct KnownVersions {
-    /// Its versions, by number.
-    pub announced: BTreeMap<u64, Announcement>,
-    /// Its aliases, by name.
-    pub aliases: BTreeMap<String, Alias>,
-    /// Numbers whose records this program cannot read.
-    pub unreadable: BTreeSet<u64>,
-    /// The greatest number under its keys, those of records that this program cannot read, and of removed versions, included.
-    pub newest: Option<u64>,
-}
-
 /// The transactional id of a model's one writer.
 fn transactional_id(model: &str) -> String {
     format!("deepfm-stream/{model}")
@@ -104,8 +90,11 @@ fn bound(kafka: &Kafka) -> Duration {
 pub fn read(kafka: &Kafka, model: &str) -> Result<KnownVersions, TopicError> {
     let mut versions = KnownVersions::default();
     let read = read_to_end(kafka, &kafka.versions_topic, &mut |message| {
-        if let Some(key) = message.key() {
-            versions.take(model, key, message.payload());
+        let Some(key) = message.key() else { return };
+        if let Err(error) = versions.take(model, key, message.payload()) {
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            let key = plain(&String::from_utf8_lossy(key), DETAIL_CHARS_MAX);
+            tracing::warn!("the record under {key:?} of the versions topic is passed over: {error}{cause}");
         }
     });
     let topic = kafka.versions_topic.clone();
@@ -114,70 +103,6 @@ pub fn read(kafka: &Kafka, model: &str) -> Result<KnownVersions, TopicError> {
         SourceError::Unreachable { bound, reason, .. } => TopicError::Unreachable { topic, bound, reason },
         error => TopicError::Source { topic, source: error },
     })
-}
-
-/// What every announcement says, of whatever form it is: a number that has it cannot be used again.
-#[derive(Deserialize)]
-struct Claim {
-    model: String,
-    version: u64,
-}
-
-impl KnownVersions {
-    /// Takes note of a record; one without payload is a tombstone: what was under its key is no more. One that is not what its
-    /// key says is passed over, and so is everything of other models.
-    pub fn take(&mut self, model: &str, key: &[u8], record: Option<&[u8]>) {
-        let Ok(key) = std::str::from_utf8(key) else { return };
-        let Some(rest) = key.strip_prefix(model) else { return };
-        let unread = if let Some(number) = rest.strip_prefix("/v/").and_then(names::version) {
-            self.announced.remove(&number);
-            self.unreadable.remove(&number);
-            // A number that was used and removed is used up all the same.
-            let Some(record) = record else {
-                self.newest = self.newest.max(Some(number));
-                return;
-            };
-            let claimed = |claim: &Claim| claim.model == model && claim.version == number;
-            let is_claimed = serde_json::from_slice(record).is_ok_and(|claim| claimed(&claim));
-            if is_claimed {
-                self.newest = self.newest.max(Some(number));
-            }
-            match Announcement::read(key, record) {
-                Ok(announcement) => {
-                    self.announced.insert(number, announcement);
-                    return;
-                }
-                Err(error) => {
-                    if is_claimed {
-                        self.unreadable.insert(number);
-                    }
-                    error
-                }
-            }
-        } else if let Some(alias) = rest.strip_prefix("/a/") {
-            let Some(record) = record else {
-                self.aliases.remove(alias);
-                return;
-            };
-            match Alias::read(key, record) {
-                Ok(alias) => {
-                    self.aliases.insert(alias.alias.clone(), alias);
-                    return;
-                }
-                Err(error) => error,
-            }
-        } else {
-            return;
-        };
-        let cause = std::error::Error::source(&unread).map(|cause| format!(": {cause}")).unwrap_or_default();
-        let key: String = key.chars().take(200).collect();
-        tracing::warn!("the record under {key:?} of the versions topic is passed over: {unread}{cause}");
-    }
-
-    /// The greatest number that was announced.
-    pub fn newest(&self) -> Option<u64> {
-        self.newest
-    }
 }
 
 /// A record of the topic.
@@ -297,8 +222,7 @@ impl Announcer {
         }
         let numbers: Vec<String> = versions.iter().map(|one| one.version.to_string()).collect();
         tracing::error!("the state is from before versions {}: they are abandoned", numbers.join(", "));
-        let encode = |one: &Announcement| serde_json::to_string(one).expect("an announcement always encodes");
-        self.write(&versions.iter().map(|one| Record::new(one.key(), encode(one))).collect::<Vec<_>>())
+        self.write(&versions.iter().map(|one| Record::new(one.key(), one.to_json())).collect::<Vec<_>>())
     }
 
     /// Announces that versions are removed.

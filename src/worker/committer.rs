@@ -195,9 +195,9 @@ fn commit(store: &mut dyn Store, job: Job, versions_dir: &std::path::Path) -> Re
     let commit = store.commit(&layer).map_err(WorkerError::Store)?;
     let mut installed = Vec::new();
     for entry in job.staged {
-        if let Err(error) = artefacts::install(versions_dir, &entry.directory) {
+        if let Err(error) = artefacts::install(versions_dir, entry.directory()) {
             // The commit is durable all the same, and knows of the version: it is tried again with the next one.
-            tracing::error!("version {} cannot be installed: {:#}", entry.version, anyhow::Error::from(error));
+            tracing::error!("version {} cannot be installed: {:#}", entry.version(), anyhow::Error::from(error));
             metrics::counter!("deepfm_version_failures_total").increment(1);
             break;
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::dead_letters::DeadLetterError;
 use super::drive::DriveError;
 use crate::publish::artefacts::ArtefactIoError;
-use crate::publish::settle::OutboxError;
+use crate::publish::outbox::OutboxError;
 use crate::publish::topic::TopicError;
 use crate::source::SourceError;
 use crate::source::vital::Panicked;

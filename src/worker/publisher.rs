@@ -11,9 +11,10 @@ use super::narrator;
 use crate::config::Config;
 use crate::publish::artefacts::ArtefactIoError;
 use crate::publish::retention;
-use crate::publish::topic::{Announcer, KnownVersions, Record, TopicError};
+use crate::publish::topic::{Announcer, Record, TopicError};
 use crate::source::vital;
-use deepfm_core::version::announcement::{Alias, Announcement, LIVE};
+use deepfm_core::version::announcement::{Alias, LIVE};
+use deepfm_core::version::known::KnownVersions;
 use deepfm_core::version::outbox::OutboxEntry;
 
 /// The most versions that wait for their announcement.
@@ -40,7 +41,7 @@ impl Publisher {
         let body = move |outbox: &Sender<Result<u64, WorkerError>>| {
             for entry in inbox {
                 vital::failpoint("announcing");
-                let result = desk.announce(&entry).map(|()| entry.version).map_err(WorkerError::from);
+                let result = desk.announce(&entry).map(|()| entry.version()).map_err(WorkerError::from);
                 let failed = result.is_err();
                 // The receiver may be gone already; then nobody wants to know.
                 if outbox.send(result).is_err() || failed {
@@ -115,25 +116,21 @@ struct Desk {
 
 impl Desk {
     fn announce(&mut self, entry: &OutboxEntry) -> Result<(), TopicError> {
-        let mut records = vec![Record::new(entry.key.clone(), entry.announcement.clone())];
-        let announcement: Option<Announcement> = serde_json::from_str(&entry.announcement).ok();
+        let announcement = &entry.announcement;
+        let mut records = vec![Record::new(announcement.key(), announcement.to_json())];
         // An alias never moves back by itself: a version that is announced again after a restart may be an old one.
         let live = self.known.aliases.get(LIVE);
-        let is_newer = live.is_none_or(|live| live.version < entry.version);
-        let moved = announcement
-            .as_ref()
-            .filter(|_| entry.goes_live && is_newer)
-            .map(|announcement| Alias::moved(live, LIVE, announcement, jiff::Timestamp::now().to_string()));
+        let is_newer = live.is_none_or(|live| live.version < announcement.version);
+        let moved = (entry.goes_live && is_newer)
+            .then(|| Alias::moved(live, LIVE, announcement, jiff::Timestamp::now().to_string()));
         if let Some(alias) = &moved {
             let record = serde_json::to_string(alias).expect("an alias always encodes");
             records.push(Record::new(Alias::key(&self.config.model.name, LIVE), record));
         }
         self.announcer.write(&records)?;
-        self.known.newest = self.known.newest.max(Some(entry.version));
-        if let Some(announcement) = &announcement {
-            narrator::announced(announcement, entry.goes_live);
-        }
-        self.known.announced.extend(announcement.map(|announcement| (entry.version, announcement)));
+        self.known.newest = self.known.newest.max(Some(announcement.version));
+        narrator::announced(announcement, entry.goes_live);
+        self.known.announced.insert(announcement.version, announcement.clone());
         self.known.aliases.extend(moved.map(|alias| (LIVE.to_owned(), alias)));
         Ok(())
     }

@@ -7,19 +7,18 @@ use super::error::WorkerError;
 use super::options::{OnAhead, OnGap, Options};
 use crate::config::Config;
 use crate::publish::artefacts;
-use crate::publish::settle::{self, OutboxError, Settlement, settlement};
-use crate::publish::topic::KnownVersions;
+use crate::publish::outbox::{self, OutboxError};
 use crate::source::kafka::KafkaLog;
 use crate::source::{Gap, SourceError};
 use crate::store::{Saved, Store, StoreError};
 use deepfm_core::checkpoint::{self, Beside, CheckpointError, FORMAT_VERSION, Layer, Lineage};
 use deepfm_core::stream::Control;
 use deepfm_core::train::{StateDigest, Trainer};
-use deepfm_core::version::announcement::{Abandoned, Announcement};
+use deepfm_core::version::known::KnownVersions;
 use deepfm_core::version::manifest::Parent;
-use deepfm_core::version::manifest::ParentVersion;
 use deepfm_core::version::names;
-use deepfm_core::version::outbox::{Outbox, OutboxEntry};
+use deepfm_core::version::outbox::Outbox;
+use deepfm_core::version::settlement::{self, Settled, VersionLoss};
 
 /// Where a worker's versions and records come from.
 #[derive(Clone, Debug)]
@@ -156,9 +155,9 @@ pub fn begin(config: &Config, chosen: &Chosen, log: &KafkaLog, on_gap: OnGap) ->
 /// Nothing is done by an outbox that is not this worker's.
 fn check_outbox(config: &Config, chosen: &Chosen, outbox: &Outbox) -> Result<(), OutboxError> {
     if chosen.is_replaced {
-        settle::check_outbox(outbox, &config.model.name)
+        outbox::check_outbox(outbox, &config.model.name)
     } else {
-        settle::check_versions(&outbox.versions, &config.model.name)
+        outbox::check_versions(&outbox.versions, &config.model.name)
     }
 }
 
@@ -185,14 +184,15 @@ pub fn settle(
         let origin = Ancestry { next_version: number(config, first_free)?, parent: None, topic_ids: log.topic_ids() };
         return Ok((origin, Outbox::default()));
     };
-    let Lineage { mut parent, outbox: Outbox { versions, letters }, mut topic_ids, .. } = lineage;
-    let versions = if chosen.is_replaced {
-        forsake_versions(trainer, versions, known, &mut parent);
-        artefacts::remove_stray(&root, &[]);
-        Vec::new()
+    let settled = if chosen.is_replaced {
+        settlement::settle_restored(&lineage.outbox.versions, lineage.parent.as_ref(), known)
     } else {
-        settle_versions(&root, trainer, versions, known, &mut parent)?
+        settled(config, &lineage, known)
     };
+    carry_out(&root, &settled)?;
+    let Settled { parent, pending: versions, journal, .. } = settled;
+    trainer.lengthen_journal(journal);
+    let Lineage { outbox: Outbox { letters, .. }, mut topic_ids, .. } = lineage;
     // A broker that does not tell an id now may have told it before.
     topic_ids.extend(log.topic_ids());
     let next_version = number(config, lineage.next_version.max(first_free))?;
@@ -260,27 +260,6 @@ fn restore(config: &Config, place: &Path, layers: &[Layer]) -> Result<(Trainer, 
     Ok((trainer, lineage))
 }
 
-/// The announcements of versions that the state does not descend from, now marked as abandoned: its worker fell back behind
-/// them, was restored from an export, or is a copy from before them.
-pub fn abandoned(parent: Option<&Parent>, known: &KnownVersions) -> Vec<Announcement> {
-    let at = jiff::Timestamp::now().to_string();
-    let is_ahead = |announcement: &Announcement| match parent {
-        None => true,
-        Some(parent) if parent.version == announcement.version => {
-            parent.manifest_digest != announcement.manifest_digest
-        }
-        Some(parent) => parent.version < announcement.version,
-    };
-    let ahead = known.announced.values().filter(|one| one.abandoned.is_none() && is_ahead(one));
-    let parent = parent.map(ParentVersion::from);
-    ahead
-        .map(|one| Announcement {
-            abandoned: Some(Abandoned { at: at.clone(), parent: parent.clone() }),
-            ..one.clone()
-        })
-        .collect()
-}
-
 /// Refuses to go on from a state from before versions that are announced, unless they are given up.
 ///
 /// # Errors
@@ -294,19 +273,9 @@ pub fn refuse_ahead(
     let Some(lineage) = lineage.filter(|_| on_ahead == OnAhead::Refuse) else {
         return Ok(());
     };
-    let root = config.versions.of(&config.model.name);
-    let mut parent = lineage.parent.clone();
-    for entry in lineage.outbox.versions.iter().rev() {
-        let is_lost = match settlement(entry, known.announced.get(&entry.version)) {
-            Settlement::Announce => !artefacts::is_present(&root, &entry.directory, &entry.manifest_digest),
-            Settlement::Drop => true,
-            Settlement::Done => false,
-        };
-        if is_lost {
-            hand_down(entry, &mut parent, known);
-        }
-    }
-    let versions: Vec<u64> = abandoned(parent.as_ref(), known).iter().map(|one| one.version).collect();
+    let settled = settled(config, lineage, known);
+    let ahead = settlement::abandoned(settled.parent.as_ref(), known, "");
+    let versions: Vec<u64> = ahead.iter().map(|one| one.version).collect();
     if versions.is_empty() {
         return Ok(());
     }
@@ -314,82 +283,35 @@ pub fn refuse_ahead(
     Err(WorkerError::VersionsAhead { path: config.state.dir.clone(), topic, model, versions })
 }
 
-/// A version that will not be announced is nobody's parent: the newest announced one before it is. Its segment of the journal
-/// is then the next version's.
-fn disown(entry: &OutboxEntry, trainer: &mut Trainer, parent: &mut Option<Parent>, known: &KnownVersions) {
-    if hand_down(entry, parent, known) {
-        trainer.lengthen_journal(entry.journal.clone());
-    }
+/// What becomes of what the last run owed.
+fn settled(config: &Config, lineage: &Lineage, known: &KnownVersions) -> Settled {
+    let root = config.versions.of(&config.model.name);
+    settlement::settle(&lineage.outbox.versions, lineage.parent.as_ref(), known, |entry| {
+        // A copy of a state directory may come without its artefacts.
+        artefacts::is_present(&root, entry.directory(), entry.manifest_digest())
+    })
 }
 
-/// The parent of an entry becomes the state's, if the entry was; says whether it was.
-fn hand_down(entry: &OutboxEntry, parent: &mut Option<Parent>, known: &KnownVersions) -> bool {
-    if parent.as_ref().is_none_or(|parent| parent.manifest_digest != entry.manifest_digest) {
-        return false;
-    }
-    let announcement: Option<Announcement> = serde_json::from_str(&entry.announcement).ok();
-    *parent = announcement.and_then(|announcement| announcement.parent).map(|before| {
-        let learned = known.announced.get(&before.version).map_or(0, |announcement| announcement.learned);
-        Parent { version: before.version, manifest_digest: before.manifest_digest, learned }
-    });
-    true
-}
-
-/// Versions that an export's worker had not seen announced. They are its own to announce, and their directories its own to move
-/// and remove: here none is touched. One that the topic does not know was never there.
-fn forsake_versions(
-    trainer: &mut Trainer,
-    outbox: Vec<OutboxEntry>,
-    known: &KnownVersions,
-    parent: &mut Option<Parent>,
-) {
-    for entry in outbox.into_iter().rev() {
-        if settlement(&entry, known.announced.get(&entry.version)) != Settlement::Done {
-            tracing::error!("version {} of the training export was never announced, and will not be", entry.version);
-            metrics::counter!("deepfm_versions_dropped_total").increment(1);
-            disown(&entry, trainer, parent, known);
-        }
-    }
-}
-
-/// Settles what the last run left: installs what is still to be announced, drops what another worker overtook.
-fn settle_versions(
-    root: &Path,
-    trainer: &mut Trainer,
-    outbox: Vec<OutboxEntry>,
-    known: &KnownVersions,
-    parent: &mut Option<Parent>,
-) -> Result<Vec<OutboxEntry>, WorkerError> {
-    let mut pending = Vec::new();
-    // From the newest to the oldest: a parent may be handed down more than once.
-    for entry in outbox.into_iter().rev() {
-        match settlement(&entry, known.announced.get(&entry.version)) {
-            // A copy of a state directory may come without its artefacts.
-            fate if !artefacts::is_present(root, &entry.directory, &entry.manifest_digest) => {
-                if fate == Settlement::Announce {
-                    tracing::error!("version {} is not in {}: it will not be announced", entry.version, root.display());
-                    metrics::counter!("deepfm_versions_dropped_total").increment(1);
-                }
-                if fate != Settlement::Done {
-                    disown(&entry, trainer, parent, known);
-                }
+/// Does what was settled.
+fn carry_out(root: &Path, settled: &Settled) -> Result<(), WorkerError> {
+    for (version, loss) in &settled.lost {
+        match loss {
+            VersionLoss::Missing => {
+                tracing::error!("version {version} is not in {}: it will not be announced", root.display());
             }
-            Settlement::Announce => {
-                artefacts::install(root, &entry.directory)?;
-                pending.push(entry);
+            VersionLoss::Overtaken => {
+                tracing::error!("version {version} was announced with another content; ours is dropped");
             }
-            Settlement::Done => artefacts::install(root, &entry.directory)?,
-            Settlement::Drop => {
-                tracing::error!("version {} was announced with another content; ours is dropped", entry.version);
-                metrics::counter!("deepfm_versions_dropped_total").increment(1);
-                artefacts::remove(root, &entry.directory)?;
-                disown(&entry, trainer, parent, known);
+            VersionLoss::Forsaken => {
+                tracing::error!("version {version} of the training export was never announced, and will not be");
             }
         }
+        metrics::counter!("deepfm_versions_dropped_total").increment(1);
     }
+    settled.install.iter().try_for_each(|directory| artefacts::install(root, directory))?;
+    settled.remove.iter().try_for_each(|directory| artefacts::remove(root, directory))?;
     artefacts::remove_stray(root, &[]);
-    pending.reverse();
-    Ok(pending)
+    Ok(())
 }
 
 /// What a checkpoint holds beside the state.

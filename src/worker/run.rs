@@ -40,6 +40,7 @@ use deepfm_core::version::artefact::{Artefact, Cut};
 use deepfm_core::version::manifest::Parent;
 use deepfm_core::version::manifest::ParentVersion;
 use deepfm_core::version::outbox::{Outbox, OutboxEntry};
+use deepfm_core::version::settlement;
 
 /// Bytes of changes at which a checkpoint is taken before its time; at twice as many, learning waits for the disk.
 const UNSAVED_BYTES_MAX: usize = 128 << 20;
@@ -131,7 +132,8 @@ pub fn run(
     let (origin, outbox) = resume::settle(config, &mut trainer, &chosen, lineage, &known, &log)?;
     checkpoint = resume::replace(&mut *store, &chosen)?.unwrap_or(checkpoint);
     if chosen.saved.is_some() {
-        announcer.abandon(&resume::abandoned(origin.parent.as_ref(), &known))?;
+        let now = jiff::Timestamp::now().to_string();
+        announcer.abandon(&settlement::abandoned(origin.parent.as_ref(), &known, &now))?;
     }
     drop(chosen);
     let ends = log.ends();
@@ -377,7 +379,7 @@ impl Worker<'_> {
         self.board.update(|status| status.committed(committed.commit, committed.bytes, committed.elapsed));
         self.letters.post();
         for entry in committed.installed {
-            self.staged.retain(|staged| staged.version != entry.version);
+            self.staged.retain(|staged| staged.version() != entry.version());
             self.publisher.announce(entry);
         }
     }
@@ -414,15 +416,8 @@ impl Worker<'_> {
         }
         let held = held(self.config, &self.clicks, version);
         let announcement = Announcement { held, ..Announcement::of(&artefact) };
-        let entry = OutboxEntry {
-            version,
-            manifest_digest: artefact.digest.clone(),
-            directory: artefact.directory(),
-            key: announcement.key(),
-            announcement: serde_json::to_string(&announcement).expect("an announcement always encodes"),
-            goes_live: trainer.has_matured() && announcement.held.is_none(),
-            journal,
-        };
+        let goes_live = trainer.has_matured() && announcement.held.is_none();
+        let entry = OutboxEntry { announcement, goes_live, journal };
         let learned = trainer.learned();
         self.origin.parent = Some(Parent { version, manifest_digest: artefact.digest.clone(), learned });
         self.origin.next_version = version + 1;
@@ -437,7 +432,7 @@ impl Worker<'_> {
     /// Clears what was announced; the next checkpoint forgets it for good.
     fn note_announced(&mut self) -> Result<(), WorkerError> {
         for version in self.publisher.announced()? {
-            self.outbox.retain(|entry| entry.version != version);
+            self.outbox.retain(|entry| entry.version() != version);
             self.board.update(|status| status.announced(version));
         }
         Ok(())

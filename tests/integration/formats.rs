@@ -54,16 +54,7 @@ fn version() -> Artefact {
 
 fn entry() -> OutboxEntry {
     let version = version();
-    let announcement = Announcement::of(&version);
-    OutboxEntry {
-        version: 7,
-        manifest_digest: version.digest.clone(),
-        directory: version.directory(),
-        key: announcement.key(),
-        announcement: serde_json::to_string(&announcement).expect("plain data"),
-        goes_live: true,
-        journal: decisions(),
-    }
+    OutboxEntry { announcement: Announcement::of(&version), goes_live: true, journal: decisions() }
 }
 
 /// One of every decision.

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use deepfm_core::version::announcement::{Abandoned, Alias, Announcement};
+use deepfm_core::version::known::KnownVersions;
 use deepfm_stream::config::operation;
-use deepfm_stream::publish::topic::KnownVersions;
 use deepfm_stream::publish::{artefacts, retention};
 use serde_json::{Value, json};
 

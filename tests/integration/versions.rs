@@ -7,15 +7,17 @@ use std::path::{Path, PathBuf};
 use deepfm_core::event::options::EventOptions;
 use deepfm_core::event::{Click, Decoded, Event, EventKind, Impression};
 use deepfm_core::feature::encoder::Encoder;
-use deepfm_core::stream::{Arrival, Control, Partition};
+use deepfm_core::stream::{Arrival, Control, JournalEntry, Partition};
 use deepfm_core::train::Trainer;
 use deepfm_core::version::announcement::{Alias, Announcement};
 use deepfm_core::version::artefact::{Artefact, Cut, MODEL, PROBES, verify};
+use deepfm_core::version::known::KnownVersions;
+use deepfm_core::version::manifest::{Parent, ParentVersion};
 use deepfm_core::version::outbox::OutboxEntry;
+use deepfm_core::version::settlement::{VersionLoss, settle, settle_restored};
 use deepfm_stream::config::Config;
 use deepfm_stream::config::operation::Readers;
 use deepfm_stream::publish::artefacts::{self, Installed};
-use deepfm_stream::publish::settle::{Settlement, settlement};
 
 const IMPRESSIONS: Partition = Partition { kind: EventKind::Impression, number: 0 };
 const CLICKS: Partition = Partition { kind: EventKind::Click, number: 0 };
@@ -185,19 +187,61 @@ fn artefacts_are_a_function_of_the_state() {
 #[test]
 fn an_outbox_is_settled_by_what_the_topic_holds_under_its_number() {
     let (ours, theirs) = (artefact(5, 0), artefact(5, 1));
-    let announcement = Announcement::of(&ours);
-    let entry = OutboxEntry {
-        version: 5,
-        manifest_digest: ours.digest.clone(),
-        directory: ours.directory(),
-        key: announcement.key(),
-        announcement: String::new(),
-        goes_live: true,
-        journal: Vec::new(),
+    let entry = |artefact: &Artefact| {
+        let control = Control::Idle(Partition { kind: EventKind::Click, number: 0 });
+        let journal = vec![JournalEntry { at: artefact.manifest.version, control }];
+        OutboxEntry { announcement: Announcement::of(artefact), goes_live: true, journal }
     };
-    assert_eq!(settlement(&entry, None), Settlement::Announce);
-    assert_eq!(settlement(&entry, Some(&announcement)), Settlement::Done);
-    assert_eq!(settlement(&entry, Some(&Announcement::of(&theirs))), Settlement::Drop);
+    let known = |announced: Option<&Artefact>| {
+        let announced = announced.map(|artefact| (artefact.manifest.version, Announcement::of(artefact)));
+        KnownVersions { announced: announced.into_iter().collect(), ..KnownVersions::default() }
+    };
+    let parent = Parent { version: 5, manifest_digest: ours.digest.clone(), learned: 9 };
+    let directory = ours.directory();
+    let (nothing, ours_there) = (Vec::<String>::new(), vec![directory]);
+    // What the topic has under the number, whether the artefact is there; what is pending, installed, removed, lost.
+    let cases = [
+        (None, true, 1, &ours_there, &nothing, None),
+        (None, false, 0, &nothing, &nothing, Some(VersionLoss::Missing)),
+        (Some(&ours), true, 0, &ours_there, &nothing, None),
+        (Some(&ours), false, 0, &nothing, &nothing, None),
+        (Some(&theirs), true, 0, &nothing, &ours_there, Some(VersionLoss::Overtaken)),
+        (Some(&theirs), false, 0, &nothing, &nothing, Some(VersionLoss::Overtaken)),
+    ];
+    for (announced, is_present, pending, install, remove, loss) in cases {
+        let outbox = [entry(&ours)];
+        let settled = settle(&outbox, Some(&parent), &known(announced), |_| is_present);
+        assert_eq!((settled.pending.len(), &settled.install, &settled.remove), (pending, install, remove));
+        assert_eq!(settled.lost, loss.map(|loss| (5, loss)).into_iter().collect::<Vec<_>>());
+        // What is lost is nobody's parent, and the next segment of the journal begins with its own.
+        assert_eq!(settled.parent, loss.is_none().then(|| parent.clone()));
+        assert_eq!(settled.journal.len(), usize::from(loss.is_some()));
+        let restored = settle_restored(&outbox, Some(&parent), &known(announced));
+        let is_forsaken = announced.is_none_or(|announced| announced.digest != ours.digest);
+        assert_eq!(restored.lost.len(), usize::from(is_forsaken));
+        assert_eq!((restored.install, restored.remove, restored.pending), (Vec::new(), Vec::new(), Vec::new()));
+    }
+}
+
+#[test]
+fn of_versions_that_are_lost_one_after_the_other_the_parent_is_handed_down_and_the_journals_are_joined() {
+    let announced = Announcement::of(&artefact(4, 0));
+    let parent_of =
+        |one: &Announcement| ParentVersion { version: one.version, manifest_digest: one.manifest_digest.clone() };
+    let entry = |version: u64, before: &Announcement| {
+        let control = Control::Idle(Partition { kind: EventKind::Click, number: 0 });
+        let announcement = Announcement { parent: Some(parent_of(before)), ..Announcement::of(&artefact(version, 0)) };
+        OutboxEntry { announcement, goes_live: true, journal: vec![JournalEntry { at: version, control }] }
+    };
+    let five = entry(5, &announced);
+    let six = entry(6, &five.announcement);
+    let parent = Parent { version: 6, manifest_digest: six.manifest_digest().to_owned(), learned: 9 };
+    let learned = announced.learned;
+    let known = KnownVersions { announced: [(4, announced.clone())].into(), ..KnownVersions::default() };
+    let settled = settle(&[five, six], Some(&parent), &known, |_| false);
+    let expected = Parent { version: 4, manifest_digest: announced.manifest_digest, learned };
+    assert_eq!(settled.parent, Some(expected));
+    assert_eq!(settled.journal.iter().map(|entry| entry.at).collect::<Vec<_>>(), [5, 6]);
 }
 
 #[test]

@@ -134,18 +134,31 @@ impl Announcement {
     /// When it is not an announcement of a version under this key.
     pub fn read(key: &str, record: &[u8]) -> Result<Self, RecordError> {
         let announcement: Self = serde_json::from_slice(record)?;
-        check_form(announcement.format)?;
+        announcement.check()?;
         check_key(key, announcement.key())?;
-        names::check_model(&announcement.model)?;
-        names::check_directory(&announcement.directory, announcement.version, &announcement.manifest_digest)?;
-        let abandoned = announcement.abandoned.as_ref().and_then(|abandoned| abandoned.parent.as_ref());
-        for parent in announcement.parent.iter().chain(abandoned) {
+        Ok(announcement)
+    }
+
+    /// Checks what directories are named, moved and removed by: the names in it stay inside the directory of versions.
+    ///
+    /// # Errors
+    /// When a form, name, number or digest is not that of a version.
+    pub fn check(&self) -> Result<(), RecordError> {
+        check_form(self.format)?;
+        names::check_model(&self.model)?;
+        names::check_directory(&self.directory, self.version, &self.manifest_digest)?;
+        let abandoned = self.abandoned.as_ref().and_then(|abandoned| abandoned.parent.as_ref());
+        for parent in self.parent.iter().chain(abandoned) {
             names::check_version(parent.version)?;
             names::check_digest(&parent.manifest_digest)?;
         }
-        names::check_digest(&announcement.state_digest)?;
-        check_files(&announcement.files)?;
-        Ok(announcement)
+        names::check_digest(&self.state_digest)?;
+        Ok(check_files(&self.files)?)
+    }
+
+    /// The record's payload.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("an announcement always encodes")
     }
 
     /// Its key.

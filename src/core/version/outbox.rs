@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::announcement::Announcement;
 use crate::stream::JournalEntry;
 
 /// Everything that is durable and perhaps not sent yet.
@@ -17,20 +18,44 @@ pub struct Outbox {
 /// A version that is durable but perhaps not announced yet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OutboxEntry {
-    /// Its number.
-    pub version: u64,
-    /// SHA-256 of its manifest, in hexadecimal.
-    pub manifest_digest: String,
-    /// Name of the artefact's directory.
-    pub directory: String,
-    /// The announcement's key.
-    pub key: String,
-    /// The announcement, as it is sent.
-    pub announcement: String,
+    /// What is announced. In a checkpoint it stands as the JSON that is sent: the form of metrics is none of the checkpoint's.
+    #[serde(with = "as_json")]
+    pub announcement: Announcement,
     /// Whether the `live` alias moves to it.
     pub goes_live: bool,
     /// Its segment of the journal: should it never be announced, the next version's segment begins with it.
     pub journal: Vec<JournalEntry>,
+}
+
+impl OutboxEntry {
+    /// Its number.
+    pub fn version(&self) -> u64 {
+        self.announcement.version
+    }
+
+    /// SHA-256 of its manifest, in hexadecimal.
+    pub fn manifest_digest(&self) -> &str {
+        &self.announcement.manifest_digest
+    }
+
+    /// Name of the artefact's directory.
+    pub fn directory(&self) -> &str {
+        &self.announcement.directory
+    }
+}
+
+/// A value as the text of its JSON.
+mod as_json {
+    use serde::de::{DeserializeOwned, Error as _};
+    use serde::{Deserialize as _, Deserializer, Serialize, Serializer, ser};
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&serde_json::to_string(value).map_err(ser::Error::custom)?)
+    }
+
+    pub(super) fn deserialize<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+        serde_json::from_str(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
 }
 
 /// A dead letter, as it is sent.

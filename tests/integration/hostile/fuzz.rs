@@ -14,13 +14,13 @@ use deepfm_core::train::{Scope, TrainParams, Trainer};
 use deepfm_core::version::announcement::{Alias, Announcement, LIVE};
 use deepfm_core::version::artefact::{Artefact, MANIFEST, MODEL, PROBES, verify};
 use deepfm_core::version::journal::{JOURNAL, read_journal};
+use deepfm_core::version::known::KnownVersions;
 use deepfm_core::version::manifest::FileDigest;
 use deepfm_core::version::names;
 use deepfm_core::version::outbox::{Letter, Outbox};
 use deepfm_stream::config::Config;
 use deepfm_stream::config::kafka::Kafka;
-use deepfm_stream::publish::settle::check_outbox;
-use deepfm_stream::publish::topic::KnownVersions;
+use deepfm_stream::publish::outbox::check_outbox;
 use deepfm_stream::source::letters::{DeadLetter, Examiner, LETTER_BYTES_MAX};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -288,7 +288,7 @@ proptest! {
         let record = edited(at.get(&RECORDS).clone(), edits.as_deref().unwrap_or_default()).to_string();
         let record = damaged(record.into_bytes(), damages.as_deref().unwrap_or_default());
         let mut versions = KnownVersions::default();
-        versions.take("ctr", key.as_bytes(), Some(&record));
+        let _ = versions.take("ctr", key.as_bytes(), Some(&record));
         assert!(versions.newest().is_none_or(|newest| (1..=names::VERSION_MAX).contains(&newest)));
         for (number, announcement) in &versions.announced {
             assert_eq!(announcement.key(), key);
