@@ -9,6 +9,7 @@
 //! (tokio serves HTTP and signals only), a clock below `source`, a decision of the clock that the journal does not write
 //! down, and a panic by input (what cannot be read is counted and sent on).
 
+pub mod thread;
 pub mod progress;
 pub mod lines;
 pub mod config;

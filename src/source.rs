@@ -14,12 +14,12 @@ pub mod send;
 pub mod sorting;
 mod topic_id;
 pub mod topics;
-pub mod vital;
 pub mod watched;
 
 use std::fmt;
 use std::time::Duration;
 
+use crate::thread::Panicked;
 use deepfm_core::stream::{Arrival, Partition};
 
 pub use ingest::Ingest;
@@ -196,7 +196,7 @@ pub enum SourceError {
     Ended,
     /// A reading thread has panicked.
     #[error(transparent)]
-    Panicked(#[from] vital::Panicked),
+    Panicked(#[from] Panicked),
 }
 
 /// A reader of all partitions of the log, from given positions on.

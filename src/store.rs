@@ -3,7 +3,6 @@
 //!
 //! [`Store`] is all that the worker knows; sled is behind it, and nothing outside this module knows sled.
 
-mod background;
 mod directory;
 mod disk;
 mod merging;
@@ -19,7 +18,6 @@ use std::path::PathBuf;
 use deepfm_core::checkpoint::{Block, Layer};
 use deepfm_core::train::Scope;
 
-pub use background::give_way;
 #[doc(hidden)]
 pub use disk::{Aside, Database, Disk, Take};
 pub use sled_store::SledStore;

@@ -1,8 +1,20 @@
 //! The worker: source, trainer, store and publication, live.
 //!
-//! One thread learns (`run`): it takes what the reading thread has decoded, consumes it, and between two records takes
-//! checkpoints and cuts versions. Announcing and serving `/status` happen on threads of their own, so that a slow broker
-//! or a curious operator does not stop learning.
+//! | thread | who starts it | what feeds it | its bound | its panic | what it can hold up |
+//! |---|---|---|---|---|---|
+//! | the learner (`run`) | the command | the readers | a turn of 2,048 records | ends the process | everything |
+//! | `impressions-reading`, `clicks-reading` | `source::kafka` | the brokers | `kafka.queue_records_max` a partition | ends the run, 70 | the learner |
+//! | `ends-asking` | `source::kafka` | the learner | 64 questions, a second each | ends the run, 70 | who goes idle |
+//! | `farewell` | a reader whose client hangs | nothing | ends by itself | is its own | nothing |
+//! | `writing` | [`committer`] | a cut | one commit | ends the run, 70 | the next checkpoint or version |
+//! | `merging`, `opening` | `store` | a commit, a start | one merge; an opening is waited for | is damage, and said | the second merge after |
+//! | `exporting` | [`exporter`] | a commit | one export | is said | nothing |
+//! | `announcing` | [`publisher`] | an installed version | 8 versions | ends the run, 70 | the next version |
+//! | `letters` | [`dead_letters`] | a durable commit | 4 batches, 16 MiB of letters | ends the run, 70 | input, at its bound |
+//! | `heart` | `heart` | the clock | an hour of a start | is its own | nothing |
+//! | tokio's one | the command | signals, HTTP | 32 connections | is its own | nothing |
+//!
+//! All but tokio's are started by [`crate::thread`]. An outcome is taken by the learner between two records.
 
 pub mod admin;
 pub mod attendance;

@@ -17,6 +17,7 @@ use deepfm_stream::publish::files;
 use deepfm_stream::simulate::{self, BayesTally, SimulationParams, Simulator};
 use deepfm_stream::source::send::{EventSender, Timestamps};
 use deepfm_stream::store::SledStore;
+use deepfm_stream::thread;
 use deepfm_stream::worker::error::WorkerError;
 use deepfm_stream::worker::options::Options;
 use deepfm_stream::worker::run::{self, RunSummary};
@@ -177,7 +178,7 @@ fn start_traffic(args: &Args, config: &Config, stop: Stop, shown: Shown) -> Join
         ..SimulationParams::default()
     };
     let kafka = config.kafka.clone();
-    std::thread::spawn(move || {
+    thread::aside("traffic", move || {
         let failed = |error| Failure::new(source_exit(&error), error);
         let mut sender = EventSender::new(&kafka, Timestamps::Event).map_err(failed)?;
         let (start, start_ms) = (Instant::now(), params.start_ms);
@@ -207,7 +208,7 @@ fn start_worker(
     let store = Box::new(SledStore::open(&config.state.dir).map_err(store_failure)?);
     let config = config.clone();
     let options = Options { is_reset: true, ..Options::default() };
-    Ok(std::thread::spawn(move || run::run(&config, options, store, &stop, &board)))
+    Ok(thread::aside("learning", move || run::run(&config, options, store, &stop, &board)))
 }
 
 /// The first interrupt ends the demo in order, the second at once.

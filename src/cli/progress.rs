@@ -3,10 +3,10 @@
 use std::io::IsTerminal as _;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, Thread};
 use std::time::Duration;
 
 use deepfm_stream::progress::Progress;
+use deepfm_stream::thread;
 use deepfm_stream::worker::status::{Phase, StatusBoard};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -47,35 +47,17 @@ fn draw_beside<T>(unit: Unit, read: &(impl Fn() -> (u64, u64) + Sync), job: impl
     if !std::io::stderr().is_terminal() {
         return job();
     }
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let drawer = scope.spawn(|| {
-            let _held = log::hold_line();
-            let bar = bar(unit);
-            while !over.load(Ordering::Acquire) {
-                draw(&bar, read());
-                thread::park_timeout(FRAME);
-            }
+    let company = |is_over: &AtomicBool| {
+        let _held = log::hold_line();
+        let bar = bar(unit);
+        while !is_over.load(Ordering::Acquire) {
             draw(&bar, read());
-            bar.finish_and_clear();
-        });
-        // Also when the job panics: the scope would wait for the drawer for ever.
-        let _ending = Ending { over: &over, drawer: drawer.thread().clone() };
-        job()
-    })
-}
-
-/// Ends the drawing when it goes.
-struct Ending<'a> {
-    over: &'a AtomicBool,
-    drawer: Thread,
-}
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Release);
-        self.drawer.unpark();
-    }
+            std::thread::park_timeout(FRAME);
+        }
+        draw(&bar, read());
+        bar.finish_and_clear();
+    };
+    thread::beside(company, job)
 }
 
 fn bar(unit: Unit) -> ProgressBar {

@@ -230,11 +230,11 @@ pub(crate) fn worker_failure(error: WorkerError) -> Failure {
         | WorkerError::OtherModel { .. }
         | WorkerError::Admin { .. } => Exit::Configuration,
         WorkerError::Source(error) => source_exit(error),
-        WorkerError::Panicked(_) | WorkerError::DeadLetters(DeadLetterError::Panicked(_) | DeadLetterError::Ended) => {
-            Exit::Software
-        }
+        WorkerError::Panicked(_)
+        | WorkerError::DeadLetters(DeadLetterError::Panicked(_) | DeadLetterError::Ended(_))
+        | WorkerError::Stream(_)
+        | WorkerError::Log(_) => Exit::Software,
         WorkerError::DeadLetters(_) => Exit::Unreachable,
-        WorkerError::Stream(_) | WorkerError::Log(_) => Exit::Software,
     };
     Failure::new(exit, error)
 }

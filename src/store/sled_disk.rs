@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use sled::transaction::{ConflictableTransactionError, TransactionError};
 
 use super::StoreError;
-use super::background::give_way;
 use super::disk::{Aside, Database, Disk, Take};
+use crate::thread::{self, give_way};
 
 /// sled's page cache; reading happens once, at start.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -114,7 +114,7 @@ impl Disk for SledDisk {
         let is_new = !path.join("db").exists();
         let (sender, receiver) = mpsc::channel();
         let directory = path.clone();
-        std::thread::spawn(move || {
+        thread::aside("opening", move || {
             // So do the threads that sled starts.
             give_way();
             let opened = catch_unwind(AssertUnwindSafe(|| SledDatabase::open(&directory)));
@@ -134,7 +134,7 @@ impl Disk for SledDisk {
     }
 
     fn aside(&self, work: Box<dyn FnOnce() + Send>) -> Box<dyn Aside> {
-        Box::new(std::thread::spawn(|| {
+        Box::new(thread::aside("merging", || {
             give_way();
             work();
         }))

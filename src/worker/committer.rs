@@ -2,16 +2,15 @@
 //! At most one commit is in flight. A commit that fails is tried again, with everything, when the next one is due; until
 //! then nothing is lost, only undurable.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::error::WorkerError;
 use super::exporter::Exporter;
 use crate::publish::artefacts;
-use crate::source::vital;
-use crate::store::{Store, give_way};
+use crate::store::Store;
+use crate::thread::{Hand, Panicked, give_way};
 use deepfm_core::checkpoint::{self, Lineage};
 use deepfm_core::train::{Scope, StateCut};
 use deepfm_core::version::outbox::OutboxEntry;
@@ -66,9 +65,7 @@ struct Outcome {
 
 /// The hand that gives cuts to the writing thread.
 pub struct Committer {
-    jobs: Option<Sender<Job>>,
-    outcomes: Receiver<Outcome>,
-    thread: Option<JoinHandle<()>>,
+    hand: Hand<Job, Outcome>,
     /// Since when a commit is in flight.
     busy_since: Option<Instant>,
     wants: Scope,
@@ -85,28 +82,24 @@ impl Committer {
         mut exporter: Option<Exporter>,
     ) -> Self {
         let wants = store.wants();
-        let (jobs, inbox) = channel::<Job>();
-        let (outbox, outcomes) = channel();
-        let body = move |outbox: &Sender<Outcome>| {
-            give_way();
-            for job in inbox {
-                vital::failpoint("writing");
-                let result = commit(&mut *store, job, &versions_dir);
-                if result.is_ok()
-                    && let Some(exporter) = &mut exporter
-                {
-                    exporter.after_commit(&*store);
-                }
-                // The receiver may be gone already; then nobody wants to know.
-                if outbox.send(Outcome { result, wants: store.wants() }).is_err() {
-                    return;
-                }
+        let mut has_given_way = false;
+        let work = move |job: Job, tell: &mut dyn FnMut(Outcome)| {
+            if !has_given_way {
+                give_way();
+                has_given_way = true;
             }
+            let result = commit(&mut *store, job, &versions_dir);
+            if result.is_ok()
+                && let Some(exporter) = &mut exporter
+            {
+                exporter.after_commit(&*store);
+            }
+            tell(Outcome { result, wants: store.wants() });
+            ControlFlow::Continue(())
         };
-        let last_words = |panicked: vital::Panicked| Outcome { result: Err(panicked.into()), wants: Scope::Everything };
-        let thread = vital::spawn("writing", outbox, body, last_words);
-        let (jobs, thread) = (Some(jobs), Some(thread));
-        Self { jobs, outcomes, thread, busy_since: None, wants, durable_at: Instant::now(), undurable_max }
+        let last_words = |panicked: Panicked| Outcome { result: Err(panicked.into()), wants: Scope::Everything };
+        let hand = Hand::start("writing", 1, work, last_words);
+        Self { hand, busy_since: None, wants, durable_at: Instant::now(), undurable_max }
     }
 
     /// Whether a commit is in flight.
@@ -121,12 +114,8 @@ impl Committer {
 
     /// Gives a job to the thread, which must not be busy.
     pub fn submit(&mut self, job: Job) {
-        assert!(!self.is_busy(), "at most one commit is in flight");
         self.busy_since = Some(Instant::now());
-        if let Some(jobs) = &self.jobs {
-            // A thread that has ended is noticed by whoever waits for the outcome.
-            let _ = jobs.send(job);
-        }
+        self.hand.give(job);
     }
 
     /// What becomes of the commit in flight within `patience`.
@@ -138,12 +127,10 @@ impl Committer {
             return Ok(CommitProgress::Pending);
         };
         let patience_max = self.undurable_max.clamp(COMMIT_MIN, COMMIT_MAX);
-        match self.outcomes.recv_timeout(patience) {
-            Ok(outcome) => self.take(outcome),
-            Err(RecvTimeoutError::Timeout) if since.elapsed() < patience_max => Ok(CommitProgress::Pending),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                Err(WorkerError::CommitStuck(patience_max))
-            }
+        match self.hand.take_within(patience) {
+            Ok(Some(outcome)) => self.take(outcome),
+            Ok(None) if since.elapsed() < patience_max => Ok(CommitProgress::Pending),
+            Ok(None) | Err(_) => Err(WorkerError::CommitStuck(patience_max)),
         }
     }
 
@@ -167,19 +154,6 @@ impl Committer {
                 );
                 Ok(CommitProgress::Failed)
             }
-        }
-    }
-}
-
-impl Drop for Committer {
-    fn drop(&mut self) {
-        self.jobs = None;
-        // A thread in the middle of a commit may never come back from a disk that hangs: it is left alone.
-        if let Some(thread) = self.thread.take()
-            && self.busy_since.is_none()
-            && thread.join().is_err()
-        {
-            tracing::error!("the writing thread has panicked");
         }
     }
 }

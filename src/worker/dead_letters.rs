@@ -9,8 +9,7 @@
 mod sender;
 
 use std::collections::VecDeque;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use rdkafka::error::KafkaError;
@@ -19,7 +18,7 @@ use super::drive::Witness;
 use super::losses::Seen;
 use crate::config::kafka::Kafka;
 use crate::source::letters::{DeadLetter, LETTER_BYTES_MAX};
-use crate::source::vital;
+use crate::thread::{Hand, HandEnded, Panicked};
 use deepfm_core::event::EventKind;
 use deepfm_core::stream::{Partition, Refused};
 use deepfm_core::train::{Scored, Step};
@@ -28,6 +27,9 @@ use sender::{LetterSender, fitted};
 
 /// The most bytes of letters that wait to be sent; at the bound input waits for the broker.
 const LETTERS_BYTES_MAX: usize = 16 << 20;
+
+/// The most batches of letters that the sending thread holds: what is written meanwhile goes with the next one.
+const BATCHES_MAX: usize = 4;
 
 /// Dead letters could not be delivered.
 #[derive(Debug, thiserror::Error)]
@@ -46,11 +48,11 @@ pub enum DeadLetterError {
         bound: Duration,
     },
     /// The sending thread has ended.
-    #[error("the thread that sends dead letters has ended")]
-    Ended,
+    #[error(transparent)]
+    Ended(#[from] HandEnded),
     /// The sending thread has panicked.
     #[error(transparent)]
-    Panicked(#[from] vital::Panicked),
+    Panicked(#[from] Panicked),
     /// The broker refused some.
     #[error("topic {topic} refused {failed} dead letters")]
     Refused {
@@ -99,9 +101,9 @@ pub struct Letters {
     in_transit: usize,
     /// How many of the first are in the commit in flight.
     submitted: usize,
-    courier: Option<Sender<Vec<Letter>>>,
-    delivered: Receiver<Result<usize, DeadLetterError>>,
-    thread: Option<JoinHandle<()>>,
+    /// How many of the first are in a commit that is durable.
+    durable: usize,
+    courier: Hand<Vec<Letter>, Result<usize, DeadLetterError>>,
 }
 
 impl Letters {
@@ -112,20 +114,13 @@ impl Letters {
     pub fn start(kafka: &Kafka, left: Vec<Letter>) -> Result<Self, DeadLetterError> {
         let left: VecDeque<Letter> = left.into_iter().map(fitted).collect();
         let sender = LetterSender::new(kafka)?;
-        let (courier, inbox) = channel::<Vec<Letter>>();
-        let (outbox, delivered) = channel();
-        let body = move |outbox: &Sender<Result<usize, DeadLetterError>>| {
-            for letters in inbox {
-                vital::failpoint("letters");
-                let result = sender.send(&letters).map(|()| letters.len());
-                let failed = result.is_err();
-                // The receiver may be gone already; then nobody wants to know.
-                if outbox.send(result).is_err() || failed {
-                    return;
-                }
-            }
+        let work = move |letters: Vec<Letter>, tell: &mut dyn FnMut(Result<usize, DeadLetterError>)| {
+            let sent = sender.send(&letters).map(|()| letters.len());
+            let flow = if sent.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) };
+            tell(sent);
+            flow
         };
-        let thread = vital::spawn("letters", outbox, body, |panicked| Err(panicked.into()));
+        let courier = Hand::start("letters", BATCHES_MAX, work, |panicked| Err(panicked.into()));
         let mut letters = Self {
             writer: LetterWriter::new(kafka),
             seen: Seen::default(),
@@ -133,9 +128,8 @@ impl Letters {
             unsent: left,
             in_transit: 0,
             submitted: 0,
-            courier: Some(courier),
-            delivered,
-            thread: Some(thread),
+            durable: 0,
+            courier,
         };
         letters.submit();
         letters.post();
@@ -163,17 +157,20 @@ impl Letters {
         self.bytes >= LETTERS_BYTES_MAX / 2 && self.in_transit < self.unsent.len()
     }
 
-    /// The letters that were submitted are durable: those of them that were not given to the thread are now.
+    /// The letters that were submitted are durable: those of them that were not given to the thread are now, or when it has
+    /// room again.
     pub fn post(&mut self) {
-        if self.submitted <= self.in_transit {
+        self.durable = self.submitted;
+        self.hand_on();
+    }
+
+    fn hand_on(&mut self) {
+        if self.durable <= self.in_transit || !self.courier.has_room() {
             return;
         }
-        let posted = self.unsent.range(self.in_transit..self.submitted).cloned().collect();
-        self.in_transit = self.submitted;
-        if let Some(courier) = &self.courier {
-            // A thread that has failed says why through `delivered`.
-            let _ = courier.send(posted);
-        }
+        let posted = self.unsent.range(self.in_transit..self.durable).cloned().collect();
+        self.in_transit = self.durable;
+        self.courier.give(posted);
     }
 
     /// Forgets what was delivered since the last call; says how many letters that were.
@@ -182,7 +179,7 @@ impl Letters {
     /// When letters could not be delivered.
     pub fn note_delivered(&mut self) -> Result<usize, DeadLetterError> {
         let mut count = 0;
-        while let Ok(result) = self.delivered.try_recv() {
+        while let Some(result) = self.courier.try_take() {
             count += self.forget(result?);
         }
         Ok(count)
@@ -196,10 +193,8 @@ impl Letters {
     pub fn wait(&mut self, pulse: Duration, mut go_on: impl FnMut() -> bool) -> Result<usize, DeadLetterError> {
         let mut count = self.note_delivered()?;
         while self.in_transit > 0 && go_on() {
-            match self.delivered.recv_timeout(pulse) {
-                Ok(result) => count += self.forget(result?),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Err(DeadLetterError::Ended),
+            if let Some(result) = self.courier.take_within(pulse)? {
+                count += self.forget(result?);
             }
         }
         Ok(count)
@@ -213,7 +208,9 @@ impl Letters {
     fn forget(&mut self, delivered: usize) -> usize {
         self.in_transit -= delivered;
         self.submitted = self.submitted.saturating_sub(delivered);
+        self.durable = self.durable.saturating_sub(delivered);
         self.bytes -= self.unsent.drain(..delivered).map(|letter| letter.bytes()).sum::<usize>();
+        self.hand_on();
         delivered
     }
 }
@@ -236,16 +233,4 @@ impl Witness for Letters {
     }
 
     fn scored(&mut self, _: Scored) {}
-}
-
-impl Drop for Letters {
-    fn drop(&mut self) {
-        self.courier = None;
-        if let Some(thread) = self.thread.take()
-            && self.in_transit == 0
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that sends dead letters has panicked");
-        }
-    }
 }

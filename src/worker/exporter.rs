@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::config::operation::Exports;
 use crate::publish::exports::{self, ExportIoError};
-use crate::store::{Store, give_way};
+use crate::store::Store;
+use crate::thread::{self, give_way};
 
 /// The least time between two tries of an export that fails.
 const RETRY_AFTER: Duration = Duration::from_mins(1);
@@ -68,7 +69,7 @@ impl Exporter {
             exports::prune(&root, keep)?;
             Ok(path)
         };
-        self.running = Some((Instant::now(), std::thread::spawn(export)));
+        self.running = Some((Instant::now(), thread::aside("exporting", export)));
     }
 
     fn note(&mut self, since: Instant, thread: JoinHandle<Result<PathBuf, ExportIoError>>) {

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::status::StatusBoard;
+use crate::thread::aside;
 
 /// How often a worker that waits shows that it lives.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -30,7 +31,7 @@ impl Heart {
                 board.update(|_| ());
             }
         };
-        Self { stop: Some(stop), thread: Some(std::thread::spawn(body)) }
+        Self { stop: Some(stop), thread: Some(aside("heart", body)) }
     }
 }
 

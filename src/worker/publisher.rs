@@ -2,8 +2,8 @@
 //! kept no longer. Its queue is the outbox, which
 //! is bounded: at [`OUTBOX_MAX`] no further version is cut until the broker has taken one.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use super::error::WorkerError;
@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::publish::artefacts::ArtefactIoError;
 use crate::publish::retention;
 use crate::publish::topic::{Announcer, Record, TopicError};
-use crate::source::vital;
+use crate::thread::Hand;
 use deepfm_core::version::announcement::{Alias, LIVE};
 use deepfm_core::version::known::KnownVersions;
 use deepfm_core::version::outbox::OutboxEntry;
@@ -26,43 +26,43 @@ const FAREWELL: Duration = Duration::from_secs(10);
 /// The hand that gives versions to the announcing thread.
 #[derive(Debug)]
 pub struct Publisher {
-    entries: Option<Sender<OutboxEntry>>,
-    announced: Receiver<Result<u64, WorkerError>>,
-    thread: Option<JoinHandle<()>>,
-    waiting: usize,
+    hand: Hand<OutboxEntry, Result<u64, WorkerError>>,
+    /// Versions that found no room: those that the last run left may be many.
+    waiting: VecDeque<OutboxEntry>,
 }
 
 impl Publisher {
     /// Starts the thread; `known` is what the topic said after all earlier writers were fenced off.
     pub fn start(config: &Config, announcer: Announcer, known: &KnownVersions) -> Self {
         let mut desk = Desk { announcer, config: config.clone(), known: known.clone() };
-        let (entries, inbox) = channel::<OutboxEntry>();
-        let (outbox, announced) = channel();
-        let body = move |outbox: &Sender<Result<u64, WorkerError>>| {
-            for entry in inbox {
-                vital::failpoint("announcing");
-                let result = desk.announce(&entry).map(|()| entry.version()).map_err(WorkerError::from);
-                let failed = result.is_err();
-                // The receiver may be gone already; then nobody wants to know.
-                if outbox.send(result).is_err() || failed {
-                    return;
-                }
-                if let Err(error) = desk.remove_old() {
-                    let _ = outbox.send(Err(error.into()));
-                    return;
-                }
+        let work = move |entry: OutboxEntry, tell: &mut dyn FnMut(Result<u64, WorkerError>)| {
+            let announced = desk.announce(&entry).map(|()| entry.version()).map_err(WorkerError::from);
+            let has_failed = announced.is_err();
+            tell(announced);
+            if has_failed {
+                return ControlFlow::Break(());
             }
+            if let Err(error) = desk.remove_old() {
+                tell(Err(error.into()));
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
         };
-        let thread = vital::spawn("announcing", outbox, body, |panicked| Err(panicked.into()));
-        Self { entries: Some(entries), announced, thread: Some(thread), waiting: 0 }
+        let hand = Hand::start("announcing", OUTBOX_MAX, work, |panicked| Err(panicked.into()));
+        Self { hand, waiting: VecDeque::new() }
     }
 
     /// Gives a version to the thread.
     pub fn announce(&mut self, entry: OutboxEntry) {
-        self.waiting += 1;
-        if let Some(entries) = &self.entries {
-            // A thread that has failed says why through `announced`.
-            let _ = entries.send(entry);
+        self.waiting.push_back(entry);
+        self.hand_on();
+    }
+
+    fn hand_on(&mut self) {
+        while self.hand.has_room()
+            && let Some(entry) = self.waiting.pop_front()
+        {
+            self.hand.give(entry);
         }
     }
 
@@ -71,8 +71,8 @@ impl Publisher {
     /// # Errors
     /// When one could not be announced.
     pub fn announced(&mut self) -> Result<Vec<u64>, WorkerError> {
-        let announced: Vec<u64> = self.announced.try_iter().collect::<Result<_, _>>()?;
-        self.waiting -= announced.len();
+        let announced = std::iter::from_fn(|| self.hand.try_take()).collect::<Result<_, _>>()?;
+        self.hand_on();
         Ok(announced)
     }
 
@@ -83,26 +83,14 @@ impl Publisher {
     pub fn finish(mut self) -> Result<Vec<u64>, WorkerError> {
         let mut announced = self.announced()?;
         let start = Instant::now();
-        while self.waiting > 0 {
-            let Ok(result) = self.announced.recv_timeout(FAREWELL.saturating_sub(start.elapsed())) else {
+        while self.hand.in_flight() > 0 {
+            let Ok(Some(result)) = self.hand.take_within(FAREWELL.saturating_sub(start.elapsed())) else {
                 break;
             };
             announced.push(result?);
-            self.waiting -= 1;
+            self.hand_on();
         }
         Ok(announced)
-    }
-}
-
-impl Drop for Publisher {
-    fn drop(&mut self) {
-        self.entries = None;
-        if let Some(thread) = self.thread.take()
-            && self.waiting == 0
-            && thread.join().is_err()
-        {
-            tracing::error!("the announcing thread has panicked");
-        }
     }
 }
 

@@ -19,7 +19,8 @@ use deepfm_core::model::params::ModelParams;
 use deepfm_core::stream::{Arrival, Control, Partition};
 use deepfm_core::train::{BatchParams, Ledger, Restore, Scope, StateCut, StateDigest, TrainParams, Trainer};
 use deepfm_core::version::outbox::Outbox;
-use deepfm_stream::store::{SledStore, Store, give_way};
+use deepfm_stream::store::{SledStore, Store};
+use deepfm_stream::thread::give_way;
 
 const FIELDS: u64 = 20;
 const IMPRESSIONS: Partition = Partition { kind: EventKind::Impression, number: 0 };

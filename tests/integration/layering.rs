@@ -427,6 +427,25 @@ fn no_two_public_types_have_one_name() {
 }
 
 #[test]
+fn every_thread_is_started_in_its_own_module() {
+    let starts = |path: &str| {
+        ["thread::spawn", "thread::scope", "thread::Builder"]
+            .iter()
+            .any(|start| path.ends_with(start) || path.contains(&format!("{start}::")))
+    };
+    let mut found = Vec::new();
+    for source in SHELL
+        .files_without_tests()
+        .iter()
+        .filter(|source| source.module.first().is_none_or(|module| module != "thread"))
+    {
+        let started = source.code.paths().into_iter().filter(|(_, path)| starts(path));
+        found.extend(started.map(|(line, path)| format!("{}:{line}: {path}", source.file.display())));
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
 fn the_core_names_no_crate_of_the_world() {
     let manifest = fs::read_to_string(CORE.root().join("Cargo.toml")).expect("the core has a manifest");
     let manifest: toml::Table = manifest.parse().expect("it is TOML");

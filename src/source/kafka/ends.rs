@@ -2,10 +2,9 @@
 //! question a partition is under way.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -13,7 +12,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use super::topic;
 use crate::config::kafka::Kafka;
 use crate::source::contact::Contact;
-use crate::source::{Confirmation, SourceError, vital};
+use crate::source::{Confirmation, SourceError};
+use crate::thread::{Hand, Panicked};
 use deepfm_core::stream::Partition;
 
 /// How long one question may take.
@@ -22,11 +22,14 @@ const ASK: Duration = Duration::from_secs(1);
 /// How long an answer is good for, from when it was asked for: later there may be records that it does not know of.
 const GOOD_FOR: Duration = Duration::from_secs(3);
 
+/// The most questions that wait: who finds no room asks again.
+const QUESTIONS_MAX: usize = 64;
+
 /// How often an end that was not reached must be the same to be taken for one behind transaction markers.
 const CONFIRMATIONS: u32 = 5;
 
 /// The broker's word on a partition: the end, or that it does not tell.
-type Answer = Result<(Partition, Instant, Option<i64>), vital::Panicked>;
+type Answer = Result<(Partition, Instant, Option<i64>), Panicked>;
 
 /// A question about a partition.
 #[derive(Debug)]
@@ -38,35 +41,28 @@ struct Question {
 
 /// The thread, and what it was asked.
 pub(super) struct Questions {
-    desk: Option<Sender<Partition>>,
-    answers: Receiver<Answer>,
+    desk: Hand<Partition, Answer>,
     asked: BTreeMap<Partition, Question>,
     /// The end that each partition was last asked for, and how often it was that.
     last_high: BTreeMap<Partition, (i64, u32)>,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Questions {
     /// Starts the thread; `ask` says where a partition ends.
     pub(super) fn start(ask: impl Fn(Partition) -> Option<i64> + Send + 'static) -> Self {
-        let (desk, inbox) = channel::<Partition>();
-        let (outbox, answers) = channel();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let body = move |outbox: &Sender<Answer>| {
-            for partition in inbox {
-                vital::failpoint("ends-asking");
-                let now = Instant::now();
-                // The receiver may be gone already; then nobody wants to know.
-                if stopped.load(Ordering::Acquire) || outbox.send(Ok((partition, now, ask(partition)))).is_err() {
-                    return;
-                }
+        let work = move |partition: Partition, tell: &mut dyn FnMut(Answer)| {
+            let now = Instant::now();
+            if stopped.load(Ordering::Acquire) {
+                return ControlFlow::Break(());
             }
+            tell(Ok((partition, now, ask(partition))));
+            ControlFlow::Continue(())
         };
-        let thread = vital::spawn("ends-asking", outbox, body, Err);
-        let (desk, thread) = (Some(desk), Some(thread));
-        Self { desk, answers, asked: BTreeMap::new(), last_high: BTreeMap::new(), stop, thread }
+        let desk = Hand::start("ends-asking", QUESTIONS_MAX, work, Err);
+        Self { desk, asked: BTreeMap::new(), last_high: BTreeMap::new(), stop }
     }
 
     /// The same, over a client.
@@ -82,7 +78,7 @@ impl Questions {
     /// # Errors
     /// When the thread has panicked.
     pub(super) fn confirm(&mut self, partition: Partition, position: i64) -> Result<Confirmation, SourceError> {
-        for answer in self.answers.try_iter() {
+        while let Some(answer) = self.desk.try_take() {
             let (partition, at, end) = answer?;
             if let Some(question) = self.asked.get_mut(&partition) {
                 question.answer = Some((at, end));
@@ -100,10 +96,9 @@ impl Questions {
             }
             None => {}
         }
-        self.asked.insert(partition, Question { position, answer: None });
-        if let Some(desk) = &self.desk {
-            // A thread that has failed says why through its answers.
-            let _ = desk.send(partition);
+        if self.desk.has_room() {
+            self.asked.insert(partition, Question { position, answer: None });
+            self.desk.give(partition);
         }
         Ok(Confirmation::Pending)
     }
@@ -124,12 +119,6 @@ impl Questions {
 impl Drop for Questions {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        self.desk = None;
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that asks for ends has panicked");
-        }
     }
 }
 

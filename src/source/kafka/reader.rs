@@ -20,7 +20,8 @@ use crate::config::kafka::Kafka;
 use crate::source::ask::{ASK, Asked, denied, is_unknown_topic, retry_bound};
 use crate::source::contact::{Contact, Link};
 use crate::source::ingest::Message;
-use crate::source::{Gap, Ingest, SourceError, SourceEvent, headers, vital};
+use crate::source::{Gap, Ingest, SourceError, SourceEvent, headers};
+use crate::thread::vital;
 use deepfm_core::event::{EventKind, RawRecord};
 use deepfm_core::stream::{Arrival, Partition, Positions};
 

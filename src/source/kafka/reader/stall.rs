@@ -10,6 +10,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::{Assigned, KNOCK};
 use crate::source::contact::Contact;
 use crate::source::{SourceError, client};
+use crate::thread::aside;
 use deepfm_core::stream::Partition;
 
 /// How long a partition may be quiet before it is asked whether it has records.
@@ -106,7 +107,7 @@ impl Assigned {
         }
         let old = std::mem::replace(&mut reader.consumer, Arc::new(consumer));
         // It may hang in its farewell to a broker; nobody needs to wait for that.
-        std::thread::spawn(move || drop(old));
+        aside("farewell", move || drop(old));
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Sender, SyncSender};
 use std::thread::JoinHandle;
 
 /// A thread has panicked. Everything that was committed is safe.
@@ -18,23 +18,39 @@ pub struct Panicked {
     pub message: String,
 }
 
+/// Where a thread's messages go. A receiver that is gone does not want to know.
+pub trait Messages<M>: Send + 'static {
+    /// Says one.
+    fn say(&self, message: M);
+}
+
+impl<M: Send + 'static> Messages<M> for Sender<M> {
+    fn say(&self, message: M) {
+        let _ = self.send(message);
+    }
+}
+
+impl<M: Send + 'static> Messages<M> for SyncSender<M> {
+    fn say(&self, message: M) {
+        let _ = self.send(message);
+    }
+}
+
 /// Runs `body` on a thread of this name. If it panics, `last_words` of it go to the receiver of `messages`.
-pub fn spawn<M: Send + 'static>(
+pub fn spawn<M: Send + 'static, S: Messages<M>>(
     name: &'static str,
-    messages: Sender<M>,
-    body: impl FnOnce(&Sender<M>) + Send + 'static,
+    messages: S,
+    body: impl FnOnce(&S) + Send + 'static,
     last_words: impl FnOnce(Panicked) -> M + Send + 'static,
 ) -> JoinHandle<()> {
     let guarded = move || {
         // What the body owned may be in any state afterwards; nobody looks at it again.
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(&messages))) {
             let panicked = Panicked { thread: name, message: text(&*panic) };
-            // The receiver may be gone already; then nobody wants to know.
-            let _ = messages.send(last_words(panicked));
+            messages.say(last_words(panicked));
         }
     };
-    let builder = std::thread::Builder::new().name(name.to_owned());
-    builder.spawn(guarded).expect("a machine that runs a worker has room for its handful of threads")
+    super::aside(name, guarded)
 }
 
 fn text(panic: &(dyn Any + Send)) -> String {
