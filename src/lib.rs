@@ -15,6 +15,8 @@ pub mod lines;
 pub mod config;
 pub mod simulate;
 pub mod source;
+pub mod drive;
+pub mod letters;
 pub mod store;
 pub mod publish;
 pub mod worker;

@@ -8,7 +8,6 @@ pub mod files;
 mod headers;
 pub mod ingest;
 pub mod kafka;
-pub mod letters;
 pub mod read;
 pub mod send;
 pub mod sorting;

@@ -10,25 +10,21 @@
 //! | `merging`, `opening` | `store` | a commit, a start | one merge; an opening is waited for | is damage, and said | the second merge after |
 //! | `exporting` | [`exporter`] | a commit | one export | is said | nothing |
 //! | `announcing` | [`publisher`] | an installed version | 8 versions | ends the run, 70 | the next version |
-//! | `letters` | [`dead_letters`] | a durable commit | 4 batches, 16 MiB of letters | ends the run, 70 | input, at its bound |
+//! | `letters` | [`crate::letters`] | a durable commit | 4 batches, 16 MiB of letters | ends the run, 70 | input, at its bound |
 //! | `heart` | `heart` | the clock | an hour of a start | is its own | nothing |
 //! | tokio's one | the command | signals, HTTP | 32 connections | is its own | nothing |
 //!
 //! All but tokio's are started by [`crate::thread`]. An outcome is taken by the learner between two records.
 
 pub mod admin;
-pub mod attendance;
 pub mod census;
 pub mod committer;
 pub mod counts;
-pub mod dead_letters;
 pub mod descriptors;
-pub mod drive;
 pub mod error;
 pub mod exporter;
 pub mod exposition;
 mod heart;
-pub mod losses;
 pub mod narrator;
 mod listener;
 mod observer;

@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use super::{BacktestError, Collector};
 use crate::config::Config;
+use crate::drive::{Drive, DriveError, Pilot};
 use crate::publish::artefacts::{self, Installed};
 use crate::source::Ingest;
 use crate::source::kafka::{KafkaLog, KafkaSource};
-use crate::worker::drive::{Drive, DriveError, Pilot};
 use deepfm_core::event::Decoder;
 use deepfm_core::feature::field::{Field, FieldSet};
 use deepfm_core::stream::{Control, JournalEntry, Positions, Script};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::worker::losses::{self, Loss, Read, Seen};
+use crate::drive::losses::{self, Loss, Read, Seen};
 use deepfm_core::event::EventKind;
 use deepfm_core::metric::{Metrics, exact_auc};
 use deepfm_core::train::{Counters, Fate, Ledger, Scored, StateDigest, Tally};

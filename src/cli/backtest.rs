@@ -6,9 +6,9 @@ use std::time::Duration;
 use clap::ValueEnum;
 use deepfm_stream::backtest::{self, BacktestError, BacktestReport, Files, LabelTiming, Quality};
 use deepfm_stream::config::Config;
+use deepfm_stream::drive::DriveError;
 use deepfm_stream::progress::{Disorder, Progress};
 use deepfm_stream::source::files::LineOrder;
-use deepfm_stream::worker::drive::DriveError;
 use indicatif::{HumanCount, HumanDuration};
 
 use super::failure::{Exit, Failure};

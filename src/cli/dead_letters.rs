@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use deepfm_core::event::Decoder;
 use deepfm_core::event::plain::plain;
+use deepfm_stream::letters::letter::{self, DeadLetter, Examiner, LetterFate};
 use deepfm_stream::publish::topic;
 use deepfm_stream::source::SourceError;
-use deepfm_stream::source::letters::{self, DeadLetter, Examiner, LetterFate};
 use deepfm_stream::source::send::{EventSender, Timestamps};
 use serde_json::json;
 
@@ -67,7 +67,7 @@ fn failed(error: SourceError) -> Failure {
 
 impl Selection {
     fn read(&self, kafka: &deepfm_stream::config::kafka::Kafka) -> Result<BTreeMap<String, DeadLetter>, Failure> {
-        let mut letters = letters::read(kafka).map_err(failed)?;
+        let mut letters = letter::read(kafka).map_err(failed)?;
         letters.retain(|key, letter| {
             self.key.as_ref().is_none_or(|wanted| wanted == key)
                 && self.reason.as_ref().is_none_or(|wanted| *wanted == letter.reason)
@@ -118,7 +118,7 @@ fn requeue(selection: &Selection, for_replays: bool, dry_run: bool, json: bool) 
         let is_wanted =
             examined.fate == LetterFate::InTime || (for_replays && examined.fate == LetterFate::ForReplaysOnly);
         if is_wanted && !dry_run {
-            letters::send_again(&mut sender, letter, &examined).map_err(failed)?;
+            letter::send_again(&mut sender, letter, &examined).map_err(failed)?;
             sent += 1;
         }
     }

@@ -1,6 +1,6 @@
 //! What was lost, as text: a line a reason, none wider than a terminal of 80 columns.
 
-use deepfm_stream::worker::losses::{LogPlace, Loss};
+use deepfm_stream::drive::losses::{LogPlace, Loss};
 
 /// Columns of a line.
 const WIDTH: usize = 80;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use deepfm_core::checkpoint::Layer;
 use deepfm_stream::config::Config;
+use deepfm_stream::letters::DeadLetterError;
 use deepfm_stream::publish::exports::{self, ExportIoError};
 use deepfm_stream::publish::files;
 use deepfm_stream::publish::topic::TopicError;
@@ -12,7 +13,6 @@ use deepfm_stream::source::SourceError;
 use deepfm_stream::source::ask::is_refused_setting;
 use deepfm_stream::store::{SledStore, StoreError};
 use deepfm_stream::worker::admin::AdminPort;
-use deepfm_stream::worker::dead_letters::DeadLetterError;
 use deepfm_stream::worker::error::WorkerError;
 use deepfm_stream::worker::exposition::Registry;
 use deepfm_stream::worker::options::{OnAhead, OnGap, Options};

@@ -1,6 +1,6 @@
 //! Whether what a checkpoint says it owes the world is what a worker of this model owes.
 
-use crate::source::letters::DeadLetter;
+use crate::letters::letter::DeadLetter;
 use deepfm_core::version::announcement::RecordError;
 use deepfm_core::version::outbox::{Outbox, OutboxEntry};
 

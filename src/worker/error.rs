@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::dead_letters::DeadLetterError;
-use super::drive::DriveError;
+use crate::drive::DriveError;
+use crate::letters::DeadLetterError;
 use crate::publish::artefacts::ArtefactIoError;
 use crate::publish::outbox::OutboxError;
 use crate::publish::topic::TopicError;

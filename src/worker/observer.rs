@@ -1,8 +1,8 @@
 //! What the worker takes note of while records are consumed, and what follows from it for its versions.
 
-use super::dead_letters::Letters;
-use super::drive::Witness;
 use crate::config::Config;
+use crate::drive::Witness;
+use crate::letters::Letters;
 use deepfm_core::checkpoint::clicks::ClickTimes;
 use deepfm_core::train::{Scored, Step};
 

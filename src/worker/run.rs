@@ -5,15 +5,11 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::attendance::{Attendance, Horizon};
 use super::census::Census;
 use super::committer::{CommitProgress, Committed, Committer, Job};
-use super::dead_letters::Letters;
-use super::drive::{Drive, Pilot, Witness as _};
 use super::error::WorkerError;
 use super::exporter::Exporter;
 use super::heart::{HEARTBEAT, Heart};
-use super::losses::{self, Loss};
 use super::narrator::{self, Minute};
 use super::observer::{Observer, held};
 use super::options::{OnAhead, Options};
@@ -24,6 +20,10 @@ use super::resume::{self, Ancestry, Beginning};
 use super::status::{Phase, StatusBoard};
 use super::stop::Stop;
 use crate::config::Config;
+use crate::drive::attendance::{Attendance, Horizon};
+use crate::drive::losses::{self, Loss};
+use crate::drive::{Drive, Pilot, Witness as _};
+use crate::letters::Letters;
 use crate::publish::topic::Announcer;
 use crate::publish::{artefacts, topic};
 use crate::source::kafka::{KafkaLog, KafkaSource};

@@ -1,10 +1,13 @@
 //! The loop that live runs, bounded runs and backtests share: take what has arrived, decide who is waited for, consume.
 
+pub mod attendance;
+pub mod losses;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::attendance::{Attendance, Verdict};
 use crate::source::{Confirmation, Source, SourceError, SourceEvent};
+use attendance::{Attendance, Verdict};
 use deepfm_core::stream::{Arrival, Control, Partition, Script, StreamError};
 use deepfm_core::train::{Scored, Step, Trainer};
 

@@ -8,10 +8,10 @@ use rdkafka::message::Message as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::SourceError;
-use super::read::{read_to_end, read_value};
-use super::send::{EventSender, Raw};
 use crate::config::kafka::Kafka;
+use crate::source::SourceError;
+use crate::source::read::{read_to_end, read_value};
+use crate::source::send::{EventSender, Raw};
 use deepfm_core::event::plain::plain;
 use deepfm_core::event::{DETAIL_CHARS_MAX, Decoder, EventKind, RawRecord, Reason};
 use deepfm_core::stream::Refused;

@@ -6,6 +6,7 @@
 //! No record makes a letter that cannot be sent: letters are cut to what a topic takes when they are written, when they are
 //! loaded from a checkpoint (an older program may have written it), and once more where the topic takes less than that.
 
+pub mod letter;
 mod sender;
 
 use std::collections::VecDeque;
@@ -14,10 +15,10 @@ use std::time::Duration;
 
 use rdkafka::error::KafkaError;
 
-use super::drive::Witness;
-use super::losses::Seen;
 use crate::config::kafka::Kafka;
-use crate::source::letters::{DeadLetter, LETTER_BYTES_MAX};
+use crate::drive::Witness;
+use crate::drive::losses::Seen;
+use crate::letters::letter::{DeadLetter, LETTER_BYTES_MAX};
 use crate::thread::{Hand, HandEnded, Panicked};
 use deepfm_core::event::EventKind;
 use deepfm_core::stream::{Partition, Refused};

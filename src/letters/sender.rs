@@ -9,10 +9,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 
 use super::DeadLetterError;
+use super::letter::{DeadLetter, LETTER_BYTES_MAX};
 use crate::config::kafka::Kafka;
 use crate::source::client;
 use crate::source::contact::Contact;
-use crate::source::letters::{DeadLetter, LETTER_BYTES_MAX};
 use deepfm_core::version::outbox::Letter;
 
 /// No letter has so few bytes: everything is left out that can be.
