@@ -13,6 +13,7 @@ pub mod thread;
 pub mod progress;
 pub mod lines;
 pub mod config;
+pub mod durable;
 pub mod simulate;
 pub mod source;
 pub mod drive;

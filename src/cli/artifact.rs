@@ -7,9 +7,9 @@ use clap::Subcommand;
 use deepfm_core::checkpoint;
 use deepfm_core::checkpoint::export::ExportManifest;
 use deepfm_core::version::artefact::Verified;
+use deepfm_stream::durable;
 use deepfm_stream::publish::artefacts::{self, ArtefactIoError};
 use deepfm_stream::publish::exports;
-use deepfm_stream::publish::files;
 use deepfm_stream::publish::outbox::check_outbox;
 use deepfm_stream::store::{SledStore, Store as _};
 use deepfm_stream::worker::probes::PROBES_MIN;
@@ -87,7 +87,7 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
 }
 
 fn export(config: &Path, out: Option<&Path>, json: bool) -> Result<(), Failure> {
-    files::keep_to_owner();
+    durable::keep_to_owner();
     let config = config::load(config)?;
     let mut store = SledStore::open(&config.state.dir).map_err(store_failure)?;
     let saved = store.load().map_err(store_failure)?;

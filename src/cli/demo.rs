@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use deepfm_core::event::EventKind;
 use deepfm_core::feature::field::{Field, FieldKind};
 use deepfm_stream::config::Config;
+use deepfm_stream::durable;
 use deepfm_stream::publish::artefacts;
-use deepfm_stream::publish::files;
 use deepfm_stream::simulate::{self, BayesTally, SimulationParams, Simulator};
 use deepfm_stream::source::send::{EventSender, Timestamps};
 use deepfm_stream::store::SledStore;
@@ -72,7 +72,7 @@ const LOG: &str = "demo.log";
 type Shown = Arc<Mutex<VecDeque<(i64, f64, bool)>>>;
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    files::keep_to_owner();
+    durable::keep_to_owner();
     let directory = match &args.dir {
         Some(directory) => {
             place::given(directory)?;

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use deepfm_core::checkpoint::Layer;
 use deepfm_stream::config::Config;
+use deepfm_stream::durable;
 use deepfm_stream::letters::DeadLetterError;
 use deepfm_stream::publish::exports::{self, ExportIoError};
-use deepfm_stream::publish::files;
 use deepfm_stream::publish::topic::TopicError;
 use deepfm_stream::source::SourceError;
 use deepfm_stream::source::ask::is_refused_setting;
@@ -55,7 +55,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    files::keep_to_owner();
+    durable::keep_to_owner();
     let config = config::load(&args.config)?;
     let (stop, board) = (Stop::default(), StatusBoard::default());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();

@@ -3,22 +3,16 @@
 //! something to install and never something half written.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::files::{self, Length, ReadError};
 use crate::config::operation::Readers;
+use crate::durable::{self, DurableError, StagedDirectory, failed};
 use deepfm_core::version::artefact::{self, Artefact, ArtefactError, MANIFEST, Verified};
 use deepfm_core::version::journal::JOURNAL;
 use deepfm_core::version::manifest::{MANIFEST_BYTES_MAX, Manifest, sha256};
 use deepfm_core::version::names;
-
-/// Prefix of directories that are not versions yet.
-const STAGED: &str = ".staged-";
-
-/// Prefix of directories that are versions no more.
-const REMOVED: &str = ".removed-";
 
 /// Where the journals of removed versions are, below the versions.
 const JOURNALS: &str = "journals";
@@ -38,15 +32,8 @@ pub struct Installed {
 #[derive(Debug, thiserror::Error)]
 pub enum ArtefactIoError {
     /// A file operation failed.
-    #[error("cannot {doing} {path}")]
-    Io {
-        /// What was being done.
-        doing: &'static str,
-        /// To which file.
-        path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] DurableError),
     /// The artefact is not what it says.
     #[error("artefact {path}")]
     Artefact {
@@ -70,40 +57,18 @@ pub enum ArtefactIoError {
     },
 }
 
-fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ArtefactIoError {
-    let path = path.to_owned();
-    move |source| ArtefactIoError::Io { doing, path, source }
-}
-
 /// Writes and syncs every file of a version under a temporary name, for these readers.
 ///
 /// # Errors
-/// When the disk does not take it; what was written is removed then: on a full disk it would be in the way of the next try.
+/// When the disk does not take it; what was written is removed then.
 pub fn stage(root: &Path, artefact: &Artefact, readers: Readers) -> Result<(), ArtefactIoError> {
-    let [_, path] = places(root, &artefact.directory())?;
-    let written = write(root, &path, artefact, readers);
-    if written.is_err() && path.exists() {
-        remove_or_say(&path);
-    }
-    written
-}
-
-fn write(root: &Path, path: &Path, artefact: &Artefact, readers: Readers) -> Result<(), ArtefactIoError> {
-    if !root.exists() {
-        files::make_directories(readers, root).map_err(io_error("make", root))?;
-        sync(root.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
-    }
-    if path.exists() {
-        fs::remove_dir_all(path).map_err(io_error("remove", path))?;
-    }
-    files::make_directory(readers, path).map_err(io_error("make", path))?;
+    let directory = artefact.directory();
+    places(root, &directory)?;
+    let staged = StagedDirectory::begin(root, &directory, readers)?;
     for (name, content) in &artefact.files {
-        let file_path = path.join(name);
-        let mut file = files::make_file(readers, &file_path).map_err(io_error("make", &file_path))?;
-        file.write_all(content).and_then(|()| file.sync_all()).map_err(io_error("write", &file_path))?;
+        staged.write(name, content)?;
     }
-    sync(path)?;
-    sync(root)
+    Ok(staged.keep()?)
 }
 
 /// Where a version of this name is, installed and staged. Whatever else a name leads to is not ours to rename or remove.
@@ -111,7 +76,7 @@ fn places(root: &Path, directory: &str) -> Result<[PathBuf; 2], ArtefactIoError>
     if names::number_of_directory(directory).is_none() {
         return Err(ArtefactIoError::NotAVersion(directory.chars().take(100).collect()));
     }
-    Ok([root.join(directory), root.join(format!("{STAGED}{directory}"))])
+    Ok([root.join(directory), durable::staged_path(root, directory)])
 }
 
 /// Whether a version is there, staged or installed: with this very manifest, since a name has only the first digits of its
@@ -126,12 +91,8 @@ pub fn is_present(root: &Path, directory: &str, manifest_digest: &str) -> bool {
 /// # Errors
 /// When the version is neither staged nor installed, or cannot be renamed.
 pub fn install(root: &Path, directory: &str) -> Result<(), ArtefactIoError> {
-    let [path, staged] = places(root, directory)?;
-    if !path.exists() {
-        fs::rename(&staged, &path).map_err(io_error("rename", &staged))?;
-    }
-    // Also when the name is there: the sync after the rename may have failed.
-    sync(root)
+    places(root, directory)?;
+    Ok(durable::install(root, directory)?)
 }
 
 /// Removes a version that will not be announced, staged or installed.
@@ -141,33 +102,10 @@ pub fn install(root: &Path, directory: &str) -> Result<(), ArtefactIoError> {
 pub fn remove(root: &Path, directory: &str) -> Result<(), ArtefactIoError> {
     for path in places(root, directory)? {
         if path.exists() {
-            fs::remove_dir_all(&path).map_err(io_error("remove", &path))?;
+            fs::remove_dir_all(&path).map_err(failed("remove", &path))?;
         }
     }
     Ok(())
-}
-
-/// Removes staged versions that no checkpoint knows of: a crash came before their commit. And what is left of versions whose
-/// removal was cut short. One that cannot be removed takes
-/// room, and does no other harm.
-pub fn remove_stray(root: &Path, known: &[&str]) {
-    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let name = name.to_str().unwrap_or_default();
-        let is_stray = name.strip_prefix(STAGED).is_some_and(|directory| !known.contains(&directory));
-        if is_stray || name.starts_with(REMOVED) {
-            remove_or_say(&entry.path());
-        }
-    }
-}
-
-/// Removes a directory, or a file, that nobody needs; says so if that is not possible.
-pub(super) fn remove_or_say(path: &Path) {
-    let is_directory = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
-    let removed = if is_directory { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    if let Err(error) = removed {
-        tracing::warn!("{} is of no use, and cannot be removed: {error}", path.display());
-    }
 }
 
 /// Reads and checks an installed version: its manifest first, then the files that this names, each a regular file of the length
@@ -234,7 +172,7 @@ fn unread(path: &Path, name: &str, error: ReadError) -> ArtefactIoError {
     match error {
         ReadError::Missing => artefact_error(path)(ArtefactError::Missing(name)),
         ReadError::NotRegular | ReadError::Length(_) => artefact_error(path)(ArtefactError::NotRegular(name)),
-        ReadError::Io(source) => ArtefactIoError::Io { doing: "read", path: path.join(name), source },
+        ReadError::Io(source) => failed("read", &path.join(name))(source).into(),
     }
 }
 
@@ -263,27 +201,16 @@ pub fn retire(root: &Path, directory: &str, journal: Journal) -> Result<(), Arte
         return Ok(());
     }
     if journal == Journal::Keep {
-        let (aside, staged) = (root.join(JOURNALS), root.join(JOURNALS).join(format!("{STAGED}{directory}")));
-        fs::create_dir_all(&staged).map_err(io_error("make", &staged))?;
+        let aside = root.join(JOURNALS);
+        let staged = StagedDirectory::begin(&aside, directory, Readers::Owner)?;
         for name in [MANIFEST, JOURNAL] {
-            let to = staged.join(name);
-            fs::copy(path.join(name), &to).map_err(io_error("write", &to))?;
-            sync(&to)?;
+            let from = path.join(name);
+            staged.write(name, &fs::read(&from).map_err(failed("read", &from))?)?;
         }
-        sync(&staged)?;
-        let to = aside.join(directory);
-        if to.exists() {
-            fs::remove_dir_all(&staged).map_err(io_error("remove", &staged))?;
-        } else {
-            fs::rename(&staged, &to).map_err(io_error("rename", &staged))?;
-        }
-        sync(&aside)?;
-        sync(root)?;
+        staged.install()?;
+        durable::sync(root)?;
     }
-    let removed = root.join(format!("{REMOVED}{directory}"));
-    fs::rename(&path, &removed).map_err(io_error("rename", &path))?;
-    sync(root)?;
-    fs::remove_dir_all(&removed).map_err(io_error("remove", &removed))
+    Ok(durable::take_away(root, directory)?)
 }
 
 /// What happens to the journal of a version that is removed.
@@ -316,8 +243,8 @@ pub fn list_journals(root: &Path) -> Result<Vec<Installed>, ArtefactIoError> {
 /// When the directory cannot be read.
 pub fn list(root: &Path) -> Result<Vec<Installed>, ArtefactIoError> {
     let mut versions = Vec::new();
-    for entry in fs::read_dir(root).map_err(io_error("read", root))? {
-        let path = entry.map_err(io_error("read", root))?.path();
+    for entry in fs::read_dir(root).map_err(failed("read", root))? {
+        let path = entry.map_err(failed("read", root))?.path();
         let directory = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         if let Some(version) = names::number_of_directory(&directory) {
             versions.push(Installed { version, directory, path });
@@ -325,8 +252,4 @@ pub fn list(root: &Path) -> Result<Vec<Installed>, ArtefactIoError> {
     }
     versions.sort_unstable();
     Ok(versions)
-}
-
-fn sync(path: &Path) -> Result<(), ArtefactIoError> {
-    File::open(path).and_then(|directory| directory.sync_all()).map_err(io_error("sync", path))
 }

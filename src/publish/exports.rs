@@ -1,7 +1,7 @@
 //! Training exports as directories, named after the time at which they were made: `20261124T101500Z`. One is written under a
 //! temporary name, synced and renamed, so that what looks like an export is whole.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,17 +9,14 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use super::artefacts;
 use super::files::{self, Length, ReadError};
 use crate::config::operation::Readers;
+use crate::durable::{self, DurableError, StagedDirectory, failed};
 use crate::store::{ReadMerged, StoreError};
 use deepfm_core::checkpoint::Layer;
 use deepfm_core::checkpoint::export::{self, BLOCKS, ExportError, ExportManifest, Inspection};
 use deepfm_core::version::artefact::MANIFEST;
 use deepfm_core::version::manifest::{FileDigest, MANIFEST_BYTES_MAX};
-
-/// Prefix of directories that are not exports yet.
-const STAGED: &str = ".staged-";
 
 /// An export has the whole state: nobody else's to read.
 const READERS: Readers = Readers::Owner;
@@ -31,15 +28,8 @@ const NAME: &str = "%Y%m%dT%H%M%SZ";
 #[derive(Debug, thiserror::Error)]
 pub enum ExportIoError {
     /// A file operation failed.
-    #[error("cannot {doing} {path}")]
-    Io {
-        /// What was being done.
-        doing: &'static str,
-        /// To which file.
-        path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] DurableError),
     /// The checkpoint cannot be read.
     #[error("the checkpoint to be exported cannot be read")]
     Store(#[from] StoreError),
@@ -56,11 +46,6 @@ pub enum ExportIoError {
     GivenUp,
 }
 
-fn io_error(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> ExportIoError {
-    let path = path.to_owned();
-    move |source| ExportIoError::Io { doing, path: path.clone(), source }
-}
-
 /// Writes a checkpoint as an export under `root`, and says where it is. Gives up when `stop` is set.
 ///
 /// # Errors
@@ -71,43 +56,29 @@ pub fn write(
     read: ReadMerged,
     stop: &AtomicBool,
 ) -> Result<(PathBuf, ExportManifest), ExportIoError> {
-    files::make_directories(READERS, root).map_err(io_error("make", root))?;
-    remove_stray(root)?;
+    durable::sweep(root, &[]);
     let now = jiff::Timestamp::now();
     let name = now.strftime(NAME).to_string();
     let path = root.join(&name);
     if path.exists() {
-        let taken = io::Error::from(io::ErrorKind::AlreadyExists);
-        return Err(io_error("make", &path)(taken));
+        return Err(failed("make", &path)(io::ErrorKind::AlreadyExists.into()).into());
     }
-    let staged = root.join(format!("{STAGED}{name}"));
-    files::make_directory(READERS, &staged).map_err(io_error("make", &staged))?;
-    let written = write_files(&staged, model, now.to_string(), read, stop);
-    let manifest = match written {
-        Ok(manifest) => manifest,
-        Err(error) => {
-            // What is left is removed before the next export at the latest.
-            let _ = fs::remove_dir_all(&staged);
-            return Err(error);
-        }
-    };
-    fs::rename(&staged, &path).map_err(io_error("rename", &staged))?;
-    sync(root)?;
-    Ok((path, manifest))
+    let staged = StagedDirectory::begin(root, &name, READERS)?;
+    let manifest = write_files(&staged, &path, model, now.to_string(), read, stop)?;
+    Ok((staged.install()?, manifest))
 }
 
 fn write_files(
-    staged: &Path,
+    staged: &StagedDirectory,
+    path: &Path,
     model: &str,
     created_at: String,
     read: ReadMerged,
     stop: &AtomicBool,
 ) -> Result<ExportManifest, ExportIoError> {
-    let path = staged.join(BLOCKS);
-    let mut file =
-        BufWriter::with_capacity(1 << 20, files::make_file(READERS, &path).map_err(io_error("make", &path))?);
+    let mut file = BufWriter::with_capacity(1 << 20, staged.file(BLOCKS)?);
     let (mut hasher, mut bytes, mut inspection) = (Sha256::new(), 0, Inspection::default());
-    let mut failed = None;
+    let mut fault = None;
     let outcome = read(&mut |block| {
         inspection.see(&block);
         let frame = export::frame(&block);
@@ -116,25 +87,22 @@ fn write_files(
         bytes += (frame.len() + block.bytes.len()) as u64;
         let given_up = stop.load(Ordering::Acquire).then_some(ExportIoError::GivenUp);
         let written = file.write_all(&frame).and_then(|()| file.write_all(&block.bytes));
-        failed = given_up.or(written.map_err(io_error("write", &path)).err());
-        if failed.is_some() { Err(StoreError::GivenUp) } else { Ok(()) }
+        fault = given_up.or(written.map_err(|source| failed("write", path)(source).into()).err());
+        if fault.is_some() { Err(StoreError::GivenUp) } else { Ok(()) }
     });
-    if let Some(error) = failed {
+    if let Some(error) = fault {
         return Err(error);
     }
     outcome?;
-    let file = file.into_inner().map_err(|error| io_error("write", &path)(error.into_error()))?;
-    file.sync_all().map_err(io_error("sync", &path))?;
+    let file = file.into_inner().map_err(|error| failed("write", path)(error.into_error()))?;
+    file.sync_all().map_err(failed("sync", path))?;
     let blocks = FileDigest { bytes, sha256: hex::encode(hasher.finalize()) };
     let manifest = inspection
         .manifest(model, created_at, blocks)
-        .map_err(|source| ExportIoError::Export { path: staged.to_owned(), source })?;
-    let path = staged.join(MANIFEST);
+        .map_err(|source| ExportIoError::Export { path: path.to_owned(), source })?;
     let mut text = serde_json::to_vec_pretty(&manifest).expect("a manifest always encodes");
     text.push(b'\n');
-    let mut file = files::make_file(READERS, &path).map_err(io_error("make", &path))?;
-    file.write_all(&text).and_then(|()| file.sync_all()).map_err(io_error("write", &path))?;
-    sync(staged)?;
+    staged.write(MANIFEST, &text)?;
     Ok(manifest)
 }
 
@@ -154,7 +122,7 @@ fn read_file(path: &Path, name: &'static str, length: Length) -> Result<Vec<u8>,
     let file = path.join(name);
     files::read(&file, length).map_err(|error| {
         let source = match (error, length) {
-            (ReadError::Io(source), _) => return io_error("read", &file)(source),
+            (ReadError::Io(source), _) => return failed("read", &file)(source).into(),
             (ReadError::Missing, _) => ExportError::Missing(name),
             (ReadError::NotRegular, _) => ExportError::NotRegular(name),
             (ReadError::Length(found), Length::AtMost(_)) => ExportError::Long(found),
@@ -194,7 +162,7 @@ pub fn list(root: &Path) -> Vec<PathBuf> {
 pub fn prune(root: &Path, keep: usize) -> Result<(), ExportIoError> {
     let exports = list(root);
     for path in &exports[..exports.len().saturating_sub(keep)] {
-        fs::remove_dir_all(path).map_err(io_error("remove", path))?;
+        fs::remove_dir_all(path).map_err(failed("remove", path))?;
     }
     Ok(())
 }
@@ -209,16 +177,4 @@ fn made_at(path: &Path) -> Option<jiff::Timestamp> {
     let name = path.file_name()?.to_str()?.strip_suffix('Z')?;
     let time = jiff::civil::DateTime::strptime("%Y%m%dT%H%M%S", name).ok()?;
     time.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
-}
-
-fn remove_stray(root: &Path) -> Result<(), ExportIoError> {
-    let entries = fs::read_dir(root).map_err(io_error("read", root))?.flatten();
-    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(STAGED)) {
-        artefacts::remove_or_say(&entry.path());
-    }
-    Ok(())
-}
-
-fn sync(path: &Path) -> Result<(), ExportIoError> {
-    File::open(path).and_then(|directory| directory.sync_all()).map_err(io_error("sync", path))
 }

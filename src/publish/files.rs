@@ -1,17 +1,13 @@
-//! Files of directories that come from elsewhere, read with a bound known beforehand; and files of ours, for those alone that
-//! may see them.
+//! Files of directories that come from elsewhere, read with a bound known beforehand.
 //!
 //! What is read is a regular file itself: a link may lead anywhere, a pipe never ends, a device has no length.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
-use rustix::process::umask;
-
-use crate::config::operation::Readers;
+use rustix::fs::OFlags;
 
 /// A file that is not read.
 #[derive(Debug, thiserror::Error)]
@@ -73,56 +69,4 @@ pub fn read(path: &Path, length: Length) -> Result<Vec<u8>, ReadError> {
 
 fn missing(error: io::Error) -> ReadError {
     if error.kind() == io::ErrorKind::NotFound { ReadError::Missing } else { ReadError::Io(error) }
-}
-
-/// From now on this process makes files and directories for their owner alone, unless it gives them to others: also those that
-/// libraries make, in a directory that was made by somebody else.
-pub fn keep_to_owner() {
-    let others = Mode::RWXG | Mode::RWXO;
-    let before = umask(others);
-    umask(before | others);
-}
-
-/// Makes a directory that is not there yet. What the process's umask took away is given back.
-///
-/// # Errors
-/// When it is there, or cannot be made.
-pub fn make_directory(readers: Readers, path: &Path) -> io::Result<()> {
-    DirBuilder::new().mode(readers.directory_mode()).create(path)?;
-    open_up(readers, path, readers.directory_mode())
-}
-
-/// Makes a directory and those above it where they are missing; one that is there stays as it is.
-///
-/// # Errors
-/// When one cannot be made.
-pub fn make_directories(readers: Readers, path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        make_directories(readers, parent)?;
-    }
-    match make_directory(readers, path) {
-        // Somebody else has made it meanwhile.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        made => made,
-    }
-}
-
-/// Makes a file that is not there yet: nothing is written through a link.
-///
-/// # Errors
-/// When it is there, or cannot be made.
-pub fn make_file(readers: Readers, path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(readers.file_mode()).open(path)?;
-    open_up(readers, path, readers.file_mode())?;
-    Ok(file)
-}
-
-fn open_up(readers: Readers, path: &Path, mode: u32) -> io::Result<()> {
-    match readers {
-        Readers::Owner => Ok(()),
-        Readers::Group | Readers::All => fs::set_permissions(path, Permissions::from_mode(mode)),
-    }
 }

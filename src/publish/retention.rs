@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::artefacts::{self, ArtefactIoError, Installed, Journal};
 use super::exports;
 use crate::config::operation;
+use crate::durable;
 use deepfm_core::version::known::KnownVersions;
 
 /// How long a directory is left alone that is not announced under its own name: its worker may be about to do that.
@@ -114,7 +115,7 @@ pub fn carry_out(plan: &Plan, root: &Path) -> Vec<ArtefactIoError> {
         let journal = if removal.keeps_journal { Journal::Keep } else { Journal::Remove };
         failed.extend(artefacts::retire(root, &removal.directory, journal).err());
     }
-    plan.journals.iter().for_each(|path| artefacts::remove_or_say(path));
+    plan.journals.iter().for_each(|path| durable::remove_or_say(path));
     failed
 }
 

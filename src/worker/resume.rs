@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::error::WorkerError;
 use super::options::{OnAhead, OnGap, Options};
 use crate::config::Config;
+use crate::durable;
 use crate::publish::artefacts;
 use crate::publish::outbox::{self, OutboxError};
 use crate::source::kafka::KafkaLog;
@@ -180,7 +181,7 @@ pub fn settle(
     let newest = known.newest().max(installed.last().map(|newest| newest.version));
     let first_free = newest.map_or(Some(1), |newest| newest.checked_add(1)).unwrap_or(u64::MAX);
     let Some(lineage) = lineage else {
-        artefacts::remove_stray(&root, &[]);
+        durable::sweep(&root, &[]);
         let origin = Ancestry { next_version: number(config, first_free)?, parent: None, topic_ids: log.topic_ids() };
         return Ok((origin, Outbox::default()));
     };
@@ -310,7 +311,7 @@ fn carry_out(root: &Path, settled: &Settled) -> Result<(), WorkerError> {
     }
     settled.install.iter().try_for_each(|directory| artefacts::install(root, directory))?;
     settled.remove.iter().try_for_each(|directory| artefacts::remove(root, directory))?;
-    artefacts::remove_stray(root, &[]);
+    durable::sweep(root, &[]);
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use deepfm_core::version::outbox::OutboxEntry;
 use deepfm_core::version::settlement::{VersionLoss, settle, settle_restored};
 use deepfm_stream::config::Config;
 use deepfm_stream::config::operation::Readers;
+use deepfm_stream::durable;
 use deepfm_stream::publish::artefacts::{self, Installed};
 
 const IMPRESSIONS: Partition = Partition { kind: EventKind::Impression, number: 0 };
@@ -124,7 +125,7 @@ fn staged_versions_that_no_checkpoint_knows_are_removed() {
     let (known, stray) = (artefact(1, 0), artefact(2, 0));
     artefacts::stage(root.path(), &known, Readers::Group).expect("the disk takes it");
     artefacts::stage(root.path(), &stray, Readers::Group).expect("the disk takes it");
-    artefacts::remove_stray(root.path(), &[&known.directory()]);
+    durable::sweep(root.path(), &[&known.directory()]);
     artefacts::install(root.path(), &known.directory()).expect("the known one is still there");
     assert!(artefacts::install(root.path(), &stray.directory()).is_err());
 }

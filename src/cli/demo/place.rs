@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use deepfm_stream::config::operation::Readers;
+use deepfm_stream::durable;
 use deepfm_stream::publish::files::{self, Length};
 
 use super::super::failure::{Exit, Failure, OrExit};
@@ -31,7 +32,7 @@ fn scratch_in(root: &Path) -> io::Result<PathBuf> {
     for number in 0..TRIES {
         // Keyed anew by the operating system's randomness.
         let path = root.join(format!("deepfm-demo-{:016x}", RandomState::new().hash_one(number)));
-        tried = files::make_directory(Readers::Owner, &path).map(|()| path);
+        tried = durable::make_directory(Readers::Owner, &path).map(|()| path);
         if !matches!(&tried, Err(error) if error.kind() == ErrorKind::AlreadyExists) {
             break;
         }
@@ -41,7 +42,7 @@ fn scratch_in(root: &Path) -> io::Result<PathBuf> {
 
 /// The directory that was asked for, which is empty or an earlier demo's.
 pub(super) fn given(directory: &Path) -> Result<(), Failure> {
-    files::make_directories(Readers::Owner, directory)
+    durable::make_directories(Readers::Owner, directory)
         .or_exit_with(Exit::Disk, format!("cannot make {}", directory.display()))?;
     let refused = |problem: &str| Err(Failure::usage(anyhow::anyhow!("{}: {problem}", directory.display())));
     let there = |name: &str| directory.join(name).symlink_metadata().ok();
@@ -64,7 +65,7 @@ pub(super) fn write_configuration(directory: &Path, text: &str) -> Result<PathBu
     let path = directory.join(CONFIGURATION);
     let written = match std::fs::remove_file(&path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => files::make_file(Readers::Owner, &path).and_then(|mut file| file.write_all(text.as_bytes())),
+        _ => durable::make_file(Readers::Owner, &path).and_then(|mut file| file.write_all(text.as_bytes())),
     };
     written.or_exit_with(Exit::Disk, format!("cannot write {}", path.display()))?;
     Ok(path)
