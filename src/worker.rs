@@ -34,5 +34,6 @@ pub mod probes;
 pub mod publisher;
 pub mod resume;
 pub mod run;
+mod start;
 pub mod status;
 pub mod stop;

@@ -137,8 +137,11 @@ fn play(args: &Args, directory: &Path) -> Result<(), Failure> {
     stop.ask();
     let summary = worker.join().map_err(|_| Failure::new(Exit::Software, anyhow::anyhow!("the worker panicked")))?;
     let sent = traffic.join().map_err(|_| Failure::new(Exit::Software, anyhow::anyhow!("the traffic panicked")))?;
-    let summary = summary.map_err(worker_failure)?;
     sent?;
+    let summary = match summary {
+        Err(WorkerError::StoppedAtStart) => return Ok(()),
+        summary => summary.map_err(worker_failure)?,
+    };
     mature(&shown, board.read().watermark, &mut bayes);
     runtime.shutdown_background();
     report(args, &config, &summary, &bayes)

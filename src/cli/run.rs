@@ -71,7 +71,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let run = || deepfm_stream::worker::run::run(&config, options, store, &stop, &board);
     let summary = if args.until_end { progress::show_run(&board, run) } else { run() };
     runtime.shutdown_background();
-    show(&summary.map_err(worker_failure)?, args.json)
+    match summary {
+        Err(WorkerError::StoppedAtStart) => {
+            tracing::info!("{}", WorkerError::StoppedAtStart);
+            Ok(())
+        }
+        summary => show(&summary.map_err(worker_failure)?, args.json),
+    }
 }
 
 fn read_export(path: &Path, config: &Config) -> Result<(PathBuf, Layer), Failure> {
@@ -230,7 +236,9 @@ pub(crate) fn worker_failure(error: WorkerError) -> Failure {
         | WorkerError::OtherModel { .. }
         | WorkerError::Admin { .. } => Exit::Configuration,
         WorkerError::Source(error) => source_exit(error),
-        WorkerError::Panicked(_)
+        // Whoever asked for it makes no failure of it.
+        WorkerError::StoppedAtStart
+        | WorkerError::Panicked(_)
         | WorkerError::DeadLetters(DeadLetterError::Panicked(_) | DeadLetterError::Ended(_))
         | WorkerError::Stream(_)
         | WorkerError::Log(_) => Exit::Software,

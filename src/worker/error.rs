@@ -18,6 +18,9 @@ use deepfm_core::stream::StreamError;
 /// A worker cannot start or go on. What was committed is safe.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
+    /// It was asked to stop before it had begun: nothing was consumed.
+    #[error("asked to stop during the start: nothing was consumed")]
+    StoppedAtStart,
     /// The fields are not a model's.
     #[error(transparent)]
     Fields(#[from] FieldError),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::error::WorkerError;
-use super::options::{OnAhead, OnGap, Options};
+use super::options::{OnAhead, OnGap};
 use crate::config::Config;
 use crate::durable;
 use crate::publish::artefacts;
@@ -61,7 +61,7 @@ pub fn refuse_lost_state(config: &Config, known: &KnownVersions) -> Result<(), W
 
 /// What a worker goes on from.
 #[derive(Debug)]
-pub struct Chosen {
+pub struct Basis {
     /// The checkpoint; none for a new model.
     pub saved: Option<Saved>,
     /// Where it is: the state directory, or the export.
@@ -75,9 +75,9 @@ pub struct Chosen {
 ///
 /// # Errors
 /// When the store takes no commit.
-pub fn replace(store: &mut dyn Store, chosen: &Chosen) -> Result<Option<u64>, WorkerError> {
+pub fn replace(store: &mut dyn Store, basis: &Basis) -> Result<Option<u64>, WorkerError> {
     let mut newest = None;
-    match (&chosen.saved, chosen.is_replaced) {
+    match (&basis.saved, basis.is_replaced) {
         (Some(export), true) => {
             for layer in &export.layers {
                 newest = Some(store.commit(layer)?);
@@ -94,14 +94,19 @@ pub fn replace(store: &mut dyn Store, chosen: &Chosen) -> Result<Option<u64>, Wo
 ///
 /// # Errors
 /// When the state directory cannot be read, or has a whole state that an export would replace.
-pub fn choose(config: &Config, store: &mut dyn Store, options: &mut Options) -> Result<Chosen, WorkerError> {
-    let Some((export, layer)) = options.restored.take() else {
-        let saved = if options.is_reset { None } else { store.load()? };
-        return Ok(Chosen { saved, place: config.state.dir.clone(), is_replaced: options.is_reset });
+pub fn choose(
+    config: &Config,
+    store: &mut dyn Store,
+    is_reset: bool,
+    restored: Option<(PathBuf, Layer)>,
+) -> Result<Basis, WorkerError> {
+    let Some((export, layer)) = restored else {
+        let saved = if is_reset { None } else { store.load()? };
+        return Ok(Basis { saved, place: config.state.dir.clone(), is_replaced: is_reset });
     };
     // Read in any case: what the export is committed over must be known to the store.
     match store.load() {
-        Ok(Some(saved)) if !options.is_reset => {
+        Ok(Some(saved)) if !is_reset => {
             return Err(WorkerError::StateIsWhole { path: config.state.dir.clone(), checkpoint: saved.commit });
         }
         Ok(_) => {}
@@ -109,15 +114,15 @@ pub fn choose(config: &Config, store: &mut dyn Store, options: &mut Options) -> 
         Err(error) => return Err(error.into()),
     }
     let saved = Saved { commit: 0, layers: vec![layer], fell_back: None };
-    Ok(Chosen { saved: Some(saved), place: export, is_replaced: true })
+    Ok(Basis { saved: Some(saved), place: export, is_replaced: true })
 }
 
 /// Begins from a checkpoint, or anew. Everything that a start can be refused for is found here, before anyone is fenced off.
 ///
 /// # Errors
 /// When the checkpoint does not fit the configuration or the topics, or the start position cannot be resolved.
-pub fn begin(config: &Config, chosen: &Chosen, log: &KafkaLog, on_gap: OnGap) -> Result<Beginning, WorkerError> {
-    let Some(saved) = &chosen.saved else {
+pub fn begin(config: &Config, basis: &Basis, log: &KafkaLog, on_gap: OnGap) -> Result<Beginning, WorkerError> {
+    let Some(saved) = &basis.saved else {
         let mut trainer = Trainer::new(config.train_params());
         trainer.control(&configured(config))?;
         for (partition, next_offset) in log.starts(&config.kafka.start)? {
@@ -125,9 +130,9 @@ pub fn begin(config: &Config, chosen: &Chosen, log: &KafkaLog, on_gap: OnGap) ->
         }
         return Ok(Beginning { trainer, lineage: None, has_decided: true });
     };
-    let (mut trainer, lineage) = restore(config, &chosen.place, &saved.layers)?;
-    check_outbox(config, chosen, &lineage.outbox)
-        .map_err(|source| WorkerError::Outbox { path: chosen.place.clone(), source: Box::new(source) })?;
+    let (mut trainer, lineage) = restore(config, &basis.place, &saved.layers)?;
+    check_outbox(config, basis, &lineage.outbox)
+        .map_err(|source| WorkerError::Outbox { path: basis.place.clone(), source: Box::new(source) })?;
     if let Some(reason) = &saved.fell_back {
         metrics::counter!("deepfm_checkpoint_fallbacks_total").increment(1);
         let positions: Vec<String> =
@@ -138,11 +143,11 @@ pub fn begin(config: &Config, chosen: &Chosen, log: &KafkaLog, on_gap: OnGap) ->
             positions.join(", ")
         );
     }
-    if !chosen.is_replaced {
+    if !basis.is_replaced {
         // An export may be restored over a mirror of the topics.
         log.check_ids(&lineage.topic_ids)?;
     }
-    let has_decided = settle_gaps(&mut trainer, log, on_gap)? || chosen.is_replaced;
+    let has_decided = settle_gaps(&mut trainer, log, on_gap)? || basis.is_replaced;
     for (partition, extent) in log.extents() {
         if !trainer.positions().contains_key(partition) {
             let control = Control::Added { partition: *partition, next_offset: extent.low };
@@ -154,8 +159,8 @@ pub fn begin(config: &Config, chosen: &Chosen, log: &KafkaLog, on_gap: OnGap) ->
 }
 
 /// Nothing is done by an outbox that is not this worker's.
-fn check_outbox(config: &Config, chosen: &Chosen, outbox: &Outbox) -> Result<(), OutboxError> {
-    if chosen.is_replaced {
+fn check_outbox(config: &Config, basis: &Basis, outbox: &Outbox) -> Result<(), OutboxError> {
+    if basis.is_replaced {
         outbox::check_outbox(outbox, &config.model.name)
     } else {
         outbox::check_versions(&outbox.versions, &config.model.name)
@@ -170,7 +175,7 @@ fn check_outbox(config: &Config, chosen: &Chosen, outbox: &Outbox) -> Result<(),
 pub fn settle(
     config: &Config,
     trainer: &mut Trainer,
-    chosen: &Chosen,
+    basis: &Basis,
     lineage: Option<Lineage>,
     known: &KnownVersions,
     log: &KafkaLog,
@@ -185,7 +190,7 @@ pub fn settle(
         let origin = Ancestry { next_version: number(config, first_free)?, parent: None, topic_ids: log.topic_ids() };
         return Ok((origin, Outbox::default()));
     };
-    let settled = if chosen.is_replaced {
+    let settled = if basis.is_replaced {
         settlement::settle_restored(&lineage.outbox.versions, lineage.parent.as_ref(), known)
     } else {
         settled(config, &lineage, known)

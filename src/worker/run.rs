@@ -5,34 +5,28 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::census::Census;
 use super::committer::{CommitProgress, Committed, Committer, Job};
 use super::error::WorkerError;
-use super::exporter::Exporter;
 use super::heart::{HEARTBEAT, Heart};
-use super::narrator::{self, Minute};
+use super::narrator::Minute;
 use super::observer::{Observer, held};
-use super::options::{OnAhead, Options};
+use super::options::Options;
 use super::pace::{Pace, RETRY_MIN};
 use super::probes::{PROBES_MIN, Probes};
 use super::publisher::{OUTBOX_MAX, Publisher};
-use super::resume::{self, Ancestry, Beginning};
+use super::resume::{self, Ancestry};
+use super::start::{Chosen, Opened, Setting, kept_beside};
 use super::status::{Phase, StatusBoard};
 use super::stop::Stop;
 use crate::config::Config;
-use crate::drive::attendance::{Attendance, Horizon};
 use crate::drive::losses::{self, Loss};
-use crate::drive::{Drive, Pilot, Witness as _};
+use crate::drive::{Drive, Witness as _};
 use crate::letters::Letters;
-use crate::publish::topic::Announcer;
-use crate::publish::{artefacts, topic};
-use crate::source::kafka::{KafkaLog, KafkaSource};
-use crate::source::topics;
+use crate::publish::artefacts;
+use crate::source::kafka::KafkaSource;
 use crate::store::Store;
 use crate::thread::vital;
-use deepfm_core::checkpoint::Beside;
 use deepfm_core::checkpoint::clicks::ClickTimes;
-use deepfm_core::event::Decoder;
 use deepfm_core::feature::field::FieldSet;
 use deepfm_core::metric::Report;
 use deepfm_core::train::{Fate, Tally};
@@ -41,7 +35,6 @@ use deepfm_core::version::artefact::{Artefact, Cut};
 use deepfm_core::version::manifest::Parent;
 use deepfm_core::version::manifest::ParentVersion;
 use deepfm_core::version::outbox::{Outbox, OutboxEntry};
-use deepfm_core::version::settlement;
 
 /// Bytes of changes at which a checkpoint is taken before its time; at twice as many, learning waits for the disk.
 const UNSAVED_BYTES_MAX: usize = 128 << 20;
@@ -110,83 +103,17 @@ pub fn run(
 ) -> Result<RunSummary, WorkerError> {
     board.update(|status| status.model.clone_from(&config.model.name));
     let heart = Heart::beat(board);
-    let mut store = store;
-    // A fresh start on purpose destroys nothing before it is known that there is something to start with.
-    let chosen = resume::choose(config, &mut *store, &mut options)?;
-    let mut checkpoint = chosen.saved.as_ref().map_or(0, |saved| saved.commit);
-    topics::require(&config.kafka)?;
-    let known = topic::read(&config.kafka, &config.model.name)?;
-    // An empty state is refused before anyone is fenced off; what was published before is read after.
-    if chosen.saved.is_none() && !options.is_reset {
-        resume::refuse_lost_state(config, &known)?;
-    }
-    let log = KafkaLog::connect(&config.kafka)?.told_to(board.link().clone());
-    // So is everything else that this start could be refused for.
-    let Beginning { mut trainer, lineage, has_decided } = resume::begin(config, &chosen, &log, options.on_gap)?;
-    // An export is from before on purpose.
-    let on_ahead = if chosen.is_replaced { OnAhead::Abandon } else { options.on_ahead };
-    resume::refuse_ahead(config, lineage.as_ref(), &known, on_ahead)?;
-    let beside = lineage.as_ref().map(|lineage| lineage.beside.clone()).unwrap_or_default();
-    let announcer = Announcer::fence(&config.kafka, &config.model.name)?;
-    let known = topic::read(&config.kafka, &config.model.name)?;
-    resume::refuse_ahead(config, lineage.as_ref(), &known, on_ahead)?;
-    let (origin, outbox) = resume::settle(config, &mut trainer, &chosen, lineage, &known, &log)?;
-    checkpoint = resume::replace(&mut *store, &chosen)?.unwrap_or(checkpoint);
-    if chosen.saved.is_some() {
-        let now = jiff::Timestamp::now().to_string();
-        announcer.abandon(&settlement::abandoned(origin.parent.as_ref(), &known, &now))?;
-    }
-    drop(chosen);
-    let ends = log.ends();
-    let fields = config.field_set()?;
-    let decoder = Decoder::new(fields.clone(), config.event_options())?;
-    let probes = Probes::new(config.versions.probes, &config.events.mapping.impression, &fields);
-    probes.restore(beside.probes);
-    let census = Census::new(&fields, &config.fields.shares(), config.metrics.window_impressions, board);
-    let ingest = probes.clone().observing(config, decoder, census);
-    let undurable_max = Duration::from_secs(config.state.undurable_max_seconds);
-    let exporter = Exporter::new(&config.exports, &config.model.name);
-    let mut committer = Committer::start(store, config.versions.of(&config.model.name), undurable_max, exporter);
-    let mut publisher = Publisher::start(config, announcer, &known);
-    for entry in &outbox.versions {
-        publisher.announce(entry.clone());
-    }
-    let mut letters = Letters::start(&config.kafka, outbox.letters)?;
-    if has_decided {
-        // The start position, or a gap, is a decision: it is durable before the first record is read.
-        let before = checkpoint;
-        let cut = trainer.cut(committer.wants());
-        let unsent = Outbox { versions: outbox.versions.clone(), letters: letters.submit() };
-        let beside = kept_beside(config, beside.clicks, &probes);
-        let lineage = resume::lineage(config, &trainer, cut.digest, &origin, unsent, beside);
-        committer.submit(Job { cut, lineage, staged: Vec::new(), is_last: false });
-        while committer.is_busy() {
-            if let CommitProgress::Durable(committed) = committer.poll(HEARTBEAT)? {
-                checkpoint = committed.commit;
-            }
-        }
-        if checkpoint == before {
-            return Err(WorkerError::NoFirstCheckpoint);
-        }
-    }
-    narrator::begin(config, &log, &trainer.positions(), (checkpoint > 0).then_some(checkpoint));
-    if options.until_end {
-        log.warn_of_open_transactions();
-    }
-    let source = log.read(&trainer.positions(), ingest)?;
-    let horizon = if options.until_end {
-        Horizon::Captured
-    } else {
-        Horizon::Live { idle_after: Duration::from_millis(config.kafka.idle_after_ms) }
-    };
-    let pilot = Pilot::Attendance(Attendance::new(horizon, &ends));
+    let restored = options.restored.take();
+    let setting = Setting { config, options: &options, board, stop };
+    let opened = Chosen::choose(setting, store, restored)?.begin()?.fence()?.settle()?.open()?;
+    let Opened { drive, fields, committer, publisher, letters, probes, ancestry, outbox, clicks, checkpoint } = opened;
     let worker = Worker {
-        minute: Minute::new(trainer.released()),
-        drive: Drive::new(trainer, source, pilot)?,
+        minute: Minute::new(drive.trainer.released()),
+        drive,
         letters,
         staged: Vec::new(),
         versions: Vec::new(),
-        clicks: beside.clicks,
+        clicks,
         pace: Pace::new(Instant::now()),
         is_ending: false,
         config,
@@ -195,17 +122,12 @@ pub fn run(
         publisher,
         probes,
         board,
-        origin,
-        outbox: outbox.versions,
+        origin: ancestry,
+        outbox,
         checkpoint,
     };
     drop(heart);
     worker.go_on(&options, stop)
-}
-
-/// What a checkpoint holds beside the state.
-fn kept_beside(config: &Config, clicks: ClickTimes, probes: &Probes) -> Beside {
-    Beside { model: config.model.name.clone(), clicks, probes: probes.rows() }
 }
 
 impl Worker<'_> {
