@@ -31,6 +31,7 @@ mod observer;
 pub mod options;
 pub mod pace;
 pub mod probes;
+pub mod publication;
 pub mod publisher;
 pub mod resume;
 pub mod run;

@@ -11,9 +11,10 @@ use super::heart::{HEARTBEAT, Heart};
 use super::narrator::Minute;
 use super::observer::{Observer, held};
 use super::options::Options;
-use super::pace::{Pace, RETRY_MIN};
+use super::pace::RETRY_MIN;
 use super::probes::{PROBES_MIN, Probes};
-use super::publisher::{OUTBOX_MAX, Publisher};
+use super::publication::{Intervals, Learned, Publication};
+use super::publisher::Publisher;
 use super::resume::{self, Ancestry};
 use super::start::{Chosen, Opened, Setting, kept_beside};
 use super::status::{Phase, StatusBoard};
@@ -32,7 +33,6 @@ use deepfm_core::metric::Report;
 use deepfm_core::train::{Fate, Tally};
 use deepfm_core::version::announcement::Announcement;
 use deepfm_core::version::artefact::{Artefact, Cut};
-use deepfm_core::version::manifest::Parent;
 use deepfm_core::version::manifest::ParentVersion;
 use deepfm_core::version::outbox::{Outbox, OutboxEntry};
 
@@ -77,14 +77,9 @@ struct Worker<'w> {
     publisher: Publisher,
     probes: Probes,
     board: &'w StatusBoard,
-    origin: Ancestry,
-    outbox: Vec<OutboxEntry>,
-    /// Those of the outbox that wait for the commit that makes them durable.
-    staged: Vec<OutboxEntry>,
-    versions: Vec<u64>,
+    publication: Publication,
     checkpoint: u64,
     clicks: ClickTimes,
-    pace: Pace,
     /// Whether it learns no more: what is committed now is the last.
     is_ending: bool,
     minute: Minute,
@@ -111,10 +106,7 @@ pub fn run(
         minute: Minute::new(drive.trainer.released()),
         drive,
         letters,
-        staged: Vec::new(),
-        versions: Vec::new(),
         clicks,
-        pace: Pace::new(Instant::now()),
         is_ending: false,
         config,
         fields,
@@ -122,12 +114,19 @@ pub fn run(
         publisher,
         probes,
         board,
-        origin: ancestry,
-        outbox,
+        publication: Publication::new(intervals(config), ancestry, outbox, Instant::now()),
         checkpoint,
     };
     drop(heart);
     worker.go_on(&options, stop)
+}
+
+fn intervals(config: &Config) -> Intervals {
+    Intervals {
+        checkpoint: Duration::from_secs(config.state.checkpoint_interval_seconds),
+        version: Duration::from_secs(config.versions.interval_seconds),
+        version_examples: config.versions.interval_examples,
+    }
 }
 
 impl Worker<'_> {
@@ -148,7 +147,8 @@ impl Worker<'_> {
             }
         };
         self.wait_for_commit()?;
-        let wants_version = options.until_end && is_done && self.has_learned_since_version();
+        let wants_version =
+            options.until_end && is_done && self.publication.has_learned_since(self.drive.trainer.learned());
         let cut = if wants_version { self.cut_version() } else { Ok(()) };
         // What was learned is kept also when its version cannot be written.
         self.commit_last()?;
@@ -188,14 +188,16 @@ impl Worker<'_> {
 
     /// Cuts a version, or takes a checkpoint, if one is due: a version that cannot be written is in no checkpoint's way.
     fn save_if_due(&mut self) -> Result<(), WorkerError> {
-        if self.is_version_due() {
+        let (now, trainer) = (Instant::now(), &self.drive.trainer);
+        let learned = Learned { examples: trainer.learned(), has_matured: trainer.has_matured() };
+        if self.publication.is_version_due(now, learned, self.committer.is_busy()) {
             let Err(error) = self.cut_version() else {
                 return Ok(());
             };
             // Nothing of it was published, and its place in the journal is kept: it is tried again.
             tracing::error!("a version could not be written: {:#}", anyhow::Error::from(error));
             metrics::counter!("deepfm_version_failures_total").increment(1);
-            self.pace.version_failed(Instant::now());
+            self.publication.version_failed(Instant::now());
         }
         if self.is_checkpoint_due()? {
             self.checkpoint();
@@ -209,28 +211,8 @@ impl Worker<'_> {
         if self.committer.is_busy() && unsaved >= 2 * UNSAVED_BYTES_MAX {
             self.wait_for_commit()?;
         }
-        let interval = Duration::from_secs(self.config.state.checkpoint_interval_seconds);
         let has_changed_much = unsaved >= UNSAVED_BYTES_MAX || self.letters.is_due();
-        let is_due = self.pace.is_checkpoint_due(Instant::now(), interval, has_changed_much);
-        Ok(is_due && !self.committer.is_busy())
-    }
-
-    fn has_learned_since_version(&self) -> bool {
-        let learned = self.drive.trainer.learned();
-        learned > self.origin.parent.as_ref().map_or(0, |parent| parent.learned)
-    }
-
-    /// A version is due by time or by examples, when there is something new and labels have begun to mature.
-    fn is_version_due(&self) -> bool {
-        let versions = &self.config.versions;
-        let trainer = &self.drive.trainer;
-        let is_held = self.committer.is_busy() || self.outbox.len() >= OUTBOX_MAX;
-        if is_held || !trainer.has_matured() || !self.has_learned_since_version() {
-            return false;
-        }
-        let since = trainer.learned() - self.origin.parent.as_ref().map_or(0, |parent| parent.learned);
-        let has_enough = versions.interval_examples > 0 && since >= versions.interval_examples;
-        self.pace.is_version_due(Instant::now(), Duration::from_secs(versions.interval_seconds), has_enough)
+        Ok(self.publication.is_checkpoint_due(Instant::now(), has_changed_much, self.committer.is_busy()))
     }
 
     /// Takes a checkpoint between two records, and gives it to the writing thread.
@@ -238,12 +220,17 @@ impl Worker<'_> {
         let start = Instant::now();
         let trainer = &mut self.drive.trainer;
         let cut = trainer.cut(self.committer.wants());
-        let outbox = Outbox { versions: self.outbox.clone(), letters: self.letters.submit() };
+        let outbox = Outbox { versions: self.publication.owed().to_vec(), letters: self.letters.submit() };
         let beside = kept_beside(self.config, self.clicks, &self.probes);
-        let lineage = resume::lineage(self.config, trainer, cut.digest, &self.origin, outbox, beside);
+        let lineage = resume::lineage(self.config, trainer, cut.digest, self.publication.ancestry(), outbox, beside);
         self.board.update(|status| status.checkpoint_pause_seconds = Some(start.elapsed().as_secs_f64()));
-        self.committer.submit(Job { cut, lineage, staged: self.staged.clone(), is_last: self.is_ending });
-        self.pace.checkpoint_begun(Instant::now());
+        self.committer.submit(Job {
+            cut,
+            lineage,
+            staged: self.publication.staged().to_vec(),
+            is_last: self.is_ending,
+        });
+        self.publication.checkpoint_begun(Instant::now());
     }
 
     /// Makes everything durable before the worker ends: tries until it is, or until there is no time left.
@@ -289,11 +276,8 @@ impl Worker<'_> {
     fn note(&mut self, progress: CommitProgress) {
         match progress {
             CommitProgress::Pending => {}
-            CommitProgress::Durable(committed) => {
-                self.pace.checkpoint_done();
-                self.note_committed(committed);
-            }
-            CommitProgress::Failed => self.pace.checkpoint_failed(Instant::now()),
+            CommitProgress::Durable(committed) => self.note_committed(committed),
+            CommitProgress::Failed => self.publication.checkpoint_failed(Instant::now()),
         }
     }
 
@@ -301,15 +285,16 @@ impl Worker<'_> {
         self.checkpoint = committed.commit;
         self.board.update(|status| status.committed(committed.commit, committed.bytes, committed.elapsed));
         self.letters.post();
+        self.publication.checkpoint_done(&committed.installed);
         for entry in committed.installed {
-            self.staged.retain(|staged| staged.version() != entry.version());
             self.publisher.announce(entry);
         }
     }
 
     /// Cuts a version between two records: staged, committed with its place in the outbox, installed, announced.
     fn cut_version(&mut self) -> Result<(), WorkerError> {
-        let version = self.origin.next_version;
+        let Ancestry { next_version: version, parent, .. } = self.publication.ancestry();
+        let (version, parent) = (*version, parent.as_ref().map(ParentVersion::from));
         let trainer = &mut self.drive.trainer;
         let state_digest = trainer.state_digest();
         let journal = trainer.sequencer().journal().to_vec();
@@ -319,7 +304,7 @@ impl Worker<'_> {
             &Cut {
                 model: &self.config.model.name,
                 version,
-                parent: self.origin.parent.as_ref().map(ParentVersion::from),
+                parent,
                 created_at: jiff::Timestamp::now().to_string(),
                 state_digest,
                 journal: &journal,
@@ -342,20 +327,15 @@ impl Worker<'_> {
         let goes_live = trainer.has_matured() && announcement.held.is_none();
         let entry = OutboxEntry { announcement, goes_live, journal };
         let learned = trainer.learned();
-        self.origin.parent = Some(Parent { version, manifest_digest: artefact.digest.clone(), learned });
-        self.origin.next_version = version + 1;
-        self.outbox.push(entry.clone());
-        self.staged.push(entry);
+        self.publication.version_cut(entry, learned, Instant::now());
         self.checkpoint();
-        self.versions.push(version);
-        self.pace.version_cut(Instant::now());
         Ok(())
     }
 
     /// Clears what was announced; the next checkpoint forgets it for good.
     fn note_announced(&mut self) -> Result<(), WorkerError> {
         for version in self.publisher.announced()? {
-            self.outbox.retain(|entry| entry.version() != version);
+            self.publication.announced(version);
             self.board.update(|status| status.announced(version));
         }
         Ok(())
@@ -368,7 +348,7 @@ impl Worker<'_> {
                 status.phase = Phase::Running;
             }
             status.checkpoint = Some(self.checkpoint);
-            status.outbox = self.outbox.len();
+            status.outbox = self.publication.owed().len();
             status.click_silence_seconds = self.clicks.silence_ms().map(|silence| silence as f64 / 1000.0);
         });
         self.minute.note(&self.board.read());
@@ -386,7 +366,7 @@ impl Worker<'_> {
             learned: trainer.learned(),
             state_digest: trainer.state_digest().to_string(),
             checkpoint: self.checkpoint,
-            versions: self.versions,
+            versions: self.publication.cut().to_vec(),
             ledger: trainer.ledger().by_name(),
             unmatured: trainer.shown_scores().len(),
             metrics: trainer.windows().lifetime().report(),
