@@ -17,6 +17,7 @@ mod integration {
     mod kills;
     mod layering;
     mod live;
+    mod local_kafka;
     mod losses;
     mod memory;
     mod outages;
