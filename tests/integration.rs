@@ -24,6 +24,7 @@ mod integration {
     mod poison;
     mod progress;
     mod readme;
+    mod requeue;
     mod restore;
     mod schemas;
     mod scorer;
