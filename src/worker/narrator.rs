@@ -65,27 +65,24 @@ pub fn announced(announcement: &Announcement, goes_live: bool) {
 pub struct Minute {
     since: Instant,
     records: u64,
-    version: Option<(u64, Instant)>,
 }
 
 impl Minute {
     /// The first minute begins now, after so many records.
     pub fn new(records: u64) -> Self {
-        Self { since: Instant::now(), records, version: None }
+        Self { since: Instant::now(), records }
     }
 
     /// Takes note of the worker's state, and says it when the minute is over.
     pub fn note(&mut self, status: &Status) {
         let now = Instant::now();
-        if status.version != self.version.map(|(version, _)| version) {
-            self.version = status.version.map(|version| (version, now));
-        }
         let elapsed = now.saturating_duration_since(self.since);
         if elapsed < EVERY {
             return;
         }
         let rate = status.records.saturating_sub(self.records) as f64 / elapsed.as_secs_f64();
         let behind = status.watermark.map(|time| (jiff::Timestamp::now().as_millisecond() - time) as f64 / 1000.0);
+        let version_age = status.version_at.map(|at| jiff::Timestamp::now().duration_since(at).as_secs().max(0));
         let lags: Option<Vec<u64>> = status.partitions.values().map(|partition| partition.lag_records).collect();
         let lag = lags.map(|lags| lags.iter().sum::<u64>());
         tracing::info!(
@@ -98,7 +95,7 @@ impl Minute {
             log_loss = status.window.log_loss.map(rounded),
             calibration = status.window.calibration.map(rounded),
             newest_version = status.version,
-            version_age_seconds = self.version.map(|(_, at)| at.elapsed().as_secs()),
+            version_age_seconds = version_age,
             "{}",
             status.not_ready().unwrap_or_else(|| "running".to_owned())
         );

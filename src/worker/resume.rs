@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use jiff::Timestamp;
 
 use super::error::WorkerError;
 use super::options::{OnAhead, OnGap, Options};
+use super::status::Status;
 use crate::config::Config;
 use crate::publish::announcement::{Abandoned, Announcement};
 use crate::publish::artefacts;
@@ -109,6 +113,15 @@ pub fn choose(config: &Config, store: &mut dyn Store, options: &mut Options) -> 
     }
     let saved = Saved { commit: 0, layers: vec![layer], fell_back: None };
     Ok(Chosen { saved: Some(saved), place: export, is_replaced: true })
+}
+
+/// Puts on the board what there was before this process: alarms on its age must not wait for the next one to be made.
+pub fn tell(status: &mut Status, chosen: &Chosen, committed_at: Option<SystemTime>, known: &KnownVersions) {
+    let committed_at = committed_at.and_then(|time| Timestamp::try_from(time).ok());
+    // What replaces a state is durable only later.
+    let checkpoint = chosen.saved.as_ref().filter(|_| !chosen.is_replaced).map(|saved| (saved.commit, committed_at));
+    let newest = known.announced.values().next_back();
+    status.found(checkpoint, newest.map(|newest| (newest.version, newest.created_at.parse().ok())));
 }
 
 /// Begins from a checkpoint, or anew. Everything that a start can be refused for is found here, before anyone is fenced off.
@@ -262,7 +275,7 @@ fn restore(config: &Config, place: &Path, layers: &[Layer]) -> Result<(Trainer, 
 /// The announcements of versions that the state does not descend from, now marked as abandoned: its worker fell back behind
 /// them, was restored from an export, or is a copy from before them.
 pub fn abandoned(parent: Option<&Parent>, known: &KnownVersions) -> Vec<Announcement> {
-    let at = jiff::Timestamp::now().to_string();
+    let at = Timestamp::now().to_string();
     let is_ahead = |announcement: &Announcement| match parent {
         None => true,
         Some(parent) if parent.version == announcement.version => {

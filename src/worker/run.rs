@@ -29,7 +29,7 @@ use crate::publish::topic::Announcer;
 use crate::publish::{artefacts, topic};
 use crate::source::kafka::{KafkaLog, KafkaSource};
 use crate::source::{topics, vital};
-use crate::store::Store;
+use crate::store::{self, Store};
 use deepfm_core::event::Decoder;
 use deepfm_core::feature::field::FieldSet;
 use deepfm_core::metric::Report;
@@ -110,6 +110,7 @@ pub fn run(
     let heart = Heart::beat(board);
     let mut store = store;
     // A fresh start on purpose destroys nothing before it is known that there is something to start with.
+    let committed_at = store::committed_at(&config.state.dir);
     let chosen = resume::choose(config, &mut *store, &mut options)?;
     let mut checkpoint = chosen.saved.as_ref().map_or(0, |saved| saved.commit);
     topics::require(&config.kafka)?;
@@ -128,6 +129,7 @@ pub fn run(
     let announcer = Announcer::fence(&config.kafka, &config.model.name)?;
     let known = topic::read(&config.kafka, &config.model.name)?;
     resume::refuse_ahead(config, lineage.as_ref(), &known, on_ahead)?;
+    board.update(|status| resume::tell(status, &chosen, committed_at, &known));
     let (origin, outbox) = resume::settle(config, &mut trainer, &chosen, lineage, &known, &log)?;
     checkpoint = resume::replace(&mut *store, &chosen)?.unwrap_or(checkpoint);
     if chosen.saved.is_some() {
@@ -160,6 +162,7 @@ pub fn run(
         while committer.is_busy() {
             if let CommitProgress::Durable(committed) = committer.poll(HEARTBEAT)? {
                 checkpoint = committed.commit;
+                board.update(|status| status.committed(committed.commit, committed.bytes, committed.elapsed));
             }
         }
         if checkpoint == before {
