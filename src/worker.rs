@@ -17,6 +17,7 @@ pub mod exporter;
 pub mod exposition;
 mod heart;
 pub mod losses;
+pub mod toll;
 pub mod narrator;
 mod listener;
 mod observer;

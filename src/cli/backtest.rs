@@ -176,7 +176,7 @@ fn show(report: &BacktestReport) -> Result<(), Failure> {
             metric(quality.calibration),
         )
     };
-    let [examples, clicks] = ["examples", "clicks"];
+    let ([examples, clicks], columns) = (["examples", "clicks"], output::columns());
     let lines = [
         format!("{:<12}{examples:>10} {clicks:>8} log loss     base   n. ent      AUC  calibr.", ""),
         row("all", &report.quality),
@@ -190,9 +190,10 @@ fn show(report: &BacktestReport) -> Result<(), Failure> {
         format!("state_digest {}", report.state_digest),
     ];
     let open = report.open_transactions.iter().map(|(partition, behind)| {
-        losses::cut(&format!("{partition} ends at an open transaction: {behind} offsets behind it are not read"))
+        let line = format!("{partition} ends at an open transaction: {behind} offsets behind it are not read");
+        output::cut(&line, columns)
     });
-    output::lines(lines.into_iter().chain(open).chain(losses::lines(&report.losses)))
+    output::lines(lines.into_iter().chain(open).chain(losses::lines(&report.losses, columns)))
 }
 
 fn failure(error: BacktestError) -> Failure {

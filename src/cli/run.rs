@@ -154,7 +154,7 @@ fn show(summary: &RunSummary, json: bool) -> Result<(), Failure> {
         format!("versions     {}", output::ranges(&summary.versions)),
         format!("state_digest {}", summary.state_digest),
     ];
-    output::lines(lines.into_iter().chain(losses::lines(&summary.losses)))
+    output::lines(lines.into_iter().chain(losses::lines(&summary.losses, output::columns())))
 }
 
 /// The exit code of a store's error.

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::status::Status;
+use super::toll::{self, Toll};
 use crate::config::Config;
 use crate::publish::announcement::Announcement;
 use crate::source::kafka::KafkaLog;
@@ -65,21 +66,35 @@ pub fn announced(announcement: &Announcement, goes_live: bool) {
 pub struct Minute {
     since: Instant,
     records: u64,
+    /// Examples learned when it began, once that is known.
+    learned: Option<u64>,
+    toll: Toll,
 }
 
 impl Minute {
     /// The first minute begins now, after so many records.
     pub fn new(records: u64) -> Self {
-        Self { since: Instant::now(), records }
+        Self { since: Instant::now(), records, learned: None, toll: Toll::default() }
+    }
+
+    /// Takes note of what is lost.
+    pub fn toll(&mut self) -> &mut Toll {
+        &mut self.toll
     }
 
     /// Takes note of the worker's state, and says it when the minute is over.
     pub fn note(&mut self, status: &Status) {
         let now = Instant::now();
+        let before = *self.learned.get_or_insert_with(|| {
+            // From here on what the join counts is this process's.
+            self.toll.take(&status.join);
+            status.counters.learned
+        });
         let elapsed = now.saturating_duration_since(self.since);
         if elapsed < EVERY {
             return;
         }
+        let lost = self.toll.take(&status.join);
         let rate = status.records.saturating_sub(self.records) as f64 / elapsed.as_secs_f64();
         let behind = status.watermark.map(|time| (jiff::Timestamp::now().as_millisecond() - time) as f64 / 1000.0);
         let version_age = status.version_at.map(|at| jiff::Timestamp::now().duration_since(at).as_secs().max(0));
@@ -90,6 +105,8 @@ impl Minute {
             lag_records = lag,
             watermark_lag_seconds = behind.map(rounded),
             records = status.records,
+            examples_learned = status.counters.learned.saturating_sub(before),
+            losses = toll::summary(&lost),
             rows = status.rows,
             open_impressions = status.open_impressions,
             log_loss = status.window.log_loss.map(rounded),
@@ -99,7 +116,10 @@ impl Minute {
             "{}",
             status.not_ready().unwrap_or_else(|| "running".to_owned())
         );
-        (self.since, self.records) = (now, status.records);
+        if let Some(warning) = toll::warning(&lost) {
+            tracing::warn!("{warning}");
+        }
+        (self.since, self.records, self.learned) = (now, status.records, Some(status.counters.learned));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::dead_letters::Letters;
 use super::drive::Witness;
+use super::toll::Toll;
 use crate::config::Config;
 use deepfm_core::snapshot::clicks::ClickTimes;
 use deepfm_core::train::{Scored, Step};
@@ -12,6 +13,8 @@ pub(super) struct Observer<'o> {
     pub(super) letters: &'o mut Letters,
     /// Takes note of clicks.
     pub(super) clicks: &'o mut ClickTimes,
+    /// Takes note of losses.
+    pub(super) toll: &'o mut Toll,
 }
 
 impl Witness for Observer<'_> {
@@ -19,6 +22,7 @@ impl Witness for Observer<'_> {
         if let Some(time) = step.time {
             self.clicks.saw(step.partition.kind, time);
         }
+        self.toll.note(&step);
         self.letters.consumed(step);
     }
 
