@@ -183,9 +183,9 @@ pub(crate) fn source_exit(error: &SourceError) -> Exit {
         SourceError::Unreachable { .. }
         | SourceError::MissingTopic { .. }
         | SourceError::Lost { .. }
-        | SourceError::Beyond { .. }
-        | SourceError::Recreated { .. }
         | SourceError::Client(_) => Exit::Unreachable,
+        // The state is of a log that is not there any more: no restart brings it back.
+        SourceError::Beyond { .. } | SourceError::Recreated { .. } => Exit::Disk,
     }
 }
 

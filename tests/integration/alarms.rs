@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 
 use super::commands::Place;
 use crate::support::broker::{self, Outgoing};
@@ -56,4 +56,20 @@ fn a_worker_that_starts_again_tells_how_old_its_newest_version_and_checkpoint_ar
         assert!(!line.ends_with("NaN"), "{line}");
     }
     assert_eq!(worker.terminate().code, Some(0));
+}
+
+#[test]
+fn an_admin_port_that_is_taken_is_named_with_its_key() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    let address = taken.local_addr().expect("it is bound");
+    let directory = tempfile::tempdir().expect("a directory of our own");
+    let config = directory.path().join("deepfm.toml");
+    let text = format!(
+        "[[fields]]\nname = \"user\"\nkind = \"categorical\"\n[admin]\nlisten = \"{address}\"\n[state]\ndir = \"{}\"\n",
+        directory.path().join("state").display()
+    );
+    fs::write(&config, text).expect("the disk takes it");
+    let outcome = run(&["run", "--config", &config.display().to_string()]);
+    assert_eq!(outcome.code, Some(78), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains(&format!("{address} (admin.listen) cannot be opened")), "{}", outcome.stderr);
 }
