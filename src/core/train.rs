@@ -131,6 +131,8 @@ pub struct Trainer {
     unlearned: Vec<Unlearned>,
     /// Of a change of parameters, for people; not part of the state.
     largest_change: f32,
+    /// Impressions that were there when the first example was learned, for people; not part of the state.
+    taught_at: Option<u64>,
 }
 
 impl Trainer {
@@ -149,6 +151,7 @@ impl Trainer {
             scratch: Scratch::default(),
             unlearned: Vec::new(),
             largest_change: 0.0,
+            taught_at: None,
             params,
         }
     }
@@ -311,6 +314,11 @@ impl Trainer {
     /// The join.
     pub fn join(&self) -> &Join<Arc<Shown>> {
         &self.join
+    }
+
+    /// Number of the first impression that was scored after an example had been learned, as far as this trainer saw it.
+    pub fn taught_at(&self) -> Option<u64> {
+        self.taught_at
     }
 
     /// The shown scores that wait for their label: of impressions whose window the log does not cover yet.

@@ -144,6 +144,7 @@ impl Trainer {
             scratch: Scratch::default(),
             unlearned: Vec::new(),
             largest_change: 0.0,
+            taught_at: None,
             params,
         };
         trainer.note_saved();

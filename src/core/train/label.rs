@@ -224,6 +224,9 @@ impl Trainer {
             }
             self.counters.batches += 1;
             self.counters.learned += pending.len() as u64;
+            if !pending.is_empty() {
+                self.taught_at.get_or_insert(self.counters.impressions);
+            }
             self.counters.ids_refused += learned.ids_refused as u64;
             self.counters.rows_evicted += learned.rows_evicted as u64;
             self.counters.candidates_evicted += learned.candidates_evicted as u64;
