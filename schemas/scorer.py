@@ -4,7 +4,7 @@
 
 Each line of the input is the features object of an impression. Needs numpy, safetensors and xxhash (from PyPI).
 """
-import bisect, decimal, json, math, pathlib, struct, sys
+import bisect, decimal, json, math, os, pathlib, struct, sys
 import numpy as np, safetensors.numpy, xxhash
 
 
@@ -71,5 +71,9 @@ class Version:
 
 if __name__ == "__main__":
     version = Version(sys.argv[1])
-    for line in sys.stdin:
-        print(1 / (1 + math.exp(-version.logit(json.loads(line)))))
+    try:
+        for line in sys.stdin:
+            print(1 / (1 + math.exp(-version.logit(json.loads(line)))))
+        sys.stdout.flush()
+    except BrokenPipeError:  # Whoever reads has had enough (`| head`).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

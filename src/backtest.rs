@@ -168,6 +168,7 @@ pub fn replay_files(config: &Config, from: Files<'_>, progress: &Progress) -> Re
     };
     let ingest = Ingest::new(decoder, 0, |_, _| ());
     let (source, starts) = files::FileSource::open(from.directory, ingest, from.order, progress)?;
+    files::warn_without_clicks(from.directory);
     let ends = starts.keys().map(|partition| (*partition, i64::MAX)).collect();
     match clicked {
         None => replay(config.train_params(), source, &starts, &ends, start),
@@ -218,7 +219,8 @@ pub fn replay(
     let (join, ledger) = (Some(*trainer.join_counters()), Some(trainer.ledger().clone()));
     let unmatured = trainer.shown_scores().len();
     let seconds = since.elapsed().as_secs_f64();
-    let ending = report::Ending { digest, records, rows, unmatured, seconds, counters, ledger, join };
+    let taught_at = trainer.taught_at().unwrap_or(u64::MAX);
+    let ending = report::Ending { digest, records, rows, unmatured, taught_at, seconds, counters, ledger, join };
     Ok(BacktestReport::new(&collector.scores, &collector.seen, ending))
 }
 
@@ -271,7 +273,9 @@ fn learn_labelled(
     counters.intake.clicks += clicks.records - clicks.refused;
     counters.intake.records += clicks.records;
     let seconds = since.elapsed().as_secs_f64();
-    let ending = report::Ending { digest, records, rows, unmatured: 0, seconds, counters, ledger: None, join: None };
+    let (unmatured, taught_at) = (0, trainer.taught_at().unwrap_or(u64::MAX));
+    let ending =
+        report::Ending { digest, records, rows, unmatured, taught_at, seconds, counters, ledger: None, join: None };
     Ok(BacktestReport::new(&scores, &seen, ending))
 }
 

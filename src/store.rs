@@ -13,7 +13,8 @@ mod sled_store;
 mod witness;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use deepfm_core::checkpoint::{Block, Layer};
 use deepfm_core::train::Scope;
@@ -39,7 +40,7 @@ pub struct Saved {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process uses the directory.
-    #[error("{0} is in use by another worker")]
+    #[error("the state directory {0} (state.dir) is in use by another worker")]
     Locked(PathBuf),
     /// A file operation failed.
     #[error("cannot {doing} {path}")]
@@ -96,6 +97,13 @@ pub enum StoreError {
 
 /// Gives the blocks of a checkpoint to a function, as one layer of everything, its lineage first; an error of that function ends it.
 pub type ReadMerged = Box<dyn FnOnce(&mut dyn FnMut(Block) -> Result<(), StoreError>) -> Result<(), StoreError> + Send>;
+
+/// When the newest checkpoint of a state directory was made durable: no checkpoint says it of itself, but the witness is written
+/// with each.
+pub fn committed_at(directory: &Path) -> Option<SystemTime> {
+    let modified = |name: &str| directory.join(name).metadata().ok()?.modified().ok();
+    witness::NAMES.into_iter().filter_map(modified).max()
+}
 
 /// Where checkpoints go.
 pub trait Store: Send {

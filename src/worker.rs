@@ -25,6 +25,7 @@ pub mod error;
 pub mod exporter;
 pub mod exposition;
 mod heart;
+pub mod toll;
 pub mod narrator;
 mod listener;
 mod observer;

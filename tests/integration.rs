@@ -1,5 +1,6 @@
 //! The integration tests: one binary, so that the shared fixtures (a real broker among them) are set up once.
 mod integration {
+    mod alarms;
     mod believable;
     mod commands;
     mod configuration;
@@ -17,12 +18,14 @@ mod integration {
     mod kills;
     mod layering;
     mod live;
+    mod local_kafka;
     mod losses;
     mod memory;
     mod outages;
     mod poison;
     mod progress;
     mod readme;
+    mod requeue;
     mod restore;
     mod schemas;
     mod scorer;

@@ -16,6 +16,8 @@ pub struct Quality {
     pub examples: u64,
     /// Clicks among them.
     pub clicks: u64,
+    /// Those that were scored before the first example was learned: by a model that knew nothing.
+    pub before_learning: u64,
     /// Mean log loss of the predictions.
     pub log_loss: Option<f64>,
     /// Log loss of always predicting the click rate: its entropy.
@@ -92,10 +94,12 @@ impl Scores {
     }
 
     /// The quality over impressions with this number or a later one.
-    pub fn quality_from(&self, first: u64) -> Quality {
+    /// from `taught_at` on the model had learned something.
+    pub fn quality_from(&self, first: u64, taught_at: u64) -> Quality {
         let mut metrics = Metrics::default();
         let (mut logits, mut labels, mut weights) = (Vec::new(), Vec::new(), Vec::new());
-        for kept in self.0.iter().filter(|kept| kept.number >= first) {
+        let kept = || self.0.iter().filter(move |kept| kept.number >= first);
+        for kept in kept() {
             metrics.add(kept.logit, kept.label, f64::from(kept.weight));
             logits.push(kept.logit);
             labels.push(kept.label);
@@ -105,6 +109,7 @@ impl Scores {
         Quality {
             examples: report.examples,
             clicks: report.clicks,
+            before_learning: kept().filter(|kept| kept.number < taught_at).count() as u64,
             log_loss: report.log_loss,
             base_log_loss: report.base_log_loss,
             normalized_entropy: report.normalized_entropy,
@@ -120,6 +125,7 @@ pub(super) struct Ending {
     pub(super) records: u64,
     pub(super) rows: usize,
     pub(super) unmatured: usize,
+    pub(super) taught_at: u64,
     pub(super) seconds: f64,
     pub(super) counters: Counters,
     pub(super) ledger: Option<Ledger>,
@@ -128,11 +134,11 @@ pub(super) struct Ending {
 
 impl BacktestReport {
     pub(super) fn new(scores: &Scores, seen: &Seen, ending: Ending) -> Self {
-        let impressions = ending.counters.intake.impressions;
+        let (impressions, taught_at) = (ending.counters.intake.impressions, ending.taught_at);
         Self {
-            quality: scores.quality_from(0),
-            second_half: scores.quality_from(impressions / 2),
-            last_fifth: scores.quality_from(impressions / 5 * 4),
+            quality: scores.quality_from(0, taught_at),
+            second_half: scores.quality_from(impressions / 2, taught_at),
+            last_fifth: scores.quality_from(impressions / 5 * 4, taught_at),
             unmatured: ending.unmatured,
             losses: losses::losses(&ending.counters, ending.join.as_ref(), 0, seen),
             impressions_read: seen.of(EventKind::Impression),

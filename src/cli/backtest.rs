@@ -95,6 +95,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     } else {
         show(&report)?;
     }
+    for doubt in doubts(&report, &config) {
+        tracing::warn!("{doubt}");
+    }
     judge(args, &report)
 }
 
@@ -126,6 +129,35 @@ fn judge(args: &Args, report: &BacktestReport) -> Result<(), Failure> {
         _ => Ok(()),
     }
 }
+
+/// Why the figures say nothing, or little, of how good the model would be.
+fn doubts(report: &BacktestReport, config: &Config) -> Vec<String> {
+    let seconds = config.join.attribution_window_seconds + config.join.lateness_seconds;
+    let covers = format!(
+        "a label is learned {seconds} s after its impression (join.attribution_window_seconds + lateness_seconds): the \
+         log should cover several times that"
+    );
+    let Quality { examples, before_learning, .. } = report.second_half;
+    let mut doubts = Vec::new();
+    if report.clicks_read.records == 0 && report.impressions_read.records > 0 {
+        doubts.push(format!("no click: {NOTHING}"));
+    }
+    if report.quality.examples == 0 && report.unmatured > 0 {
+        doubts.push(format!("no label has matured: {covers}"));
+    } else if examples == 0 && report.unmatured > 0 {
+        doubts.push(format!("no label of the second half has matured: {covers}"));
+    } else if examples > 0 && 2 * before_learning >= examples {
+        let share = if before_learning == examples { "all" } else { "most" };
+        doubts.push(format!(
+            "{share} of the second half was scored before the first example was learned, so that its figures are those of \
+             an empty model: {covers}"
+        ));
+    }
+    doubts
+}
+
+/// What a log without clicks is good for.
+const NOTHING: &str = "nothing can be learned from this";
 
 /// A file that is in no order loses impressions as too late: that is not to happen in silence.
 fn warn_of(Disorder { kind, lines, furthest_ms }: Disorder, lateness_seconds: u64) {
@@ -176,7 +208,7 @@ fn show(report: &BacktestReport) -> Result<(), Failure> {
             metric(quality.calibration),
         )
     };
-    let [examples, clicks] = ["examples", "clicks"];
+    let ([examples, clicks], columns) = (["examples", "clicks"], output::columns());
     let lines = [
         format!("{:<12}{examples:>10} {clicks:>8} log loss     base   n. ent      AUC  calibr.", ""),
         row("all", &report.quality),
@@ -190,9 +222,18 @@ fn show(report: &BacktestReport) -> Result<(), Failure> {
         format!("state_digest {}", report.state_digest),
     ];
     let open = report.open_transactions.iter().map(|(partition, behind)| {
-        losses::cut(&format!("{partition} ends at an open transaction: {behind} offsets behind it are not read"))
+        let line = format!("{partition} ends at an open transaction: {behind} offsets behind it are not read");
+        output::cut(&line, columns)
     });
-    output::lines(lines.into_iter().chain(open).chain(losses::lines(&report.losses)))
+    let (unclicked, early) = (report.clicks_read.records == 0, report.quality.before_learning);
+    let unclicked = (unclicked && report.impressions_read.records > 0).then(|| format!("no click: {NOTHING}"));
+    let early = (early > 0).then(|| {
+        let of = report.quality.examples;
+        format!("{early} of the {of} scored impressions were scored before the first example was learned")
+    });
+    output::lines(
+        lines.into_iter().chain(unclicked).chain(early).chain(open).chain(losses::lines(&report.losses, columns)),
+    )
 }
 
 fn failure(error: BacktestError) -> Failure {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use deepfm_stream::config::{self, Config, check, init};
+use deepfm_stream::source::files;
 
 use super::failure::{Exit, Failure, OrExit};
 use super::progress::Unit;
@@ -69,6 +70,7 @@ fn init(events: Option<&Path>, out: &Path, force: bool) -> Result<(), Failure> {
             let sample = init::Sample { memory_bytes: init::memory_bytes(), ..init::Sample::default() };
             let draft = progress::show(Unit::Bytes, &sample.progress, || init::from_events(dir, &sample));
             let draft = draft.or_exit(Exit::BadInput)?;
+            files::warn_without_clicks(dir);
             eprintln!("{draft}");
             draft.toml
         }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use deepfm_core::event::Decoder;
 use deepfm_core::event::plain::plain;
+use deepfm_core::version::known::KnownVersions;
+use deepfm_stream::config::Config;
 use deepfm_stream::letters::letter::{self, DeadLetter, Examiner, LetterFate};
 use deepfm_stream::publish::topic;
 use deepfm_stream::source::SourceError;
@@ -29,8 +31,8 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Send the records of dead letters to their topics again, after what was wrong is mended: they are read with the
-    /// configuration as it is now. Those that the join has passed already (by the newest announced version's watermark) are
+    /// Send the records of dead letters to their topics again, after what was wrong is mended: they are judged with this
+    /// configuration. A warning says when the newest announced version was made with another: its worker judges by that. Those that the join has passed already (by the newest announced version's watermark) are
     /// refused, unless they are meant for replays only. A record that was sent again already is sent once more; the join
     /// knows it as the same impression for as long as it remembers it.
     Requeue {
@@ -100,6 +102,7 @@ fn requeue(selection: &Selection, for_replays: bool, dry_run: bool, json: bool) 
     let letters = selection.read(&config.kafka)?;
     let known = topic::read(&config.kafka, &config.model.name);
     let known = known.map_err(|error| Failure::new(topic_exit(&error), error))?;
+    let same_configuration = compare(&config, &known);
     let fields = config.field_set().or_exit(Exit::Configuration)?;
     let join = config.train_params().join;
     let mut sender = EventSender::new(&config.kafka, Timestamps::Sent).map_err(failed)?;
@@ -124,16 +127,44 @@ fn requeue(selection: &Selection, for_replays: bool, dry_run: bool, json: bool) 
     }
     sender.flush().map_err(failed)?;
     if json {
-        return output::json(&json!({ "letters": letters.len(), "fates": fates, "sent": sent }));
+        return output::json(&json!({
+            "letters": letters.len(),
+            "fates": fates,
+            "sent": sent,
+            "same_configuration": same_configuration,
+        }));
     }
     let count = |fate| fates.get(&fate).copied().unwrap_or_default();
     output::lines([
         format!("{} letters, {sent} sent again", letters.len()),
-        format!("inside window and retention, learned once: {}", count(LetterFate::InTime)),
-        format!("past them, for replays only (--for-replays): {}", count(LetterFate::ForReplaysOnly)),
+        format!(
+            "can be read with this configuration, and is inside window and retention: {}",
+            count(LetterFate::InTime)
+        ),
+        format!(
+            "can be read, but is past them, for replays only (--for-replays): {}",
+            count(LetterFate::ForReplaysOnly)
+        ),
         format!("refused still: {}", count(LetterFate::StillRefused)),
         format!("gone from their topic, and too long for a letter: {}", count(LetterFate::Gone)),
         format!("of a partition that its topic does not have: {}", count(LetterFate::NoPartition)),
         format!("of a topic that is not configured: {}", count(LetterFate::ForeignTopic)),
     ])
+}
+
+/// Whether the newest version's worker reads records as this configuration does; nothing where there is no version. A worker
+/// with another configuration judges for itself what is sent again.
+fn compare(config: &Config, known: &KnownVersions) -> Option<bool> {
+    let newest = known.announced.values().rev().find(|one| one.abandoned.is_none())?;
+    let is_same = newest.fingerprints.configuration == config.fingerprint();
+    if !is_same {
+        tracing::warn!(
+            "version {} of model {} was made with another configuration than this one: what is sent again is judged here by \
+             this one, and by its worker with the one that it runs with, which may refuse it again. A worker that has a \
+             state does not take another mapping or other limits of events: see README, \"Dead letters\"",
+            newest.version,
+            config.model.name
+        );
+    }
+    Some(is_same)
 }

@@ -18,11 +18,15 @@ pub(crate) const TABLE: [(u8, &str, &str); 10] = [
     (Exit::BadInput as u8, "bad input data", "mend the data or the mapping"),
     (
         Exit::Unreachable as u8,
-        "brokers unreachable, topic missing, or records deleted",
+        "brokers unreachable, topic or version not there, or records deleted",
         "restart; see \"records out of retention\"",
     ),
     (Exit::Software as u8, "a bug: a thread panicked", "restart: what was committed is safe; report it"),
-    (Exit::Disk as u8, "disk, or state damaged or lost", "do not restart blindly; see \"state\""),
+    (
+        Exit::Disk as u8,
+        "disk, or state damaged, lost, or of topics that were recreated",
+        "do not restart blindly; see \"state\"",
+    ),
     (
         Exit::Locked as u8,
         "another worker holds the state, or fenced this one off",

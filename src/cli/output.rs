@@ -1,6 +1,6 @@
 //! What commands print on stdout.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 
 use serde::Serialize;
 
@@ -22,6 +22,22 @@ pub(crate) fn lines(lines: impl IntoIterator<Item = impl AsRef<str>>) -> Result<
         }
     }
     Ok(())
+}
+
+/// Columns of the terminal that stdout is; nothing where it is none.
+pub(crate) fn columns() -> Option<usize> {
+    let stdout = io::stdout();
+    let size = stdout.is_terminal().then(|| rustix::termios::tcgetwinsize(&stdout)).and_then(Result::ok)?;
+    (size.ws_col > 0).then(|| usize::from(size.ws_col))
+}
+
+/// A line without anything that a terminal could take for a command, cut to its columns; whole where there is no terminal.
+pub(crate) fn cut(line: &str, columns: Option<usize>) -> String {
+    let plain: String = line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    match columns {
+        Some(columns) if plain.chars().count() > columns => plain.chars().take(columns - 1).chain(['…']).collect(),
+        _ => plain,
+    }
 }
 
 /// Ascending numbers as ranges: `1–121, 123`.

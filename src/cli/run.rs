@@ -160,7 +160,7 @@ fn show(summary: &RunSummary, json: bool) -> Result<(), Failure> {
         format!("versions     {}", output::ranges(&summary.versions)),
         format!("state_digest {}", summary.state_digest),
     ];
-    output::lines(lines.into_iter().chain(losses::lines(&summary.losses)))
+    output::lines(lines.into_iter().chain(losses::lines(&summary.losses, output::columns())))
 }
 
 /// The exit code of a store's error.
@@ -189,9 +189,9 @@ pub(crate) fn source_exit(error: &SourceError) -> Exit {
         SourceError::Unreachable { .. }
         | SourceError::MissingTopic { .. }
         | SourceError::Lost { .. }
-        | SourceError::Beyond { .. }
-        | SourceError::Recreated { .. }
         | SourceError::Client(_) => Exit::Unreachable,
+        // The state is of a log that is not there any more: no restart brings it back.
+        SourceError::Beyond { .. } | SourceError::Recreated { .. } => Exit::Disk,
     }
 }
 

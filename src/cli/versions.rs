@@ -62,16 +62,22 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
             if versions.announced.is_empty() {
                 return output::lines(none_yet(&config));
             }
-            output::lines(std::iter::once(head()).chain(versions.announced.values().map(|one| line(one, &versions))))
+            let columns = output::columns();
+            let rows = versions.announced.values().map(|one| line(one, &versions, columns));
+            output::lines(std::iter::once(head(columns)).chain(rows))?;
+            let newest = versions.announced.values().next_back();
+            if let Some(hint) = newest.and_then(|newest| stale(&config, newest, jiff::Timestamp::now())) {
+                eprintln!("{hint}");
+            }
+            Ok(())
         }
         Command::Gc { config, dry_run, json } => collect(config, *dry_run, *json),
         Command::Show { version, config } => {
-            let versions = read(&config::load(config)?)?;
+            let config = config::load(config)?;
+            let versions = read(&config)?;
             let number = versions.aliases.get(version).map(|alias| alias.version).or_else(|| version.parse().ok());
             let found = number.and_then(|number| versions.announced.get(&number));
-            let missing =
-                || Failure::new(Exit::BadInput, anyhow::anyhow!("no version or alias {version:?} is announced"));
-            output::json(found.ok_or_else(missing)?)
+            output::json(found.ok_or_else(|| missing(&config, version, &versions))?)
         }
     }
 }
@@ -135,18 +141,70 @@ fn none_yet(config: &Config) -> Vec<String> {
     ]
 }
 
-fn head() -> String {
+/// Why a version or alias cannot be shown: there is none yet, or there never was such a one.
+fn missing(config: &Config, version: &str, versions: &KnownVersions) -> Failure {
+    if versions.announced.is_empty() {
+        return Failure::new(Exit::Unreachable, anyhow::anyhow!(none_yet(config).join("\n")));
+    }
+    let error =
+        anyhow::anyhow!("no version or alias {version:?} is announced: `deepfm versions list` has those that are");
+    Failure::usage(error)
+}
+
+/// How many intervals a version may be old before that is worth a word.
+const STALE_INTERVALS: u64 = 3;
+
+/// What may be wrong when the newest version is old.
+fn stale(config: &Config, newest: &Announcement, now: jiff::Timestamp) -> Option<String> {
+    let interval = config.versions.interval_seconds;
+    let created_at: jiff::Timestamp = newest.created_at.parse().ok()?;
+    let age = u64::try_from(now.duration_since(created_at).as_secs()).ok()?;
+    let version = newest.version;
+    (interval > 0 && age > STALE_INTERVALS * interval).then(|| {
+        format!(
+            "version {version} is {age} s old (versions.interval_seconds is {interval}): no worker runs, or nothing new \
+             was learned since version {version}. A worker's log says each minute what it reads, learns and loses."
+        )
+    })
+}
+
+/// Columns of a line with everything.
+const WIDE: usize = 100;
+
+/// Whether the table has to do without the digest, seconds, and room to spare.
+fn is_narrow(columns: Option<usize>) -> bool {
+    columns.is_some_and(|columns| columns < WIDE)
+}
+
+fn head(columns: Option<usize>) -> String {
     let [version, created, learned, rows, size] = ["version", "created", "learned", "rows", "size"];
+    if is_narrow(columns) {
+        return format!("{version:>7} {created:<16} {learned:>10} {rows:>9} {size:>7} logloss calibr.");
+    }
     format!("{version:>8}  {created:<19} {learned:>11} {rows:>10} {size:>8} log loss  calibr.  state")
 }
 
-fn line(version: &Announcement, versions: &KnownVersions) -> String {
+fn line(version: &Announcement, versions: &KnownVersions, columns: Option<usize>) -> String {
     let aliases = versions.aliases.values().filter(|alias| alias.version == version.version);
     let abandoned = version.abandoned.as_ref().map(|_| "abandoned");
     let held = version.held.as_ref().map(|_| "held");
     let names: Vec<&str> = aliases.map(|alias| alias.alias.as_str()).chain(abandoned).chain(held).collect();
     let metric = |name: &str| version.metrics.get("window").and_then(|window| window[name].as_f64());
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
+    if is_narrow(columns) {
+        let line = format!(
+            "{:>7} {:<16} {:>10} {:>9} {:>7} {:>7} {:>7} {}",
+            version.version,
+            version.created_at.get(..16).unwrap_or(&version.created_at),
+            version.learned,
+            version.rows,
+            output::size(version.files.values().map(|file| file.bytes).sum()),
+            number(metric("log_loss")),
+            number(metric("calibration")),
+            names.join(" "),
+        );
+        return output::cut(line.trim_end(), columns);
+    }
     format!(
         "{:>8}  {:<19} {:>11} {:>10} {:>8} {:>8} {:>8}  {} {}",
         version.version,
@@ -159,4 +217,37 @@ fn line(version: &Announcement, versions: &KnownVersions) -> String {
         version.state_digest.get(..12).unwrap_or_default(),
         names.join(" "),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn announced() -> Announcement {
+        let text = include_str!("../../schemas/examples/announcement/valid/abandoned.json");
+        serde_json::from_str(text).expect("it is an announcement")
+    }
+
+    #[test]
+    fn an_old_version_is_told_with_what_may_be_the_reason() {
+        let (config, version) = (Config::default(), announced());
+        let created_at: jiff::Timestamp = version.created_at.parse().expect("it is a time");
+        let after = |seconds| created_at + jiff::SignedDuration::from_secs(seconds);
+        assert_eq!(stale(&config, &version, after(899)), None);
+        let said = stale(&config, &version, after(901)).expect("it is old");
+        assert!(said.contains(&format!("nothing new was learned since version {}.", version.version)), "{said}");
+    }
+
+    #[test]
+    fn the_table_fits_a_terminal_of_eighty_columns_and_is_whole_where_there_is_none() {
+        let mut version = announced();
+        (version.version, version.learned, version.rows) = (1_234_567, 9_876_543_210, 123_456_789);
+        let versions = KnownVersions::default();
+        for line in [head(Some(80)), line(&version, &versions, Some(80))] {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+        assert!(line(&version, &versions, Some(80)).ends_with("abandoned"));
+        let digest = version.state_digest.get(..12).expect("it is longer");
+        assert!(line(&version, &versions, None).contains(digest));
+    }
 }

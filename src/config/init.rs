@@ -65,7 +65,12 @@ pub enum InitError {
         source: io::Error,
     },
     /// Not one line is an impression.
-    #[error("no usable impression in {file}: {tally}; topics that look different need [events.mapping]")]
+    #[error(
+        "no usable impression in {file}: {tally}. `config init` knows the standard keys only (impression_id, event_time, \
+         features). For events that look different copy deploy/deepfm.toml and write into it: where they keep their \
+         parts ([events.mapping.impression] and [events.mapping.click], as JSON pointers, with time_unit), what is \
+         learned from ([[fields]]), and join.attribution_window_seconds. Then `deepfm config check`"
+    )]
     NoImpressions {
         /// The name of the file.
         file: String,

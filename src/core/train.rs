@@ -120,6 +120,8 @@ pub struct Trainer<E = Inline> {
     delivery: Delivery,
     /// Of a change of parameters, for people; not part of the state.
     largest_change: f32,
+    /// Impressions that were there when the first example was learned, for people; not part of the state.
+    taught_at: Option<u64>,
 }
 
 impl Trainer {
@@ -133,7 +135,7 @@ impl Trainer {
 
 impl<E: Executor> Trainer<E> {
     fn of(intake: Intake, learner: Learner<E>) -> Self {
-        Self { intake, learner, delivery: Delivery::default(), largest_change: 0.0 }
+        Self { intake, learner, delivery: Delivery::default(), largest_change: 0.0, taught_at: None }
     }
 
     /// The same trainer, whose learner hands its work to another executor.
@@ -170,6 +172,7 @@ impl<E: Executor> Trainer<E> {
     pub fn step(&mut self, observer: &mut dyn Observer) -> Option<Step> {
         let record = self.intake.step(&mut self.delivery)?;
         let unlearned = self.learner.take(&mut self.delivery, observer);
+        self.note_teaching();
         Some(Step { record, unlearned })
     }
 
@@ -181,12 +184,24 @@ impl<E: Executor> Trainer<E> {
         observer: &mut dyn Observer,
     ) -> Option<Vec<Unlearned>> {
         let is_there = self.intake.step_labelled(clicked, &mut self.delivery);
-        is_there.then(|| self.learner.take(&mut self.delivery, observer))
+        is_there.then(|| {
+            let unlearned = self.learner.take(&mut self.delivery, observer);
+            self.note_teaching();
+            unlearned
+        })
+    }
+
+    fn note_teaching(&mut self) {
+        if self.taught_at.is_none() && self.learned() > 0 {
+            self.taught_at = Some(self.intake.counters.impressions);
+        }
     }
 
     /// Learns the half-filled batch: the end of a run with `step_labelled`. Gives what could not be learned of it.
     pub fn learn_rest(&mut self, observer: &mut dyn Observer) -> Vec<Unlearned> {
-        self.learner.finish(observer)
+        let unlearned = self.learner.finish(observer);
+        self.note_teaching();
+        unlearned
     }
 
     /// What was read.
@@ -268,6 +283,11 @@ impl<E: Executor> Trainer<E> {
     /// The join.
     pub fn join(&self) -> &Join<Arc<Shown>> {
         &self.intake.join
+    }
+
+    /// Number of the first impression that was scored after an example had been learned, as far as this trainer saw it.
+    pub fn taught_at(&self) -> Option<u64> {
+        self.taught_at
     }
 
     /// The shown scores that wait for their label: of impressions whose window the log does not cover yet.

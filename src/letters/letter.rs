@@ -192,7 +192,8 @@ pub fn read(kafka: &Kafka) -> Result<BTreeMap<String, DeadLetter>, SourceError> 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LetterFate {
-    /// Its record can be read now and is inside its window and retention: it is learned once.
+    /// Its record can be read with this configuration, and is inside its window and retention: a worker of this configuration
+    /// learns it once.
     InTime,
     /// Its record can be read now, but the join has passed it: only a replay would learn it.
     ForReplaysOnly,

@@ -73,6 +73,7 @@ impl<'a> Asked<'a> {
                 return Err(SourceError::Misconfigured(trouble));
             }
             let reason = contact.trouble().map_or_else(|| error.to_string(), |trouble| trouble.to_string());
+            let reason = format!("{reason}{}", hint(&kafka.brokers));
             if start.elapsed() >= bound {
                 return Err(SourceError::Unreachable { brokers: kafka.brokers.clone(), bound, reason });
             }
@@ -87,6 +88,15 @@ impl<'a> Asked<'a> {
             patience = (2 * patience).min(ASK);
             std::thread::park_timeout(PAUSE.min(bound.saturating_sub(start.elapsed())));
         }
+    }
+}
+
+/// Where an address may have come from that nobody gave: a shell that is not the one in which the variable was set.
+fn hint(brokers: &str) -> &'static str {
+    if brokers == Kafka::default().brokers {
+        " (this is the default address: set kafka.brokers in the configuration, or DEEPFM__KAFKA__BROKERS in the environment)"
+    } else {
+        ""
     }
 }
 
@@ -185,4 +195,15 @@ pub(crate) fn is_unknown_topic(error: &KafkaError) -> bool {
                 | RDKafkaErrorCode::UnknownPartition
         )
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brokers_that_nobody_configured_are_told_from_brokers_that_are_away() {
+        assert!(hint("localhost:9092").contains("DEEPFM__KAFKA__BROKERS"));
+        assert_eq!(hint("kafka-1:9092"), "");
+    }
 }

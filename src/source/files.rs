@@ -65,6 +65,18 @@ pub fn open(
     Lines::open(&path, bytes_max, progress).map(Some).map_err(failed(&path))
 }
 
+/// Says so when a directory has no file of clicks: then no impression is clicked, and nothing can be learned.
+pub fn warn_without_clicks(directory: &Path) {
+    let path = directory.join("clicks.jsonl");
+    if !path.exists() && !directory.join("clicks.jsonl.zst").exists() {
+        tracing::warn!(
+            "there is neither {0} nor {0}.zst: no impression of {1} is clicked",
+            path.display(),
+            directory.display()
+        );
+    }
+}
+
 fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> SourceError + use<> {
     let path: PathBuf = path.to_owned();
     move |source| SourceError::File { path, source }

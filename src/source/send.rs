@@ -194,6 +194,7 @@ pub fn send_directory(
     let Some(impressions) = files::open(directory, EventKind::Impression, LINE_BYTES_MAX, progress)? else {
         return Err(SourceError::NoEvents(directory.to_owned()));
     };
+    files::warn_without_clicks(directory);
     let clicks = files::open(directory, EventKind::Click, LINE_BYTES_MAX, progress)?;
     let mut streams = vec![Stream::new(EventKind::Impression, impressions)];
     streams.extend(clicks.map(|lines| Stream::new(EventKind::Click, lines)));

@@ -95,8 +95,9 @@ pub fn plan(kafka: &Kafka, partitions: i32) -> Result<Vec<Planned>, SourceError>
         plan.push(Planned { wanted, action });
     }
     if !is_embedded(&consumer, kafka) {
-        for planned in plan.iter_mut().filter(|planned| planned.wanted.compacted) {
-            if let (Action::Keep { .. }, Some(problem)) = (&planned.action, cleanup_problem(kafka, &planned.wanted)?) {
+        let is_there = |planned: &&mut Planned| matches!(planned.action, Action::Keep { .. });
+        for planned in plan.iter_mut().filter(|planned| planned.wanted.compacted).filter(is_there) {
+            if let Some(problem) = cleanup_problem(kafka, &planned.wanted)? {
                 planned.action = Action::Mend { problem };
             }
         }

@@ -156,7 +156,7 @@ pub enum WorkerError {
     #[error(transparent)]
     Panicked(#[from] Panicked),
     /// The admin port cannot be opened.
-    #[error("the admin port {address} cannot be opened")]
+    #[error("the admin port {address} (admin.listen) cannot be opened")]
     Admin {
         /// Its address.
         address: String,

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::status::Status;
+use super::toll::{self, Toll};
 use crate::config::Config;
 use crate::source::kafka::KafkaLog;
 use deepfm_core::stream::Positions;
@@ -65,27 +66,38 @@ pub fn announced(announcement: &Announcement, goes_live: bool) {
 pub struct Minute {
     since: Instant,
     records: u64,
-    version: Option<(u64, Instant)>,
+    /// Examples learned when it began, once that is known.
+    learned: Option<u64>,
+    toll: Toll,
 }
 
 impl Minute {
     /// The first minute begins now, after so many records.
     pub fn new(records: u64) -> Self {
-        Self { since: Instant::now(), records, version: None }
+        Self { since: Instant::now(), records, learned: None, toll: Toll::default() }
+    }
+
+    /// Takes note of what is lost.
+    pub fn toll(&mut self) -> &mut Toll {
+        &mut self.toll
     }
 
     /// Takes note of the worker's state, and says it when the minute is over.
     pub fn note(&mut self, status: &Status) {
         let now = Instant::now();
-        if status.version != self.version.map(|(version, _)| version) {
-            self.version = status.version.map(|version| (version, now));
-        }
+        let before = *self.learned.get_or_insert_with(|| {
+            // From here on what the join counts is this process's.
+            self.toll.take(&status.join);
+            status.counters.learner.learned
+        });
         let elapsed = now.saturating_duration_since(self.since);
         if elapsed < EVERY {
             return;
         }
+        let lost = self.toll.take(&status.join);
         let rate = status.records.saturating_sub(self.records) as f64 / elapsed.as_secs_f64();
         let behind = status.watermark.map(|time| (jiff::Timestamp::now().as_millisecond() - time) as f64 / 1000.0);
+        let version_age = status.version_at.map(|at| jiff::Timestamp::now().duration_since(at).as_secs().max(0));
         let lags: Option<Vec<u64>> = status.partitions.values().map(|partition| partition.lag_records).collect();
         let lag = lags.map(|lags| lags.iter().sum::<u64>());
         tracing::info!(
@@ -93,16 +105,21 @@ impl Minute {
             lag_records = lag,
             watermark_lag_seconds = behind.map(rounded),
             records = status.records,
+            examples_learned = status.counters.learner.learned.saturating_sub(before),
+            losses = toll::summary(&lost),
             rows = status.rows,
             open_impressions = status.open_impressions,
             log_loss = status.window.log_loss.map(rounded),
             calibration = status.window.calibration.map(rounded),
             newest_version = status.version,
-            version_age_seconds = self.version.map(|(_, at)| at.elapsed().as_secs()),
+            version_age_seconds = version_age,
             "{}",
             status.not_ready().unwrap_or_else(|| "running".to_owned())
         );
-        (self.since, self.records) = (now, status.records);
+        if let Some(warning) = toll::warning(&lost) {
+            tracing::warn!("{warning}");
+        }
+        (self.since, self.records, self.learned) = (now, status.records, Some(status.counters.learner.learned));
     }
 }
 

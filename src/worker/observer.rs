@@ -1,5 +1,6 @@
 //! What the worker takes note of while records are consumed, and what follows from it for its versions.
 
+use super::toll::Toll;
 use crate::config::Config;
 use crate::drive::Witness;
 use crate::letters::Letters;
@@ -12,6 +13,8 @@ pub(super) struct Observer<'o> {
     pub(super) letters: &'o mut Letters,
     /// Takes note of clicks.
     pub(super) clicks: &'o mut ClickTimes,
+    /// Takes note of losses.
+    pub(super) toll: &'o mut Toll,
 }
 
 impl Witness for Observer<'_> {
@@ -19,6 +22,7 @@ impl Witness for Observer<'_> {
         if let Some(time) = step.record.time {
             self.clicks.saw(step.record.partition.kind, time);
         }
+        self.toll.note(&step);
         self.letters.consumed(step);
     }
 

@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use jiff::Timestamp;
 
 use super::error::WorkerError;
 use super::options::{OnAhead, OnGap};
+use super::status::Status;
 use crate::config::Config;
 use crate::durable;
 use crate::publish::artefacts;
@@ -115,6 +119,15 @@ pub fn choose(
     }
     let saved = Saved { commit: 0, layers: vec![layer], fell_back: None };
     Ok(Basis { saved: Some(saved), place: export, is_replaced: true })
+}
+
+/// Puts on the board what there was before this process: alarms on its age must not wait for the next one to be made.
+pub fn tell(status: &mut Status, basis: &Basis, committed_at: Option<SystemTime>, known: &KnownVersions) {
+    let committed_at = committed_at.and_then(|time| Timestamp::try_from(time).ok());
+    // What replaces a state is durable only later.
+    let checkpoint = basis.saved.as_ref().filter(|_| !basis.is_replaced).map(|saved| (saved.commit, committed_at));
+    let newest = known.announced.values().next_back();
+    status.found(checkpoint, newest.map(|newest| (newest.version, newest.created_at.parse().ok())));
 }
 
 /// Begins from a checkpoint, or anew. Everything that a start can be refused for is found here, before anyone is fenced off.

@@ -165,7 +165,8 @@ impl Worker<'_> {
     fn learn(&mut self, stop: &Stop) -> Result<bool, WorkerError> {
         let mut shown = Instant::now();
         loop {
-            let mut observer = Observer { letters: &mut self.letters, clicks: &mut self.clicks };
+            let mut observer =
+                Observer { letters: &mut self.letters, clicks: &mut self.clicks, toll: self.minute.toll() };
             let turn = self.drive.turn(u64::MAX, &mut observer)?;
             self.note_announced()?;
             self.letters.note_delivered()?;

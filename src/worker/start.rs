@@ -3,7 +3,7 @@
 //! and nothing is destroyed before there is something to start with. Between two stages the stop is heard.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::census::Census;
 use super::committer::{CommitProgress, Committer, Job};
@@ -24,7 +24,7 @@ use crate::letters::Letters;
 use crate::publish::topic::{self, Announcer};
 use crate::source::kafka::{KafkaLog, KafkaSource};
 use crate::source::{Ingest, topics};
-use crate::store::Store;
+use crate::store::{self, Store};
 use deepfm_core::checkpoint::clicks::ClickTimes;
 use deepfm_core::checkpoint::{Beside, Layer};
 use deepfm_core::event::Decoder;
@@ -54,6 +54,8 @@ pub(super) struct Chosen<'s> {
     setting: Setting<'s>,
     store: Box<dyn Store>,
     basis: Basis,
+    /// When the checkpoint that is there was made durable.
+    committed_at: Option<SystemTime>,
 }
 
 impl<'s> Chosen<'s> {
@@ -63,9 +65,10 @@ impl<'s> Chosen<'s> {
         mut store: Box<dyn Store>,
         restored: Option<(PathBuf, Layer)>,
     ) -> Result<Self, WorkerError> {
+        let committed_at = store::committed_at(&setting.config.state.dir);
         // A fresh start on purpose destroys nothing before it is known that there is something to start with.
         let basis = resume::choose(setting.config, &mut *store, setting.options.is_reset, restored)?;
-        Ok(Self { setting, store, basis })
+        Ok(Self { setting, store, basis, committed_at })
     }
 
     /// Asks the brokers, and finds everything that a start can be refused for.
@@ -103,6 +106,8 @@ impl<'s> Begun<'s> {
         // What was published before the fence is read after it.
         let known = topic::read(&setting.config.kafka, &setting.config.model.name)?;
         resume::refuse_ahead(setting.config, self.beginning.lineage.as_ref(), &known, self.on_ahead)?;
+        let Chosen { basis, committed_at, .. } = &self.chosen;
+        setting.board.update(|status| resume::tell(status, basis, *committed_at, &known));
         Ok(Fenced { begun: self, announcer, known })
     }
 }
@@ -118,7 +123,7 @@ impl<'s> Fenced<'s> {
     /// Settles what was published against what the state knows of it.
     pub(super) fn settle(self) -> Result<Settled<'s>, WorkerError> {
         let Self { begun: Begun { chosen, log, beginning, .. }, announcer, known } = self;
-        let Chosen { setting, mut store, basis } = chosen;
+        let Chosen { setting, mut store, basis, .. } = chosen;
         let Beginning { mut trainer, lineage, has_decided } = beginning;
         setting.go_on()?;
         let beside = lineage.as_ref().map(|lineage| lineage.beside.clone()).unwrap_or_default();
@@ -189,7 +194,7 @@ impl Settled<'_> {
             let beside = kept_beside(config, self.beside.clicks, &probes);
             let lineage = resume::lineage(config, &trainer, cut.digest, &self.ancestry, unsent, beside);
             committer.submit(Job { cut, lineage, staged: Vec::new(), is_last: false });
-            checkpoint = first_commit(&mut committer)?;
+            checkpoint = first_commit(&mut committer, board)?;
         }
         let drive = read_on(self.setting, self.log, trainer, checkpoint, ingest)?;
         Ok(Opened {
@@ -243,9 +248,10 @@ fn read_on(
 }
 
 /// Waits for the commit in flight; its number.
-fn first_commit(committer: &mut Committer) -> Result<u64, WorkerError> {
+fn first_commit(committer: &mut Committer, board: &StatusBoard) -> Result<u64, WorkerError> {
     while committer.is_busy() {
         if let CommitProgress::Durable(committed) = committer.poll(HEARTBEAT)? {
+            board.update(|status| status.committed(committed.commit, committed.bytes, committed.elapsed));
             return Ok(committed.commit);
         }
     }

@@ -105,13 +105,13 @@ pub struct Status {
     pub rows_max: Option<usize>,
     /// Ids that are counted and have no row yet.
     pub candidates: usize,
-    /// The newest version that this process announced.
+    /// The newest version that is announced.
     pub version: Option<u64>,
-    /// When that was.
+    /// When it was announced; of one from before this process, when it was cut.
     pub version_at: Option<Timestamp>,
     /// Number of the newest checkpoint.
     pub checkpoint: Option<u64>,
-    /// When this process last made one durable.
+    /// When it was made durable.
     pub checkpoint_at: Option<Timestamp>,
     /// Bytes that the newest checkpoint of this process gave to the store.
     pub checkpoint_bytes: Option<u64>,
@@ -190,6 +190,12 @@ impl Status {
     /// Everything that is counted, since the log began.
     pub(super) fn counts(&self) -> Counts {
         counts::counts(self.records, &self.counters, &self.join)
+    }
+
+    /// What there was before this process made anything, with its times as far as they are known.
+    pub fn found(&mut self, checkpoint: Option<(u64, Option<Timestamp>)>, version: Option<(u64, Option<Timestamp>)>) {
+        (self.checkpoint, self.checkpoint_at) = (checkpoint.map(|found| found.0), checkpoint.and_then(|found| found.1));
+        (self.version, self.version_at) = (version.map(|found| found.0), version.and_then(|found| found.1));
     }
 
     /// A checkpoint is durable now.

@@ -333,6 +333,7 @@ fn a_missing_topic_ends_with_69_and_names_the_command_that_creates_it() {
     let outcome = run(&["run", "--config", &place.config("missing", ""), "--until-end"]);
     assert_eq!(outcome.code, Some(69), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("deepfm topics apply"), "{}", outcome.stderr);
+    assert!(!outcome.stderr.contains("WARN"), "it is missing, and nothing else is wrong: {}", outcome.stderr);
 }
 
 #[test]

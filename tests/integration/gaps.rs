@@ -174,7 +174,7 @@ fn a_topic_that_ends_before_what_was_read_is_refused_whatever_the_flags() {
     recreate(&place.kafka, &place.kafka.impressions_topic);
     for flags in [&[][..], &["--skip-gaps"]] {
         let refused = run(&[&["run", "--config", &config, "--until-end"], flags].concat());
-        assert_eq!(refused.code, Some(69), "{}", refused.stderr);
+        assert_eq!(refused.code, Some(74), "{}", refused.stderr);
         assert!(refused.stderr.contains("recreated") && refused.stderr.contains("--reset-state"), "{}", refused.stderr);
     }
     produce(broker, &[&place.kafka], 500, 600);
@@ -196,7 +196,7 @@ fn a_worker_refuses_a_topic_that_was_made_again_with_as_many_records() {
     produce(broker, &[&place.kafka], 0, 800);
     for flags in [&[][..], &["--skip-gaps"]] {
         let refused = run(&[&go_on[..], flags].concat());
-        assert_eq!(refused.code, Some(69), "{}", refused.stderr);
+        assert_eq!(refused.code, Some(74), "{}", refused.stderr);
         let says = format!("topic {} was recreated: its id is", place.kafka.impressions_topic);
         assert!(refused.stderr.contains(&says) && refused.stderr.contains("--reset-state"), "{}", refused.stderr);
     }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use deepfm_stream::config::Config;
+use rdkafka::mocking::MockCluster;
 use serde_json::Value;
 
 use crate::support::command::run;
@@ -54,17 +56,17 @@ fn lossy() -> Files {
 }
 
 #[test]
-fn a_backtest_names_each_loss_with_its_share_and_first_place_within_eighty_columns() {
+fn a_backtest_names_each_loss_with_its_share_and_first_place_and_cuts_nothing_in_a_file() {
     let files = lossy();
     let outcome = files.backtest(&[]);
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
     let text = &outcome.stdout;
-    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    assert!(!text.contains('…'), "{text}");
     for words in [
         "0.83 %  records (malformed): refused",
         "first at impression/0 offset 40: ",
-        "records (too_late): came after",
-        "first at impression/0 offset 100",
+        "records (too_late): came after their window and retention\n",
+        "first at impression/0 offset 100\n",
         "clicks (orphan): on an impression that never came",
     ] {
         assert!(text.contains(words), "{words:?} is not in {text}");
@@ -133,4 +135,75 @@ fn every_line_of_a_json_log_is_json_the_last_words_too() {
             (&Value::from("ERROR"), Some(i64::from(code)))
         );
     }
+}
+
+#[test]
+fn a_directory_without_clicks_is_warned_of_by_every_command_that_reads_it() {
+    let files = Files::new(&(0..100).map(impression).collect::<Vec<_>>(), &[]);
+    let empty = files.backtest(&[]);
+    assert_eq!((empty.code, empty.stderr.contains("there is neither")), (Some(0), false), "{}", empty.stderr);
+    assert!(empty.stdout.contains("no click: nothing can be learned from this"), "{}", empty.stdout);
+    fs::remove_file(files.path("clicks.jsonl")).expect("it is there");
+    let cluster = MockCluster::new(1).expect("the embedded broker starts");
+    let kafka = Config::default().kafka;
+    for topic in [&kafka.impressions_topic, &kafka.clicks_topic] {
+        cluster.create_topic(topic, 1, 1).expect("the embedded broker makes topics");
+    }
+    let text = fs::read_to_string(files.path("deepfm.toml")).expect("it was written");
+    let text = format!("{text}[kafka]\nbrokers = \"{}\"\n", cluster.bootstrap_servers());
+    fs::write(files.path("deepfm.toml"), text).expect("the disk takes it");
+    let (config, events) =
+        (files.path("deepfm.toml").display().to_string(), files.directory.path().display().to_string());
+    for args in [
+        &["backtest", "--config", &config, "--events", &events][..],
+        &["backtest", "--config", &config, "--events", &events, "--labels", "immediate"],
+        &["events", "send", "--config", &config, "--events", &events],
+        &["config", "init", "--events", &events],
+    ] {
+        let outcome = run(args);
+        let warning = format!("WARN there is neither {0} nor {0}.zst", files.path("clicks.jsonl").display());
+        assert_eq!(outcome.code, Some(0), "{args:?}: {}", outcome.stderr);
+        assert_eq!(outcome.stderr.matches(&warning).count(), 1, "{args:?}: {}", outcome.stderr);
+    }
+}
+
+#[test]
+fn a_backtest_says_how_much_was_scored_before_anything_was_learned_and_doubts_a_short_log() {
+    // Labels are known after 5 s: of 10 s of log the first half is scored before that.
+    let few = |count: u64| {
+        let clicks: Vec<String> = (0..count).step_by(3).map(click).collect();
+        Files::new(&(0..count).map(impression).collect::<Vec<_>>(), &clicks)
+    };
+    let doubt = "was scored before the first example was learned";
+    let short = few(13).backtest(&[]);
+    assert!(short.stderr.contains(&format!("most of the second half {doubt}")), "{}\n{}", short.stdout, short.stderr);
+    let shorter = few(12).backtest(&[]);
+    assert!(shorter.stderr.contains("no label of the second half has matured"), "{}", shorter.stderr);
+    let long = few(200);
+    let text = long.backtest(&[]);
+    assert!(!text.stderr.contains(doubt), "{}", text.stderr);
+    let report = long.backtest(&["--json"]).json();
+    let early = report["before_learning"].as_u64().expect("a number");
+    assert!((5..30).contains(&early), "{report}");
+    assert_eq!(report["second_half"]["before_learning"], 0);
+    let line = format!("{early} of the {} scored impressions were scored before the first", report["examples"]);
+    assert!(text.stdout.contains(&line), "{line:?} is not in {}", text.stdout);
+    let none = few(4).backtest(&[]);
+    assert!(none.stderr.contains("no label has matured: a label is learned 5 s after"), "{}", none.stderr);
+}
+
+#[test]
+fn a_part_that_is_mapped_is_missed_at_its_place_and_foreign_samples_are_told_where_to_write_it() {
+    let foreign = |number: u64| impression(number).replace("event_time", "when");
+    let files = Files::new(&(0..10).map(foreign).collect::<Vec<_>>(), &[click(0)]);
+    let init = run(&["config", "init", "--events", &files.directory.path().display().to_string()]);
+    assert_eq!(init.code, Some(65), "{}", init.stderr);
+    for part in ["deploy/deepfm.toml", "[events.mapping.impression]", "[[fields]]"] {
+        assert!(init.stderr.contains(part), "{part:?} is not in {}", init.stderr);
+    }
+    let text = fs::read_to_string(files.path("deepfm.toml")).expect("it was written");
+    let mapping = "[events.mapping.impression]\nevent_time = \"/ts\"\n";
+    fs::write(files.path("deepfm.toml"), text + mapping).expect("the disk takes it");
+    let missed = files.backtest(&[]);
+    assert!(missed.stdout.contains("event_time (/ts) is missing"), "{}", missed.stdout);
 }

@@ -1,7 +1,7 @@
 //! README: its block of commands runs as pasted, and its lines are short enough to read.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -71,4 +71,28 @@ fn no_line_of_the_readme_is_longer_than_one_can_read() {
     let is_long = |line: &&str| line.chars().count() > LINE_MAX;
     let long: Vec<&str> = readme.lines().filter(is_long).collect();
     assert!(long.is_empty(), "more than {LINE_MAX} characters:\n{}", long.join("\n"));
+}
+
+#[test]
+fn a_first_demo_says_that_it_builds_before_it_builds() {
+    let place = tempfile::tempdir().expect("a directory of our own");
+    fs::create_dir(place.path().join("tools")).expect("the disk takes it");
+    fs::copy(root().join("dev"), place.path().join("dev")).expect("the disk takes it");
+    // Nothing is built or installed: what would do it does nothing, and says that all is there.
+    symlink("/bin/true", place.path().join("tools/cargo")).expect("the disk takes it");
+    let query = place.path().join("tools/dpkg-query");
+    fs::write(&query, "#!/bin/sh\necho install ok installed\n").expect("the disk takes it");
+    fs::set_permissions(&query, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let demo = || {
+        let path = format!("{}:{}", place.path().join("tools").display(), std::env::var("PATH").unwrap_or_default());
+        let mut demo = Command::new("bash");
+        demo.args(["dev", "demo"]).current_dir(place.path()).env("PATH", path).env_remove("CARGO_TARGET_DIR");
+        let output = demo.stdin(Stdio::null()).output().expect("bash is there");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert_eq!(demo(), "building: a few minutes the first time, about 1.3 GB in target/\n");
+    fs::create_dir_all(place.path().join("target/release")).expect("the disk takes it");
+    symlink("/bin/true", place.path().join("target/release/deepfm")).expect("the disk takes it");
+    assert_eq!(demo(), "");
 }

@@ -111,3 +111,24 @@ fn a_scorer_in_python_reproduces_the_probes_of_every_kind_of_model() {
         assert!(spread > 0.05, "{name}: the model has learned nothing that could be got wrong ({spread})");
     }
 }
+
+#[test]
+fn the_scorer_ends_quietly_when_its_reader_has_had_enough() {
+    let test = "the_scorer_ends_quietly_when_its_reader_has_had_enough";
+    let Some(python) = python(test) else { return };
+    let root = tempfile::tempdir().expect("a directory of our own");
+    let config = Config::parse(FIELDS, test, []).expect("it is valid");
+    let rows: Vec<String> = ROWS.iter().map(ToString::to_string).collect();
+    let artefact = learned(&config, 1, |n| rows[n as usize % rows.len()].clone(), &rows);
+    let version = installed(root.path(), &artefact);
+    let features = root.path().join("features.jsonl");
+    std::fs::write(&features, "{}\n".repeat(20_000)).expect("the disk takes it");
+    let scorer = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/scorer.py");
+    let output = Command::new("sh")
+        .args(["-c", "\"$1\" -B \"$2\" \"$3\" < \"$4\" | head -1", "sh"])
+        .args([&python, &scorer, &version, &features])
+        .output()
+        .expect("a shell is there");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.is_empty() && output.stdout.ends_with(b"\n"), "{said}");
+}

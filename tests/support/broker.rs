@@ -61,7 +61,7 @@ pub(crate) fn real(test: &str) -> Option<&'static Broker> {
 
 fn start(name: &str, brokers: usize) -> Result<Broker, String> {
     if let Ok(bootstrap) = std::env::var("KAFKA_BOOTSTRAP_SERVERS") {
-        return Ok(Broker { bootstrap, _script: None });
+        return Ok(Broker::at(bootstrap));
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let directory = root.join("target").join(format!("kafka/{name}-{}", std::process::id()));
@@ -76,7 +76,7 @@ pub(super) fn start_script(directory: &Path, brokers: usize, more: &[&str]) -> R
         found.map_err(|_| format!("no {tool}: a real Apache Kafka cannot be started"))?;
     }
     let mut script = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(SCRIPT))
-        .args(["start", "--foreground", "--brokers", &brokers.to_string(), "--dir"])
+        .args(["start", "--fresh", "--foreground", "--brokers", &brokers.to_string(), "--dir"])
         .arg(directory)
         .args(more)
         .stdin(Stdio::piped())
@@ -140,6 +140,11 @@ impl Secure {
 }
 
 impl Broker {
+    /// One that somebody else has started.
+    pub(crate) fn at(bootstrap: String) -> Self {
+        Self { bootstrap, _script: None }
+    }
+
     /// A configuration of topics of this test's own, which are not made yet.
     pub(crate) fn kafka(&self, test: &str) -> Kafka {
         static NUMBER: AtomicU64 = AtomicU64::new(0);

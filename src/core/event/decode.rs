@@ -129,7 +129,17 @@ impl Decoder {
 
     fn finish(&mut self, kind: EventKind, envelope: CloudEvent, timestamp: Option<i64>) -> Result<Decoded, Refusal> {
         let reading = &mut self.reading;
-        let missing = |part: Part| Refusal::new(Reason::MissingKey, format!("{} is missing", part.name()));
+        let mapping = self.options.mapping.of(kind);
+        let missing = |part: Part| {
+            let pointer = match part {
+                Part::ImpressionId => &mapping.impression_id,
+                Part::EventTime => &mapping.event_time,
+                Part::Features => &mapping.features,
+                Part::EventId | Part::Weight => &None,
+            };
+            let place = pointer.as_ref().map_or_else(String::new, |pointer| format!(" ({pointer})"));
+            Refusal::new(Reason::MissingKey, format!("{}{place} is missing", part.name()))
+        };
         let impression_id = reading.impression_id.take().ok_or_else(|| missing(Part::ImpressionId))?;
         if envelope.event_id.as_ref().is_some_and(|id| id.chars().count() > 2 * ID_CHARS_MAX) {
             let detail =

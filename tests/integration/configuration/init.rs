@@ -168,11 +168,9 @@ fn without_a_usable_impression_there_is_no_draft() {
     let minutes = "{\"impression_id\":\"a\",\"event_time\":28333333,\"features\":{\"user\":\"u\"}}\n".repeat(3);
     let dir = events(&[("impressions.jsonl", minutes)]);
     let error = from_events(dir.path(), &Sample::default()).expect_err("minutes").to_string();
-    assert_eq!(
-        error,
-        "no usable impression in impressions.jsonl: 3 lines, 0 usable, 3 seconds_not_milliseconds (first on line 1); \
-         topics that look different need [events.mapping]"
-    );
+    let found =
+        "no usable impression in impressions.jsonl: 3 lines, 0 usable, 3 seconds_not_milliseconds (first on line 1)";
+    assert!(error.starts_with(found) && error.contains("copy deploy/deepfm.toml"), "{error}");
     let dir = events(&[("impressions.jsonl", impression(1, "{\"a\":{\"b\":[]},\"c\":null}"))]);
     let error = from_events(dir.path(), &Sample::default()).expect_err("no fields").to_string();
     assert!(error.starts_with("no usable field in the 1 usable impressions of impressions.jsonl; \"a\": "), "{error}");
