@@ -3,13 +3,13 @@
 
 use jiff::Timestamp;
 
-use super::TEMPLATE;
 use super::decision::Decision;
 use super::delays::Times;
 use super::number::{grouped, percent, quoted};
 use super::profile::Found;
 use super::sample::{Clicks, Impressions};
 use crate::config::fields::{FIELDS_MAX, kind_name};
+use crate::config::template;
 use deepfm_core::feature::field::FieldKind;
 
 /// The share of the sampled impressions that were clicked.
@@ -116,30 +116,17 @@ fn field(text: &mut String, found: &Found, impressions: u64) {
     }
 }
 
-/// The template from its first section after the fields, every key commented out but for what was decided.
+/// Every section after the fields, every key commented out but for what was decided.
 fn defaults(decisions: &[Decision]) -> String {
-    let start = TEMPLATE.find("\n[model]\n").expect("the template has a [model]") + 1;
-    let mut section = "";
-    let mut text = String::new();
-    for line in TEMPLATE[start..].lines() {
-        if let Some(name) = line.strip_prefix('[') {
-            section = name.trim_end_matches(']');
+    template::sections(|setting| {
+        let Some(decision) = decisions.iter().find(|decision| decision.key == setting.path) else {
+            return setting.line(true);
+        };
+        let mut text = String::new();
+        for line in &decision.reasons {
+            comment(&mut text, line);
         }
-        let key = line.trim_start_matches('#').split_once(" = ").map_or("", |(key, _)| key);
-        let is_setting = !key.is_empty() && !key.contains(' ');
-        let full = format!("{section}.{key}");
-        match decisions.iter().find(|decision| decision.key == full) {
-            Some(decision) => {
-                for line in &decision.reasons {
-                    comment(&mut text, line);
-                }
-                let mark = if decision.is_set { "" } else { "#" };
-                text.push_str(&[mark, key, " = ", &decision.value].concat());
-            }
-            None if is_setting => text.push_str(&["#", line.trim_start_matches('#')].concat()),
-            None => text.push_str(line),
-        }
-        text.push('\n');
-    }
-    text
+        let mark = if decision.is_set { "" } else { "#" };
+        text + &[mark, setting.name, " = ", &decision.value, "\n"].concat()
+    })
 }
