@@ -1,4 +1,4 @@
-//! Everything that is made of the table of keys says what the table says: the committed template, and what a state
+//! Everything that is made of the table of keys says what the table says: the committed files, what editors refuse, and what a state
 //! can be converted to.
 
 use std::fs;
@@ -6,8 +6,10 @@ use std::path::Path;
 
 use deepfm_stream::config::Config;
 use deepfm_stream::config::keys::{Change, Form, Key};
+use deepfm_stream::config::schema::schema;
 use deepfm_stream::config::table;
 use deepfm_stream::config::template::{default_of, template};
+use jsonschema::Validator;
 
 use super::{FIELD, valid};
 
@@ -25,6 +27,27 @@ fn is_committed(name: &str, text: &str) {
 #[test]
 fn the_template_is_made_of_the_keys() {
     is_committed("deploy/deepfm.toml", &template());
+}
+
+#[test]
+fn the_schema_is_made_of_the_keys() {
+    let text = serde_json::to_string_pretty(&schema()).expect("a schema is JSON");
+    is_committed("schemas/config.schema.json", &format!("{text}\n"));
+}
+
+fn validator() -> Validator {
+    let schema = schema();
+    let checked = jsonschema::draft202012::meta::validate(&schema);
+    assert!(checked.is_ok(), "{checked:?}");
+    let options = jsonschema::draft202012::options().should_validate_formats(true);
+    options.build(&schema).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Whether the schema takes a file; if not, why.
+fn verdict(validator: &Validator, text: &str) -> Result<(), String> {
+    let table: toml::Table = text.parse().unwrap_or_else(|error| panic!("{error}:\n{text}"));
+    let document = serde_json::to_value(table).expect("a table is an object");
+    validator.validate(&document).map_err(|error| error.to_string())
 }
 
 /// A value that a key has not by default, as TOML.
@@ -54,8 +77,65 @@ fn other(path: &str, key: &Key) -> String {
     }
 }
 
+/// Values just beyond those that a key may have, as TOML.
+fn beyond(key: &Key) -> Vec<String> {
+    match (key.form)() {
+        Form::Whole(low, high) => {
+            let over = if high < i64::MAX as u64 { high + 1 } else { 0 };
+            let beyond = [i64::try_from(low).unwrap_or_default() - 1, i64::try_from(over).unwrap_or_default()];
+            beyond.into_iter().filter(|value| *value < 0 || *value as u64 != 0).map(|value| value.to_string()).collect()
+        }
+        Form::Number(bounds) => {
+            let ends = ["-0.5", "0.0", "1.0", "1.5", "2e12"];
+            let is_outside = |end: &&str| !bounds.contains(end.parse().expect("they are numbers"));
+            ends.into_iter().filter(is_outside).map(str::to_owned).collect()
+        }
+        Form::Names(_) => vec!["\"no such name\"".to_owned(), "true".to_owned()],
+        Form::Other(..) => vec!["{ a = 1 }".to_owned()],
+    }
+}
+
 fn set(path: &str, value: &str) -> String {
     format!("{path} = {value}\n{FIELD}")
+}
+
+#[test]
+fn editors_and_the_worker_refuse_the_same_values() {
+    let validator = validator();
+    for (path, key) in table::keys() {
+        let inside = set(&path, &other(&path, key));
+        assert_eq!(verdict(&validator, &inside), Ok(()), "{inside}");
+        assert!(Config::parse(&inside, "m.toml", []).is_ok(), "{inside}");
+        for value in beyond(key) {
+            let outside = set(&path, &value);
+            assert!(verdict(&validator, &outside).is_err(), "the schema takes {path} = {value}");
+            assert!(Config::parse(&outside, "m.toml", []).is_err(), "the worker takes {path} = {value}");
+        }
+    }
+}
+
+#[test]
+fn editors_take_the_template_and_mark_what_is_no_configuration() {
+    let validator = validator();
+    assert_eq!(verdict(&validator, &template()), Ok(()));
+    let properties = "[kafka.properties]\n\"client.id\" = \"x\"\nssl.endpoint = \"y\"\n";
+    assert_eq!(verdict(&validator, &format!("{FIELD}{properties}")), Ok(()));
+    for wrong in [
+        "",
+        "fields = []",
+        "[[fields]]\nname = \"a\"",
+        "[[fields]]\nname = \"a\"\nkind = \"text\"",
+        "[[fields]]\nname = \"a\"\nkind = \"multi\"\nedges = [1]",
+        "[[fields]]\nname = \"a\"\nkind = \"numeric\"\nweights = \"l1\"",
+        "[[fields]]\nname = \"a\"\nkind = \"multi\"\nshares = 0.5",
+        &format!("{FIELD}[modle]\nseed = 1"),
+        &format!("{FIELD}[model]\nembeding_dim = 1"),
+        &format!("{FIELD}[model.mlp]\nlayers = [0]"),
+        &format!("{FIELD}[optimizer.bias]\nl21 = 0.1"),
+    ] {
+        assert!(verdict(&validator, wrong).is_err(), "{wrong}");
+        assert!(Config::parse(wrong, "m.toml", []).is_err(), "{wrong}");
+    }
 }
 
 /// What the table says of a change is what becomes of it: in the fingerprint, in what a worker compares, and in the core.
