@@ -6,7 +6,7 @@
 //!
 //! * [`load`] and [`Config::parse`] read, [`check::summarize`] sums up, [`init`] writes a first file from sample events.
 //! * Each key is declared once, with its section: type, default, bounds, doc, and what a change of it does to a state.
-//!   Readers, defaults, [`template`], [`schema`] and what a state can be converted to come from that.
+//!   Readers, defaults, [`template`], [`schema`], README's table and what a state can be converted to come from that.
 //! * [`Config::fingerprint`] covers what decides the state, and nothing else.
 
 pub mod check;

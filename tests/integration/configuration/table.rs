@@ -1,17 +1,21 @@
 //! Everything that is made of the table of keys says what the table says: the committed files, what editors refuse, and what a state
 //! can be converted to.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
 use deepfm_stream::config::Config;
 use deepfm_stream::config::keys::{Change, Form, Key};
 use deepfm_stream::config::schema::schema;
-use deepfm_stream::config::table;
+use deepfm_stream::config::table::{self, SECTIONS};
 use deepfm_stream::config::template::{default_of, template};
 use jsonschema::Validator;
 
 use super::{FIELD, valid};
+
+/// What stands around the table in README.
+const MARKS: [&str; 2] = ["<!-- keys: a test writes this table -->\n", "<!-- end of keys -->\n"];
 
 /// Refuses a committed file that is not what the table makes of it, or writes that.
 fn is_committed(name: &str, text: &str) {
@@ -33,6 +37,25 @@ fn the_template_is_made_of_the_keys() {
 fn the_schema_is_made_of_the_keys() {
     let text = serde_json::to_string_pretty(&schema()).expect("a schema is JSON");
     is_committed("schemas/config.schema.json", &format!("{text}\n"));
+}
+
+#[test]
+fn the_readmes_table_is_made_of_the_keys() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("it is there");
+    let (before, rest) = readme.split_once(MARKS[0]).expect("the first mark is there");
+    let (_, after) = rest.split_once(MARKS[1]).expect("the last mark is there");
+    let mut rows = String::from("\n| Key | Default | Values | New value |\n|---|---|---|---|\n");
+    for (part, key) in SECTIONS.iter().flat_map(|part| part.keys.iter().map(move |key| (part, key))) {
+        let path = format!("{}.{}", part.path, key.name);
+        let default = default_of(&path).map_or_else(String::new, |value| format!("`{value}`"));
+        let change = match key.change {
+            Change::Free => "",
+            Change::Converts | Change::ConvertsAs(_) => "converts",
+            Change::Refused => "new model",
+        };
+        writeln!(rows, "| `{path}` | {default} | {} | {change} |", key.values()).expect("a string takes everything");
+    }
+    is_committed("README.md", &[before, MARKS[0], &rows, "\n", MARKS[1], after].concat());
 }
 
 fn validator() -> Validator {
