@@ -1,11 +1,12 @@
 //! What was found becomes the text of a configuration: what is particular to the data is set, the rest of the template
 //! follows with every key commented out, so that it shows the defaults without freezing them.
 
+use indicatif::HumanCount;
 use jiff::Timestamp;
 
 use super::decision::Decision;
 use super::delays::Times;
-use super::number::{grouped, percent, quoted};
+use super::number::{percent, quoted};
 use super::profile::Found;
 use super::sample::{Clicks, Impressions};
 use crate::config::fields::{FIELDS_MAX, kind_name};
@@ -23,7 +24,7 @@ pub(super) fn facts(files: [&str; 2], impressions: &Impressions, clicks: Option<
     if !impressions.fields_beyond.is_empty() {
         lines.push(format!(
             "  {} fields beyond the first {FIELDS_MAX} were not looked at: a model can have no more",
-            grouped(impressions.fields_beyond.len() as u64)
+            HumanCount(impressions.fields_beyond.len() as u64)
         ));
     }
     match clicks {
@@ -36,9 +37,9 @@ pub(super) fn facts(files: [&str; 2], impressions: &Impressions, clicks: Option<
                 (delays.before, "come more than a minute before their impression, and are no clicks on it"),
             ];
             let odd = odd.iter().filter(|(count, _)| *count > 0);
-            lines.extend(odd.map(|(count, what)| format!("  {} {what}", grouped(*count))));
+            lines.extend(odd.map(|(count, what)| format!("  {} {what}", HumanCount(*count))));
             lines.extend(delays.ahead().map(|(count, _, ms)| {
-                let (count, ms) = (grouped(count), grouped(ms as u64));
+                let (count, ms) = (HumanCount(count), HumanCount(ms as u64));
                 format!("  {count} are stamped before their impression, by up to {ms} ms: another clock; they are clicks on it")
             }));
         }
