@@ -5,25 +5,32 @@
 //! a [`Config`] exists only when there is none. Units stand in the names of keys, unknown keys are refused.
 //!
 //! * [`load`] and [`Config::parse`] read, [`check::summarize`] sums up, [`init`] writes a first file from sample events.
-//! * `defaults` is the one place of defaults, `keys` the one list of keys.
+//! * Each key is declared once, with its section: type, default, bounds, doc, and what a change of it does to a state.
+//!   Readers, defaults, [`template`], [`schema`], README's table and what a state can be converted to come from that.
 //! * [`Config::fingerprint`] covers what decides the state, and nothing else.
 
 pub mod check;
-mod defaults;
+mod declare;
 mod document;
 pub mod error;
 pub mod events;
-mod fields;
+pub mod fields;
 mod fingerprint;
 pub mod init;
 pub mod join;
 pub mod kafka;
 pub mod keys;
+mod kinds;
 pub mod model;
+mod nearest;
 pub mod operation;
+pub mod optimizer;
 mod overlay;
 pub mod properties;
+pub mod schema;
 mod section;
+pub mod table;
+pub mod template;
 #[cfg(test)]
 mod tests;
 pub mod training;
@@ -40,12 +47,14 @@ use deepfm_core::model::params::ModelParams;
 use deepfm_core::train::{BatchParams, TrainParams};
 use training::Training;
 
-pub use defaults::embedding_alpha;
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use fields::Fields;
+pub use optimizer::embedding_alpha;
 pub use overlay::{PREFIX, environment};
 
+use declare::Readable;
 use error::Report;
+use keys::Parts;
 use section::Section;
 
 /// A validated configuration: one part for each section of the file, all defaults filled in.
@@ -56,7 +65,7 @@ pub struct Config {
     /// `[model]`
     pub model: model::Model,
     /// `[optimizer]`
-    pub optimizer: model::Optimizer,
+    pub optimizer: optimizer::Optimizer,
     /// `[training]`
     pub training: training::Training,
     /// `[join]`
@@ -109,29 +118,29 @@ impl Config {
         syntax.settle(file, ())?;
         let report = Report::default();
         overlay::lay_over(&mut tree, environment, &report);
-        let config = Self::read(&Section::root(&tree, &report));
+        let config = Self::read(&Section::root(&tree, &report, Parts(table::SECTIONS)));
         report.settle(file, config)
     }
 
     fn read(root: &Section<'_>) -> Self {
         let training = training::Training::read(&root.section("training"));
         let (versions, exports, events) = (root.section("versions"), root.section("exports"), root.section("events"));
-        let model = model::Model::read(&root.section("model"));
+        let model = model::Model::read_keys(&root.section("model"));
         let join = join::JoinSection::read(&root.section("join"), training.negative_sampling_rate);
         let window_seconds = join.attribution_window_seconds;
         let config = Self {
             fields: fields::read(root),
-            optimizer: model::Optimizer::read(&root.section("optimizer"), model.parts),
+            optimizer: optimizer::Optimizer::read(&root.section("optimizer"), model.parts),
             model,
             join,
             training,
-            events: events::Events::read(&events),
+            events: events::Events::read_keys(&events),
             kafka: kafka::Kafka::read(&root.section("kafka")),
-            state: operation::State::read(&root.section("state")),
+            state: operation::State::read_keys(&root.section("state")),
             versions: operation::Versions::read(&versions, window_seconds),
-            exports: operation::Exports::read(&exports),
-            admin: operation::Admin::read(&root.section("admin")),
-            metrics: operation::MetricsSection::read(&root.section("metrics")),
+            exports: operation::Exports::read_keys(&exports),
+            admin: operation::Admin::read_keys(&root.section("admin")),
+            metrics: operation::MetricsSection::read_keys(&root.section("metrics")),
         };
         if let Ok(fields) = config.field_set() {
             config.events.check_against(&fields, &events);

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use deepfm_stream::config::{self, Config, check, init};
+use deepfm_stream::config::{self, Config, check, init, template};
 use deepfm_stream::source::files;
 
 use super::failure::{Exit, Failure, OrExit};
@@ -74,7 +74,7 @@ fn init(events: Option<&Path>, out: &Path, force: bool) -> Result<(), Failure> {
             eprintln!("{draft}");
             draft.toml
         }
-        None => init::TEMPLATE.to_owned(),
+        None => template::template(),
     };
     if out == Path::new("-") {
         return output::lines([toml.trim_end()]);

@@ -1,63 +1,109 @@
 //! `[events]`: limits of one record, and where foreign events keep their parts.
 
-use serde::Serialize;
+use serde_json::json;
 
 use deepfm_core::event::mapping;
 use deepfm_core::event::options::{EventOptions, Mapping, Mappings, TimeUnit};
 use deepfm_core::event::{EventKind, MappingError};
 use deepfm_core::feature::field::FieldSet;
 
-use super::section::{Bounds, Section};
+use super::declare::{Readable, keys, section};
+use super::keys::{Bounds, Part};
+use super::kinds::{Choice, Maybe, Special, number, whole};
+use super::section::Section;
 
-/// Limits of one record, and how topics that look different are read.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Events {
-    /// How far an event time may be ahead of its record's own Kafka timestamp.
-    pub future_max_seconds: u64,
-    /// The largest record that is decoded.
-    pub record_bytes_max: usize,
-    /// The most feature entries that one impression may have.
-    pub features_max: usize,
-    /// The largest weight of an example, or of a value of a field.
-    pub weight_max: f32,
-    /// The most bytes of a refused record that its dead letter carries.
-    pub dead_letter_bytes_max: usize,
-    /// Where foreign events keep their parts.
-    pub mapping: Mappings,
+const TIME_UNITS: Choice<TimeUnit> = Choice(&[
+    ("ms", TimeUnit::Ms),
+    ("s", TimeUnit::S),
+    ("us", TimeUnit::Us),
+    ("ns", TimeUnit::Ns),
+    ("rfc3339", TimeUnit::Rfc3339),
+]);
+
+/// JSON pointers (RFC 6901, section 3).
+const POINTER: Maybe<Special<String>> = Maybe(Special {
+    read: read_pointer,
+    words: "a JSON pointer",
+    schema: || json!({"type": "string", "pattern": "^(/([^~]|~[01])*)?$"}),
+});
+
+section! {
+    /// Limits of one record, and how topics that look different are read.
+    Events in "events" {
+        /// How far an event time may be ahead of its record's own Kafka timestamp; later ones are refused. A record ahead of
+        /// the rest holds its partition and the watermark as long.
+        future_max_seconds: u64 = EventOptions::default().future_max_seconds,
+            whole(0, 86_400, "a record ahead of the rest holds its partition and the watermark as long, at most a day"),
+            Refused;
+        /// The largest record that is decoded; larger ones are refused.
+        record_bytes_max: usize = EventOptions::default().record_bytes_max,
+            whole(64, 64 << 20, "records have at least a few bytes, and one is held in memory at a time: at most 64 MiB"),
+            Refused;
+        /// The most feature entries of one impression, all fields together; impressions with more are refused.
+        features_max: usize = EventOptions::default().features_max,
+            whole(1, 1 << 20, "an impression has at least one entry"), Refused;
+        /// The largest weight, of an impression or of a value in an object of weights (either sign, before it is scaled);
+        /// impressions with a larger one are refused.
+        weight_max: f32 = EventOptions::default().weight_max as f32,
+            number(Bounds::WEIGHT, "its square must be a number too"), Refused;
+        /// The most bytes of a refused record that its dead letter carries; of a longer one the digest travels too.
+        dead_letter_bytes_max: usize = 65_536,
+            whole(0, 8 << 20, "a dead letter is a Kafka record itself: at most 8 MiB"), Free;
+    }
+    with {
+        /// Where foreign events keep their parts.
+        mapping: Mappings,
+    }
+}
+
+keys! {
+    /// Where foreign events keep their parts: JSON pointers (RFC 6901). What is not named is read at its standard key,
+    /// shown here.
+    IMPRESSION in "events.mapping.impression", fn read_impression(..) -> Mapping {
+        /// Where the impression's id is.
+        impression_id: Option<String>, POINTER, Refused, Unset("\"/impression_id\"");
+        /// Where the event's own id is.
+        event_id: Option<String>, POINTER, Refused, Unset("\"/event_id\"");
+        /// Where the event time is.
+        event_time: Option<String>, POINTER, Refused, Unset("\"/event_time\"");
+        /// Where the object of features is. "" is the whole document: a field then wins over a weight or `event_id` at the
+        /// same key that is not mapped.
+        features: Option<String>, POINTER, Refused, Unset("\"/features\"");
+        /// Where the weight of the example is.
+        weight: Option<String>, POINTER, Refused, Unset("\"/weight\"");
+        /// The unit of the event time. Digits within a string are numbers.
+        time_unit: TimeUnit, TIME_UNITS, Refused;
+    }
+}
+
+keys! {
+    /// The same for clicks.
+    CLICK in "events.mapping.click", fn read_click(..) -> Mapping {
+        /// Where the id of the clicked impression is.
+        impression_id: Option<String>, POINTER, Refused, Unset("\"/impression_id\"");
+        /// Where the event's own id is.
+        event_id: Option<String>, POINTER, Refused, Unset("\"/event_id\"");
+        /// Where the event time is.
+        event_time: Option<String>, POINTER, Refused, Unset("\"/event_time\"");
+        /// The unit of the event time.
+        time_unit: TimeUnit, TIME_UNITS, Refused;
+    }
+}
+
+pub(super) const MAPPING: Part =
+    Part::empty("events.mapping", &["Where foreign events keep their parts: JSON pointers (RFC 6901)."]);
+
+impl Readable for Mappings {
+    fn read_keys(section: &Section<'_>) -> Self {
+        let Self { impression, click } = Self::default();
+        Self {
+            impression: read_impression(&section.section("impression"), impression),
+            click: read_click(&section.section("click"), click),
+        }
+    }
 }
 
 impl Events {
-    pub(super) fn read(section: &Section<'_>) -> Self {
-        let default = Self::default();
-        let mapping = section.section("mapping");
-        let future = "a record ahead of the rest holds its partition and the watermark as long, at most a day";
-        let record = "records have at least a few bytes, and one is held in memory at a time: at most 64 MiB";
-        let features = "an impression has at least one entry";
-        let letters = "a dead letter is a Kafka record itself: at most 8 MiB";
-        Self {
-            future_max_seconds: section.whole("future_max_seconds", default.future_max_seconds, 0, 86_400, future),
-            record_bytes_max: section.count("record_bytes_max", default.record_bytes_max, 64, 64 << 20, record),
-            features_max: section.count("features_max", default.features_max, 1, 1 << 20, features),
-            weight_max: section.number(
-                "weight_max",
-                default.weight_max,
-                Bounds::WEIGHT,
-                "its square must be a number too",
-            ),
-            dead_letter_bytes_max: section.count(
-                "dead_letter_bytes_max",
-                default.dead_letter_bytes_max,
-                0,
-                8 << 20,
-                letters,
-            ),
-            mapping: Mappings {
-                impression: read_impression(&mapping.section("impression")),
-                click: read_click(&mapping.section("click")),
-            },
-        }
-    }
-
     /// Notes where the mapping reads two things from one place: two parts, or a part and a field.
     pub(super) fn check_against(&self, fields: &FieldSet, section: &Section<'_>) {
         let mapping = section.section("mapping");
@@ -95,32 +141,7 @@ fn as_written(stored: f32) -> f64 {
     stored.to_string().parse().expect("a number reads back")
 }
 
-fn read_impression(section: &Section<'_>) -> Mapping {
-    Mapping {
-        features: read_pointer(section, "features"),
-        weight: read_pointer(section, "weight"),
-        ..read_click(section)
-    }
-}
-
-fn read_click(section: &Section<'_>) -> Mapping {
-    let units = [
-        ("ms", TimeUnit::Ms),
-        ("s", TimeUnit::S),
-        ("us", TimeUnit::Us),
-        ("ns", TimeUnit::Ns),
-        ("rfc3339", TimeUnit::Rfc3339),
-    ];
-    Mapping {
-        impression_id: read_pointer(section, "impression_id"),
-        event_id: read_pointer(section, "event_id"),
-        event_time: read_pointer(section, "event_time"),
-        time_unit: section.choice("time_unit", TimeUnit::default(), &units),
-        ..Mapping::default()
-    }
-}
-
-/// A JSON pointer (RFC 6901, section 3). Only features may be the whole document.
+/// Only features may be the whole document.
 fn read_pointer(section: &Section<'_>, key: &str) -> Option<String> {
     let pointer = section.text(key)?;
     let escapes_are_whole = pointer.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));

@@ -4,12 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, DerefMut};
 
 use serde::{Serialize, Serializer};
+use serde_json::json;
 
 use deepfm_core::feature::field::{Field, FieldKind, Weights};
 
+use super::declare::{Readable, section};
 use super::document::{Node, Value};
 use super::error::Origin;
-use super::section::{Bounds, Section};
+use super::keys::Bounds;
+use super::kinds::{Choice, Maybe, Special, number};
+use super::section::Section;
 
 /// The fields in their order, and what is known of them beside. The list is what decides the state; shares are for people.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -50,8 +54,56 @@ pub(super) const NAME_BYTES_MAX: usize = 256;
 const EDGES_MAX: usize = 4096;
 
 /// The scalings of weights, by their names in the file.
-const WEIGHTS: [(&str, Weights); 4] =
-    [("l1", Weights::L1), ("l2", Weights::L2), ("log", Weights::Log), ("raw", Weights::Raw)];
+const WEIGHTS: Choice<Weights> =
+    Choice(&[("l1", Weights::L1), ("l2", Weights::L2), ("log", Weights::Log), ("raw", Weights::Raw)]);
+
+/// The kinds, each without what is particular to it.
+const KINDS: Choice<KindName> =
+    Choice(&[("categorical", KindName::Categorical), ("multi", KindName::Multi), ("numeric", KindName::Numeric)]);
+
+const NAME: Special<String> = Special {
+    read: read_name,
+    words: "1 to 256 bytes",
+    schema: || json!({"type": "string", "minLength": 1, "maxLength": NAME_BYTES_MAX}),
+};
+
+const EDGES: Maybe<Special<Vec<f64>>> = Maybe(Special {
+    read: read_edges,
+    words: "up to 4096 ascending numbers",
+    schema: || json!({"type": "array", "items": {"type": "number"}, "minItems": 1, "maxItems": EDGES_MAX}),
+});
+
+section! {
+    /// The fields to learn from, in the order in which the MLP sees them.
+    FieldEntry in "fields" {
+        /// The key of the field in the features of impressions.
+        name: String = String::new(), NAME, Refused;
+        /// "categorical" (one value), "multi" (a list or an object of weights) or "numeric" (a quantity).
+        kind: KindName = KindName::Categorical, KINDS, Refused;
+        /// The bounds between the buckets of a numeric field; logarithmic ones unless given.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        edges: Option<Vec<f64>> = None, EDGES, Refused;
+        /// How the weights of an object are scaled, of a multi-valued field; "l2" unless given.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        weights: Option<Weights> = None, Maybe(WEIGHTS), Refused;
+        /// The share of impressions that have the field: a worker warns when it falls below half of it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        share: Option<f32> = None,
+            Maybe(number(Bounds::SHARE, "it is the share of impressions that have the field")), Free;
+    }
+}
+
+/// The kind of a field alone.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KindName {
+    /// One value.
+    Categorical,
+    /// Several values.
+    Multi,
+    /// A quantity.
+    Numeric,
+}
 
 const EXAMPLE: &str =
     "add [[fields]] with name and kind for each feature to learn from, or let `deepfm config init` find them";
@@ -86,52 +138,54 @@ fn read_field(
     names: &mut BTreeSet<String>,
     root: &Section<'_>,
 ) -> Option<(Field, Option<f32>)> {
-    let section = Section::entry(format!("fields[{index}]"), node, root.report())?;
-    let kind = read_kind(&section);
-    let why = "it is the share of impressions that have the field";
-    let share = section.node("share").and_then(|node| section.number_at("share", node, Bounds::SHARE, why));
+    let section = root.entry(format!("fields[{index}]"), node)?;
+    let entry = FieldEntry::read_keys(&section);
+    refuse_misplaced(&section, entry.kind);
     if section.node("name").is_none() {
         section.refuse("name", "is missing", "give the key of the field in the features of impressions");
     }
-    let name = section.text("name")?;
+    if entry.name.is_empty() {
+        return None;
+    }
+    if !names.insert(entry.name.clone()) {
+        section.refuse("name", format!("\"{}\" is the name of another field too", entry.name), "remove one of the two");
+    }
+    let kind = match entry.kind {
+        KindName::Numeric => FieldKind::Numeric { edges: entry.edges },
+        KindName::Multi => FieldKind::Multi { weights: entry.weights.unwrap_or_default() },
+        KindName::Categorical => FieldKind::Categorical,
+    };
+    Some((Field { name: entry.name, kind }, entry.share))
+}
+
+fn read_name(section: &Section<'_>, key: &str) -> Option<String> {
+    let name = section.text(key)?;
     if name.is_empty() || name.len() > NAME_BYTES_MAX {
         let problem = format!("a name of {} bytes", name.len());
-        section.refuse("name", problem, "give the field's key in the features of impressions, 1 to 256 bytes");
+        section.refuse(key, problem, "give the field's key in the features of impressions, 1 to 256 bytes");
     }
-    if !names.insert(name.clone()) {
-        section.refuse("name", format!("\"{name}\" is the name of another field too"), "remove one of the two");
-    }
-    Some((Field { name, kind }, share))
+    Some(name)
 }
 
-fn read_kind(section: &Section<'_>) -> FieldKind {
-    let numeric = FieldKind::Numeric { edges: None };
-    let multi = FieldKind::Multi { weights: Weights::default() };
-    let kinds = [("categorical", &FieldKind::Categorical), ("multi", &multi), ("numeric", &numeric)];
+/// Notes keys that belong to another kind.
+fn refuse_misplaced(section: &Section<'_>, kind: KindName) {
     if section.node("kind").is_none() {
         section.refuse("kind", "is missing", "give \"categorical\" or \"multi\" or \"numeric\"");
-        return FieldKind::Categorical;
     }
-    let kind = section.choice("kind", kinds[0].1, &kinds);
     let misplaced = |key: &str| section.node(key).is_some() && section.are_sound(&["kind"]);
-    if !matches!(kind, FieldKind::Numeric { .. }) && misplaced("edges") {
+    if kind != KindName::Numeric && misplaced("edges") {
         section.refuse("edges", "only numeric fields have edges", "remove them, or set kind = \"numeric\"");
     }
-    if !matches!(kind, FieldKind::Multi { .. }) && misplaced("weights") {
+    if kind != KindName::Multi && misplaced("weights") {
         section.refuse("weights", "only multi-valued fields have weights", "remove it, or set kind = \"multi\"");
-    }
-    match kind {
-        FieldKind::Numeric { .. } => FieldKind::Numeric { edges: read_edges(section) },
-        FieldKind::Multi { weights } => FieldKind::Multi { weights: section.choice("weights", *weights, &WEIGHTS) },
-        FieldKind::Categorical => FieldKind::Categorical,
     }
 }
 
-fn read_edges(section: &Section<'_>) -> Option<Vec<f64>> {
-    let items = section.list("edges", "give ascending numbers, such as [0, 10, 100]")?;
+fn read_edges(section: &Section<'_>, key: &str) -> Option<Vec<f64>> {
+    let items = section.list(key, "give ascending numbers, such as [0, 10, 100]")?;
     if items.is_empty() || items.len() > EDGES_MAX {
         let problem = format!("{} edges: there can be 1 to {EDGES_MAX}", items.len());
-        section.refuse("edges", problem, "leave edges out for logarithmic buckets");
+        section.refuse(key, problem, "leave edges out for logarithmic buckets");
     }
     let mut edges: Vec<f64> = Vec::with_capacity(items.len());
     for item in items {
@@ -140,13 +194,13 @@ fn read_edges(section: &Section<'_>) -> Option<Vec<f64>> {
             Value::Float(number) if number.is_finite() => number,
             _ => {
                 let problem = format!("{} is not an edge", item.value.describe());
-                section.report().add(item.origin.clone(), section.key("edges"), problem, "give finite numbers");
+                section.report().add(item.origin.clone(), section.key(key), problem, "give finite numbers");
                 continue;
             }
         };
         if let Some(&last) = edges.last().filter(|last| **last >= edge) {
             let problem = format!("{edge} comes after {last}");
-            section.report().add(item.origin.clone(), section.key("edges"), problem, "sort the edges, each once");
+            section.report().add(item.origin.clone(), section.key(key), problem, "sort the edges, each once");
         }
         edges.push(edge);
     }
@@ -156,29 +210,14 @@ fn read_edges(section: &Section<'_>) -> Option<Vec<f64>> {
 impl Serialize for Fields {
     /// As the file writes them.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Entry<'a> {
-            name: &'a str,
-            kind: &'static str,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            edges: Option<&'a [f64]>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            weights: Option<Weights>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            share: Option<f32>,
-        }
-        serializer.collect_seq(self.list.iter().map(|field| Entry {
-            name: &field.name,
-            kind: kind_name(&field.kind),
-            edges: match &field.kind {
-                FieldKind::Numeric { edges } => edges.as_deref(),
-                FieldKind::Categorical | FieldKind::Multi { .. } => None,
-            },
-            weights: match field.kind {
-                FieldKind::Multi { weights } => Some(weights),
-                FieldKind::Categorical | FieldKind::Numeric { .. } => None,
-            },
-            share: self.shares.get(&field.name).copied(),
+        serializer.collect_seq(self.list.iter().map(|field| {
+            let (kind, edges, weights) = match &field.kind {
+                FieldKind::Categorical => (KindName::Categorical, None, None),
+                FieldKind::Multi { weights } => (KindName::Multi, None, Some(*weights)),
+                FieldKind::Numeric { edges } => (KindName::Numeric, edges.clone(), None),
+            };
+            let share = self.shares.get(&field.name).copied();
+            FieldEntry { name: field.name.clone(), kind, edges, weights, share }
         }))
     }
 }

@@ -16,6 +16,8 @@ use deepfm_core::join::params::JoinParams;
 use deepfm_core::model::params::ModelParams;
 
 use super::Config;
+use super::keys::Change;
+use super::table::SECTIONS;
 use super::training::Training;
 
 /// Raised when the canonical form changes its meaning.
@@ -64,33 +66,24 @@ pub(super) fn differences(one: &str, other: &str) -> Vec<String> {
     found
 }
 
-/// Paths of what may change under a state that was learned; see [`deepfm_core::train::TrainParams::can_become`].
-const CONVERTIBLE: [&str; 20] = [
-    "fields (added ",
-    "model.fields ",
-    "model.bias.",
-    "model.linear.",
-    "model.embedding.",
-    "model.sgd.",
-    "model.n_max ",
-    "model.gradient_max ",
-    "model.admission.",
-    "training.batch_",
-    "training.n_max ",
-    "training.gradient_max ",
-    "join.window_ms ",
-    "join.click_before_ms ",
-    "join.retention_ms ",
-    "join.late_clicks ",
-    "join.open_impressions_max ",
-    "join.held_bytes_max ",
-    "join.waiting_clicks_max ",
-    "join.remembered_max ",
-];
-
-/// Whether a difference, as [`differences`] tells it, is one that a state can go on with.
+/// Whether a difference, as [`differences`] tells it, is one that a state can go on with: added fields, with their number,
+/// or a key that converts.
 pub(super) fn is_convertible(difference: &str) -> bool {
-    CONVERTIBLE.iter().any(|prefix| difference.starts_with(prefix))
+    let path = difference.split(" (was ").next().unwrap_or_default();
+    path.starts_with("fields (added ") || path == "model.fields" || convertible().any(|known| known == path)
+}
+
+/// Where the canonical form has the keys that convert: some stand in two places.
+fn convertible() -> impl Iterator<Item = String> {
+    let keys = SECTIONS.iter().flat_map(|part| part.keys.iter().map(move |key| (part.canonical, key)));
+    keys.flat_map(|(section, key)| {
+        let (own, other) = match key.change {
+            Change::Free | Change::Refused => (None, None),
+            Change::Converts => (Some(format!("{section}.{}", key.name)), None),
+            Change::ConvertsAs(path) => (Some(format!("{section}.{}", key.name)), Some(path.to_owned())),
+        };
+        own.into_iter().chain(other)
+    })
 }
 
 fn compare(path: &str, one: &Value, other: &Value, found: &mut Vec<String>) {

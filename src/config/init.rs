@@ -47,9 +47,6 @@ impl Default for Sample {
     }
 }
 
-/// The commented default configuration, with example fields.
-pub const TEMPLATE: &str = include_str!("../../deploy/deepfm.toml");
-
 /// Why no configuration could be made.
 #[derive(Debug, Error)]
 pub enum InitError {

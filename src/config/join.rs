@@ -4,36 +4,62 @@ use serde::Serialize;
 
 use deepfm_core::join::params::{JoinParams, LabelPolicy, LatePolicy};
 
+use super::declare::{Readable, section};
+use super::kinds::{Choice, Whole, whole};
 use super::section::Section;
 
 /// A year: no duration of a join is longer.
 const SECONDS_MAX: u64 = 366 * 86_400;
 
-/// Windows, label policy and bounds of the join.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct JoinSection {
-    /// A click counts from the impression until this long after it.
-    pub attribution_window_seconds: u64,
-    /// How long before the impression a click counts, too, in milliseconds.
-    pub click_before_ms: u64,
-    /// How far the watermark stays behind the largest event time.
-    pub lateness_seconds: u64,
-    /// How long after its window an impression is remembered.
-    pub retention_seconds: u64,
-    /// What an impression is learned as, and when.
-    pub labels: Labels,
-    /// When labels of the window policy are emitted.
-    pub emit: Emit,
-    /// What a click after a learned negative does.
-    pub late_clicks: LatePolicy,
-    /// The most open impressions.
-    pub open_impressions_max: usize,
-    /// The most bytes of the features of impressions that are held.
-    pub held_bytes_max: usize,
-    /// The most clicks waiting for their impression.
-    pub waiting_clicks_max: usize,
-    /// The most resolved impressions, and event ids of each kind, that are remembered.
-    pub remembered_max: usize,
+const DURATION: Whole = whole(0, SECONDS_MAX, "it is at most 366 days");
+const HELD: Whole = whole(1, 1_000_000_000_000, "something has to be held to be joined");
+
+const LABELS: Choice<Labels> = Choice(&[("window", Labels::Window), ("fake_negative", Labels::FakeNegative)]);
+const EMIT: Choice<Emit> = Choice(&[("at_click", Emit::AtClick), ("at_maturity", Emit::AtMaturity)]);
+const LATE: Choice<LatePolicy> = Choice(&[("drop", LatePolicy::Drop), ("correct", LatePolicy::Correct)]);
+
+section! {
+    /// Windows, label policy and bounds of the join.
+    JoinSection in "join" {
+        /// A click counts from its impression until this long after it. Longer keeps more clicks; but every negative waits
+        /// this long before it is learned, and every impression is held in memory as long.
+        attribution_window_seconds: u64 = 1800,
+            whole(1, SECONDS_MAX, "it is how long an impression waits for its click, at most 366 days"),
+            ConvertsAs("join.window_ms");
+        /// A click counts also when it is stamped this long before its impression: two servers' clocks differ by a little.
+        click_before_ms: u64 = 1000,
+            whole(0, 3_600_000, "it bridges the clocks of two servers, at most an hour"), Converts;
+        /// How far the watermark stays behind the largest event time. Raise it where events of one partition arrive out of
+        /// order; every label is delayed by as much.
+        lateness_seconds: u64 = 0, DURATION, Refused;
+        /// How long after its window an impression is remembered, so that duplicates are noticed and late clicks corrected.
+        /// As long as the window unless given.
+        retention_seconds: u64 = 1800, DURATION, ConvertsAs("join.retention_ms"), Follows;
+        /// "window": an impression without a click in its window is a negative. "fake_negative": every impression is a
+        /// negative at once and a positive at its click, importance-weighted: no label delay, noisier. The better choice
+        /// where the window is long against how fast taste changes: hours and more.
+        labels: Labels = Labels::Window, LABELS, Refused;
+        /// When "window" learns positives: "at_maturity", with the negatives, so that both labels have one age, the window;
+        /// or "at_click", at once. That is fresher by a window, but the model learns clicks of now with negatives of a window
+        /// ago: its scores swing with traffic and with runs of one label. Not with labels = "fake_negative".
+        emit: Emit = Emit::AtMaturity, EMIT, Refused;
+        /// A click after its impression was learned as a negative: "correct" learns it with a weight that undoes the
+        /// negative, "drop" only counts it.
+        late_clicks: LatePolicy = LatePolicy::Correct, LATE, Converts;
+        /// The most open impressions; at the bound the oldest is closed unlabelled and counted. It should hold one window of
+        /// your traffic: impressions a second times the window. An open impression takes about 200 bytes and 16 for each
+        /// feature.
+        open_impressions_max: usize = 2_000_000, HELD, Converts;
+        /// The most bytes of features of impressions that are held, open or remembered for late clicks: 16 for each entry,
+        /// and 100 for the impression. At the bound the oldest remembered one is forgotten; without one, the oldest open one
+        /// is closed unlabelled.
+        held_bytes_max: usize = 4_000_000_000, HELD, Converts;
+        /// The most clicks that wait for their impression; at the bound the oldest is forgotten and counted.
+        waiting_clicks_max: usize = 200_000, HELD, Converts;
+        /// The most resolved impressions, and event ids of each kind, that are remembered; at the bound the oldest is
+        /// forgotten.
+        remembered_max: usize = 4_000_000, HELD, Converts;
+    }
 }
 
 /// The label policy.
@@ -58,38 +84,10 @@ pub enum Emit {
 
 impl JoinSection {
     pub(super) fn read(section: &Section<'_>, negative_sampling_rate: f32) -> Self {
-        let default = Self::default();
-        let seconds = |key, default, low, why| section.whole(key, default, low, SECONDS_MAX, why);
-        let bound = |key, default, why| section.count(key, default, 1, 1_000_000_000_000, why);
-        let window = seconds(
-            "attribution_window_seconds",
-            default.attribution_window_seconds,
-            1,
-            "it is how long an impression waits for its click, at most 366 days",
-        );
-        let labels = [("window", Labels::Window), ("fake_negative", Labels::FakeNegative)];
-        let emit = [("at_click", Emit::AtClick), ("at_maturity", Emit::AtMaturity)];
-        let late_clicks = [("drop", LatePolicy::Drop), ("correct", LatePolicy::Correct)];
-        let memory = "something has to be held to be joined";
-        let join = Self {
-            attribution_window_seconds: window,
-            click_before_ms: section.whole(
-                "click_before_ms",
-                default.click_before_ms,
-                0,
-                3_600_000,
-                "it bridges the clocks of two servers, at most an hour",
-            ),
-            lateness_seconds: seconds("lateness_seconds", default.lateness_seconds, 0, "it is at most 366 days"),
-            retention_seconds: seconds("retention_seconds", window, 0, "it is at most 366 days"),
-            labels: section.choice("labels", default.labels, &labels),
-            emit: section.choice("emit", default.emit, &emit),
-            late_clicks: section.choice("late_clicks", default.late_clicks, &late_clicks),
-            open_impressions_max: bound("open_impressions_max", default.open_impressions_max, memory),
-            held_bytes_max: bound("held_bytes_max", default.held_bytes_max, memory),
-            waiting_clicks_max: bound("waiting_clicks_max", default.waiting_clicks_max, memory),
-            remembered_max: bound("remembered_max", default.remembered_max, memory),
-        };
+        let mut join = Self::read_keys(section);
+        if section.node("retention_seconds").is_none() {
+            join.retention_seconds = join.attribution_window_seconds;
+        }
         join.refuse_contradictions(section, negative_sampling_rate);
         join
     }

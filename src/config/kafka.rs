@@ -1,41 +1,76 @@
 //! `[kafka]`: brokers, topics, and where to start without a checkpoint.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
+use serde_json::json;
 
+use super::declare::{Readable, section};
 use super::document::Value;
-use super::properties::{self, Property};
+use super::kinds::{Special, Whole, whole};
+use super::properties::{self, Properties};
 use super::section::Section;
 
-/// How the worker reaches Kafka.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Kafka {
-    /// Brokers to ask first, `host:port`, separated by commas.
-    pub brokers: String,
-    /// The topic of impressions.
-    pub impressions_topic: String,
-    /// The topic of clicks.
-    pub clicks_topic: String,
-    /// The compacted topic on which versions are announced.
-    pub versions_topic: String,
-    /// The topic of refused records.
-    pub dead_letter_topic: String,
-    /// Where to start without a checkpoint.
-    pub start: Start,
-    /// How long a partition that was read to its end is waited for before it counts as idle.
-    pub idle_after_ms: u64,
-    /// How long an unreachable broker is tried again.
-    pub retry_max_seconds: u64,
-    /// How often the number of partitions is looked up.
-    pub partition_refresh_seconds: u64,
-    /// The most records of one partition that wait in memory.
-    pub queue_records_max: usize,
-    /// Settings of librdkafka, by their names there.
-    #[serde(serialize_with = "properties::serialize")]
-    pub properties: BTreeMap<String, Property>,
+const DAY: Whole = whole(1, 86_400, "it is at most a day");
+
+const TOPIC: Special<String> = Special {
+    read: |section, key| section.checked_text(key, check_topic),
+    words: "the name of a topic",
+    schema: || json!({"type": "string", "pattern": "^(?!\\.{1,2}$)[A-Za-z0-9._-]{1,249}$"}),
+};
+
+const BROKERS: Special<String> = Special {
+    read: read_brokers,
+    words: "\"host:port\", several",
+    schema: || {
+        let some = json!({"type": "string", "minLength": 1});
+        json!({"oneOf": [some, {"type": "array", "items": some, "minItems": 1}]})
+    },
+};
+
+const START: Special<Start> = Special {
+    read: read_start,
+    words: "\"earliest\", \"latest\", a time",
+    schema: || json!({"type": "string", "anyOf": [{"enum": ["earliest", "latest"]}, {"format": "date-time"}]}),
+};
+
+section! {
+    /// How the worker reaches Kafka.
+    Kafka in "kafka" {
+        /// Brokers to ask first, "host:port", several separated by commas.
+        brokers: String = "localhost:9092".to_owned(), BROKERS, Free;
+        /// The topic of impressions. `deepfm topics plan` shows how these four are to be set up, `deepfm topics apply` does
+        /// it.
+        impressions_topic: String = "impressions".to_owned(), TOPIC, Free;
+        /// The topic of clicks.
+        clicks_topic: String = "clicks".to_owned(), TOPIC, Free;
+        /// The compacted topic on which versions are announced.
+        versions_topic: String = "deepfm-versions".to_owned(), TOPIC, Free;
+        /// The topic of refused records.
+        dead_letter_topic: String = "deepfm-dead-letters".to_owned(), TOPIC, Free;
+        /// Where a worker without a checkpoint starts: "earliest", "latest" or a time such as "2026-01-31T00:00:00Z".
+        /// Resolved once: after the first checkpoint it has no effect.
+        start: Start = Start::Earliest, START, Free;
+        /// A partition read to its end and silent for as long is not waited for until its next record. Shorter is fresher
+        /// where click partitions are sparse; too short, and a slow producer's records come late.
+        idle_after_ms: u64 = 1000,
+            whole(10, 3_600_000, "a silence shorter than a fetch says nothing; at most an hour"), Free;
+        /// How long an unreachable broker is tried again before the worker gives up.
+        retry_max_seconds: u64 = 60, DAY, Free;
+        /// How often it is looked up whether partitions were added.
+        partition_refresh_seconds: u64 = 30, DAY, Free;
+        /// The most records of one partition that wait in memory; one with more than a kibibyte of features, ids or refused
+        /// bytes counts as one more for each. More ride out bursts of other partitions, and take memory.
+        queue_records_max: usize = 50_000,
+            whole(100, 10_000_000, "each partition's queue holds at least a fetch, and counts towards bounded memory"),
+            Free;
+    }
+    with {
+        /// Settings of librdkafka, by their names there.
+        #[serde(serialize_with = "properties::serialize")]
+        properties: Properties,
+    }
 }
 
 /// Where a worker without a checkpoint starts.
@@ -70,35 +105,7 @@ impl Serialize for Start {
 
 impl Kafka {
     pub(super) fn read(section: &Section<'_>) -> Self {
-        let default = Self::default();
-        let topic = |key, default: &str| section.checked_text(key, default, check_topic);
-        let whole = |key, default, low, high, why| section.whole(key, default, low, high, why);
-        let queue = "each partition's queue holds at least a fetch, and counts towards bounded memory";
-        let kafka = Self {
-            brokers: read_brokers(section, default.brokers),
-            impressions_topic: topic("impressions_topic", &default.impressions_topic),
-            clicks_topic: topic("clicks_topic", &default.clicks_topic),
-            versions_topic: topic("versions_topic", &default.versions_topic),
-            dead_letter_topic: topic("dead_letter_topic", &default.dead_letter_topic),
-            start: read_start(section, default.start),
-            idle_after_ms: whole(
-                "idle_after_ms",
-                default.idle_after_ms,
-                10,
-                3_600_000,
-                "a silence shorter than a fetch says nothing; at most an hour",
-            ),
-            retry_max_seconds: whole("retry_max_seconds", default.retry_max_seconds, 1, 86_400, "it is at most a day"),
-            partition_refresh_seconds: whole(
-                "partition_refresh_seconds",
-                default.partition_refresh_seconds,
-                1,
-                86_400,
-                "it is at most a day",
-            ),
-            queue_records_max: section.count("queue_records_max", default.queue_records_max, 100, 10_000_000, queue),
-            properties: properties::read(&section.section("properties")),
-        };
+        let kafka = Self::read_keys(section);
         kafka.refuse_shared_topics(section);
         kafka
     }
@@ -131,51 +138,45 @@ impl Kafka {
 }
 
 /// A string with commas, or a list.
-fn read_brokers(section: &Section<'_>, default: String) -> String {
-    let brokers = match section.node("brokers").map(|node| &node.value) {
-        None => return default,
-        Some(Value::List(items)) => {
-            let names = items.iter().filter_map(|item| match &item.value {
-                Value::Text(text) => Some(text.as_str()),
-                other => {
-                    let problem = format!("{} is not a broker", other.describe());
-                    section.refuse("brokers", problem, "give each as \"host:port\"");
-                    None
-                }
-            });
-            names.collect::<Vec<_>>().join(",")
-        }
-        Some(_) => match section.text("brokers") {
-            Some(text) => text,
-            None => return default,
-        },
+fn read_brokers(section: &Section<'_>, key: &str) -> Option<String> {
+    let brokers = if let Value::List(items) = &section.node(key)?.value {
+        let names = items.iter().filter_map(|item| match &item.value {
+            Value::Text(text) => Some(text.as_str()),
+            other => {
+                let problem = format!("{} is not a broker", other.describe());
+                section.refuse(key, problem, "give each as \"host:port\"");
+                None
+            }
+        });
+        names.collect::<Vec<_>>().join(",")
+    } else {
+        section.text(key)?
     };
     let names_one = |broker: &str| !broker.is_empty() && !broker.contains(char::is_whitespace);
-    if !brokers.split(',').map(str::trim).all(names_one) && section.are_sound(&["brokers"]) {
+    if !brokers.split(',').map(str::trim).all(names_one) && section.are_sound(&[key]) {
         let fix = "give \"host:port\", several separated by commas";
-        section.refuse("brokers", format!("\"{brokers}\" names no broker somewhere"), fix);
+        section.refuse(key, format!("\"{brokers}\" names no broker somewhere"), fix);
     }
-    brokers.split(',').map(str::trim).collect::<Vec<_>>().join(",")
+    Some(brokers.split(',').map(str::trim).collect::<Vec<_>>().join(","))
 }
 
-fn read_start(section: &Section<'_>, default: Start) -> Start {
-    let Some(node) = section.node("start") else {
-        return default;
-    };
+/// A name or a time.
+fn read_start(section: &Section<'_>, key: &str) -> Option<Start> {
+    let node = section.node(key)?;
     let (Value::Text(text) | Value::Time(text)) = &node.value else {
-        section.refuse_type("start", node, "a name or a time", START_FIX);
-        return default;
+        section.refuse_type(key, node, "a name or a time", START_FIX);
+        return None;
     };
     match text.as_str() {
-        "earliest" => Start::Earliest,
-        "latest" => Start::Latest,
-        time => {
-            let Ok(time) = time.parse::<Timestamp>() else {
-                let problem = format!("\"{time}\" is neither a name nor a time with its offset");
-                section.refuse("start", problem, START_FIX);
-                return default;
-            };
-            Start::At(time.as_millisecond())
+        "earliest" => Some(Start::Earliest),
+        "latest" => Some(Start::Latest),
+        text => {
+            let time = text.parse::<Timestamp>().ok();
+            if time.is_none() {
+                let problem = format!("\"{text}\" is neither a name nor a time with its offset");
+                section.refuse(key, problem, START_FIX);
+            }
+            time.map(|time| Start::At(time.as_millisecond()))
         }
     }
 }

@@ -1,211 +1,224 @@
-//! Every key of a configuration, by section: what is not here is refused, with the nearest that is.
+//! What is known of a key beside its value, and of the sections that keys stand in: readers, template, schema, README and
+//! the set of keys that a state can be converted to all come from it.
 
-/// Sections and their keys, sub-sections included. `fields` has one section for each of its entries.
-pub(super) const SECTIONS: &[(&str, &[&str])] = &[
-    (
-        "",
-        &[
-            "fields",
-            "model",
-            "optimizer",
-            "training",
-            "join",
-            "events",
-            "kafka",
-            "state",
-            "versions",
-            "exports",
-            "admin",
-            "metrics",
-        ],
-    ),
-    ("fields", &["name", "kind", "edges", "weights", "share"]),
-    (
-        "model",
-        &[
-            "name",
-            "embedding_dim",
-            "seed",
-            "init_scale",
-            "parts",
-            "rows_max",
-            "admission_min_count",
-            "expire_after_seconds",
-            "mlp",
-        ],
-    ),
-    ("model.mlp", &["layers", "activation", "dropout"]),
-    ("optimizer", &["bias", "linear", "embedding", "mlp"]),
-    ("optimizer.bias", &["alpha", "beta", "l1", "l2"]),
-    ("optimizer.linear", &["alpha", "beta", "l1", "l2"]),
-    ("optimizer.embedding", &["alpha", "beta", "l1", "l2", "l21"]),
-    ("optimizer.mlp", &["learning_rate", "momentum", "l2", "clip_norm"]),
-    (
-        "training",
-        &[
-            "batch_min",
-            "batch_max",
-            "batch_growth_examples",
-            "batch_span_ms",
-            "negative_sampling_rate",
-            "n_max",
-            "gradient_max",
-        ],
-    ),
-    (
-        "join",
-        &[
-            "attribution_window_seconds",
-            "click_before_ms",
-            "lateness_seconds",
-            "retention_seconds",
-            "labels",
-            "emit",
-            "late_clicks",
-            "open_impressions_max",
-            "held_bytes_max",
-            "waiting_clicks_max",
-            "remembered_max",
-        ],
-    ),
-    (
-        "events",
-        &["future_max_seconds", "record_bytes_max", "features_max", "weight_max", "dead_letter_bytes_max", "mapping"],
-    ),
-    ("events.mapping", &["impression", "click"]),
-    ("events.mapping.impression", &["impression_id", "event_id", "event_time", "features", "weight", "time_unit"]),
-    ("events.mapping.click", &["impression_id", "event_id", "event_time", "time_unit"]),
-    (
-        "kafka",
-        &[
-            "brokers",
-            "impressions_topic",
-            "clicks_topic",
-            "versions_topic",
-            "dead_letter_topic",
-            "start",
-            "idle_after_ms",
-            "retry_max_seconds",
-            "partition_refresh_seconds",
-            "queue_records_max",
-            "properties",
-        ],
-    ),
-    ("state", &["dir", "checkpoint_interval_seconds", "undurable_max_seconds"]),
-    (
-        "versions",
-        &[
-            "dir",
-            "interval_seconds",
-            "interval_examples",
-            "probes",
-            "click_silence_max_seconds",
-            "keep",
-            "keep_days",
-            "readers",
-        ],
-    ),
-    ("exports", &["dir", "interval_seconds", "keep"]),
-    ("admin", &["listen"]),
-    ("metrics", &["window_impressions", "sampling_rate"]),
-];
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::nearest::nearest;
+
+/// One key, as its section declares it.
+#[derive(Debug)]
+pub struct Key {
+    /// Its name in its section.
+    pub name: &'static str,
+    /// What it does and what moving it does, in lines.
+    pub doc: &'static [&'static str],
+    /// What its values are.
+    pub form: fn() -> Form,
+    /// What becomes of a state when it changes.
+    pub change: Change,
+    /// How a file shows it that sets nothing.
+    pub look: Look,
+}
 
 /// The one section whose keys are not ours: anything librdkafka knows.
 pub(super) const FREE_SECTION: &str = "kafka.properties";
 
-/// Every key that holds a value, with its section: `model.mlp.layers`. Keys of the entries of `fields` are left out.
-pub fn all() -> impl Iterator<Item = String> {
-    SECTIONS
-        .iter()
-        .filter(|(section, _)| !section.is_empty() && *section != "fields")
-        .flat_map(|(section, keys)| keys.iter().map(move |key| format!("{section}.{key}")))
-        .filter(|path| path != FREE_SECTION && !SECTIONS.iter().any(|(section, _)| section == path))
+/// What becomes of an existing state when a key gets another value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing: the key does not decide the state.
+    Free,
+    /// It is converted. The canonical form has the key where the file has it.
+    Converts,
+    /// It is converted. The canonical form has the key at this path, too or instead.
+    ConvertsAs(&'static str),
+    /// It is refused: the key decides the state, and a new value needs a new model.
+    Refused,
 }
 
-/// The keys of a section; entries of `fields` are called `fields[0]` and so on.
-///
-/// # Panics
-/// If the section is not one of ours.
-pub(super) fn of(section: &str) -> &'static [&'static str] {
-    let plain = section.split('[').next().unwrap_or_default();
-    let found = SECTIONS.iter().find(|(name, _)| *name == plain);
-    found.expect("readers open only known sections").1
+/// How a file shows a key that it does not set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// With its default.
+    Default,
+    /// Commented out, with its default: that follows from other keys.
+    Follows,
+    /// Commented out, with what it does unless set.
+    Unset(&'static str),
 }
 
-/// Advice on an unknown key: the nearest of its section, the section it belongs to, or all that could have been meant.
-pub(super) fn advise(section: &str, key: &str) -> String {
-    let keys = of(section);
-    if let Some(near) = nearest(key, keys) {
-        return format!("did you mean `{near}`?");
+/// The values of a key.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Form {
+    /// Whole numbers, both ends included.
+    Whole(u64, u64),
+    /// Numbers, stored in 32 bits.
+    Number(Bounds),
+    /// A few names.
+    Names(Vec<&'static str>),
+    /// Something else: in words, and as a JSON schema.
+    Other(&'static str, Value),
+}
+
+/// The range of a number: both ends, and whether they belong to it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bounds {
+    low: f64,
+    low_inside: bool,
+    high: f64,
+    high_inside: bool,
+}
+
+/// One section.
+#[derive(Debug)]
+pub struct Part {
+    /// Its name: `model.mlp`. Entries of a list have the name of the list.
+    pub path: &'static str,
+    /// Where the canonical form has its keys.
+    pub canonical: &'static str,
+    /// What it is for, in lines.
+    pub doc: &'static [&'static str],
+    /// Its keys.
+    pub keys: &'static [Key],
+}
+
+impl Part {
+    /// A section without keys of ours.
+    pub(super) const fn empty(path: &'static str, doc: &'static [&'static str]) -> Self {
+        Self { path, canonical: path, doc, keys: &[] }
     }
-    let elsewhere: Vec<&str> = SECTIONS.iter().filter(|(_, keys)| keys.contains(&key)).map(|(name, _)| *name).collect();
-    match elsewhere.as_slice() {
-        ["fields"] => "it belongs to an entry of [[fields]]".to_owned(),
-        [""] => format!("[{key}] is a section of its own"),
-        [name] => format!("it belongs to [{name}]"),
-        _ if section.is_empty() => format!("the sections are {}", keys.join(", ")),
-        _ => format!("the keys here are {}", keys.join(", ")),
+}
+
+/// Every section of a file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parts(pub(super) &'static [Part]);
+
+impl Key {
+    /// Its values in words, with their unit.
+    pub fn values(&self) -> String {
+        let values = (self.form)().describe();
+        self.unit().map_or(values.clone(), |unit| format!("{values} {unit}"))
+    }
+
+    /// The unit of its values: it stands in the name.
+    pub fn unit(&self) -> Option<&'static str> {
+        const UNITS: [&str; 4] = ["ms", "seconds", "days", "bytes"];
+        UNITS.into_iter().find(|unit| self.name.split('_').any(|word| word == *unit))
     }
 }
 
-/// The known key that was probably meant: one begun or cut short, or one within a typing error or three.
-pub(super) fn nearest(key: &str, keys: &[&'static str]) -> Option<&'static str> {
-    let begun = |known: &str| {
-        let (short, long) = if known.len() < key.len() { (known, key) } else { (key, known) };
-        short.len() >= 4 && long.starts_with(short)
-    };
-    let allowed = (key.chars().count() / 3).clamp(1, 3);
-    keys.iter()
-        .map(|known| (if begun(known) { 0 } else { distance(key, known) }, *known))
-        .filter(|(distance, _)| *distance <= allowed)
-        .min()
-        .map(|(_, known)| known)
+impl Bounds {
+    /// Above 0.
+    pub(super) const POSITIVE: Self = Self::new(0.0, false, f64::INFINITY, false);
+    /// 0 or above.
+    pub(super) const NOT_NEGATIVE: Self = Self::new(0.0, true, f64::INFINITY, false);
+    /// From 0, included, to 1, excluded.
+    pub(super) const BELOW_ONE: Self = Self::new(0.0, true, 1.0, false);
+    /// Above 0, and small enough for squares of it to be added up in 32 bits.
+    pub(super) const WEIGHT: Self = Self::new(0.0, false, 1e12, true);
+    /// From 0, excluded, to 1, included.
+    pub(super) const SHARE: Self = Self::new(0.0, false, 1.0, true);
+
+    const fn new(low: f64, low_inside: bool, high: f64, high_inside: bool) -> Self {
+        Self { low, low_inside, high, high_inside }
+    }
+
+    /// Whether a number is within.
+    pub fn contains(self, x: f64) -> bool {
+        let above = if self.low_inside { x >= self.low } else { x > self.low };
+        let below = if self.high_inside { x <= self.high } else { x < self.high };
+        above && below
+    }
+
+    pub(super) fn describe(self) -> String {
+        let low = if self.low_inside { "at least" } else { "above" };
+        if self.high.is_infinite() {
+            return format!("{low} {}", self.low);
+        }
+        let high = if self.high_inside { "at most" } else { "below" };
+        format!("{low} {} and {high} {}", self.low, self.high)
+    }
+
+    /// The same as a JSON schema.
+    pub(super) fn schema(self) -> Value {
+        let mut schema = json!({"type": "number"});
+        schema[if self.low_inside { "minimum" } else { "exclusiveMinimum" }] = json!(self.low);
+        if self.high.is_finite() {
+            schema[if self.high_inside { "maximum" } else { "exclusiveMaximum" }] = json!(self.high);
+        }
+        schema
+    }
 }
 
-/// Optimal string alignment: insertions, deletions, replacements and swaps of neighbours that turn `a` into `b`.
-fn distance(a: &str, b: &str) -> usize {
-    let a: Vec<char> = a.chars().collect();
-    let b: Vec<char> = b.chars().collect();
-    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for (i, row) in rows.iter_mut().enumerate() {
-        row[0] = i;
-    }
-    rows[0] = (0..=b.len()).collect();
-    for i in 1..=a.len() {
-        for j in 1..=b.len() {
-            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut least = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                least = least.min(rows[i - 2][j - 2] + 1);
-            }
-            rows[i][j] = least;
+impl Form {
+    /// The values in words.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Whole(low, high) => format!("{low} to {high}"),
+            Self::Number(bounds) => bounds.describe(),
+            Self::Names(names) => quoted(names),
+            Self::Other(words, _) => (*words).to_owned(),
         }
     }
-    rows[a.len()][b.len()]
+
+    /// The values as a JSON schema.
+    pub fn schema(&self) -> Value {
+        match self {
+            Self::Whole(low, high) => json!({"type": "integer", "minimum": low, "maximum": high}),
+            Self::Number(bounds) => bounds.schema(),
+            Self::Names(names) => json!({"enum": names}),
+            Self::Other(_, schema) => schema.clone(),
+        }
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Names in quotes, to choose from.
+pub(super) fn quoted(names: &[&'static str]) -> String {
+    let mut text = String::new();
+    for (index, name) in names.iter().enumerate() {
+        let or = if index == 0 { "" } else { " or " };
+        write!(text, "{or}\"{name}\"").expect("a string takes everything");
+    }
+    text
+}
 
-    #[test]
-    fn a_swap_of_neighbours_is_one_error() {
-        assert_eq!(distance("alhpa", "alpha"), 1);
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("same", "same"), 0);
+impl Parts {
+    /// The part of that name; entries of `fields` are called `fields[0]` and so on.
+    fn part(self, path: &str) -> Option<&'static Part> {
+        let plain = path.split('[').next().unwrap_or_default();
+        self.0.iter().find(|part| part.path == plain)
     }
 
-    #[test]
-    fn a_key_without_its_unit_is_recognised() {
-        assert_eq!(nearest("attribution_window", of("join")), Some("attribution_window_seconds"));
-        assert_eq!(nearest("wholly_different", of("join")), None);
+    /// The keys of a section, and the sections in it.
+    pub(super) fn of(self, path: &str) -> Vec<&'static str> {
+        let mut known: Vec<&'static str> =
+            self.part(path).into_iter().flat_map(|part| part.keys).map(|key| key.name).collect();
+        let inside = if path.is_empty() { String::new() } else { format!("{path}.") };
+        for part in self.0 {
+            let below = part.path.strip_prefix(&inside).and_then(|rest| rest.split('.').next());
+            known.extend(below.filter(|name| !name.is_empty() && !known.contains(name)));
+        }
+        known
     }
 
-    #[test]
-    fn keys_that_hold_values_are_listed_with_their_sections() {
-        let keys: Vec<String> = all().collect();
-        assert!(keys.contains(&"model.mlp.layers".to_owned()));
-        assert!(!keys.contains(&"model.mlp".to_owned()));
-        assert!(!keys.contains(&"kafka.properties".to_owned()));
+    /// Advice on an unknown key: the nearest of its section, the section it belongs to, or all that could have been meant.
+    pub(super) fn advise(self, path: &str, key: &str) -> String {
+        let keys = self.of(path);
+        if let Some(near) = nearest(key, &keys) {
+            return format!("did you mean `{near}`?");
+        }
+        if self.of("").contains(&key) {
+            return format!("[{key}] is a section of its own");
+        }
+        let has_it = |part: &&Part| self.of(part.path).contains(&key);
+        let elsewhere: Vec<&str> = self.0.iter().filter(has_it).map(|part| part.path).collect();
+        match elsewhere.as_slice() {
+            ["fields"] => "it belongs to an entry of [[fields]]".to_owned(),
+            [name] => format!("it belongs to [{name}]"),
+            _ if path.is_empty() => format!("the sections are {}", keys.join(", ")),
+            _ => format!("the keys here are {}", keys.join(", ")),
+        }
     }
 }

@@ -1,11 +1,15 @@
 //! `[state]`, `[versions]`, `[exports]`, `[admin]` and `[metrics]`: where the worker keeps, publishes and shows what it learned.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Serialize, Serializer};
+use serde_json::json;
 
-use super::section::{Bounds, Section};
+use super::declare::{Readable, section};
+use super::keys::Bounds;
+use super::kinds::{Choice, DIR, Special, number, whole};
+use super::section::Section;
 
 /// A day: nothing that is done regularly is done less often.
 const DAY_SECONDS: u64 = 86_400;
@@ -13,39 +17,108 @@ const DAY_SECONDS: u64 = 86_400;
 /// Ten windows of a year, and a little.
 const SILENCE_MAX_SECONDS: u64 = 11 * 366 * DAY_SECONDS;
 
-/// The checkpoints.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct State {
-    /// The directory of the checkpoints, of this worker alone.
-    pub dir: PathBuf,
-    /// How often a checkpoint is taken.
-    pub checkpoint_interval_seconds: u64,
-    /// How long learning goes on while no checkpoint can be written.
-    pub undurable_max_seconds: u64,
+const READERS: Choice<Readers> = Choice(&[("owner", Readers::Owner), ("group", Readers::Group), ("all", Readers::All)]);
+
+const LISTEN: Special<Option<SocketAddr>> = Special {
+    read: read_listen,
+    words: "IP:port, or \"\"",
+    schema: || json!({"type": "string", "pattern": "^(.+:[0-9]{1,5})?$"}),
+};
+
+section! {
+    /// The checkpoints.
+    State in "state" {
+        /// The directory of the checkpoints, for this worker alone. It is locked while the worker runs.
+        dir: PathBuf = PathBuf::from("state"), DIR, Free;
+        /// How often a checkpoint is taken. More often means less to read again after a crash, and more writing; it costs
+        /// what changed since the one before.
+        checkpoint_interval_seconds: u64 = 60,
+            whole(1, DAY_SECONDS, "what was read since the last checkpoint is read again after a crash, at most a day of it"),
+            Free;
+        /// How long learning goes on while no checkpoint can be written, on a full disk for instance; then the worker ends. 0
+        /// is at the first failure.
+        undurable_max_seconds: u64 = 600,
+            whole(0, DAY_SECONDS, "what was learned without a checkpoint is read again after a crash, at most a day of it"),
+            Free;
+    }
 }
 
-/// The versions that servers load.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Versions {
-    /// The directory of the artefacts.
-    pub dir: PathBuf,
-    /// How often a version is published; 0 is not by time.
-    pub interval_seconds: u64,
-    /// After how many learned examples a version is published; 0 is not by examples.
-    pub interval_examples: u64,
-    /// Raw feature rows with expected logits that travel in each version.
-    pub probes: usize,
-    /// While no click was read for so long by the log's time, no version goes live; 0 is never.
-    pub click_silence_max_seconds: u64,
-    /// How many versions are kept, the newest; 0 removes none.
-    pub keep: usize,
-    /// Versions that are younger are kept as well; 0 is not by age.
-    pub keep_days: u64,
-    /// Who may read the versions.
-    pub readers: Readers,
+section! {
+    /// The versions that servers load.
+    Versions in "versions" {
+        /// The directory of the versions.
+        dir: PathBuf = PathBuf::from("versions"), DIR, Free;
+        /// A version is published at this interval, and after as many learned examples, whichever comes first. 0 is off. More
+        /// often is fresher; each version is a full copy of the weights.
+        interval_seconds: u64 = 300, whole(0, 30 * DAY_SECONDS, "it is at most 30 days; 0 is not by time"), Free;
+        /// After how many learned examples a version is published; 0 is not by examples.
+        interval_examples: u64 = 0, whole(0, 1_000_000_000_000, "it is at most 10^12; 0 is not by examples"), Free;
+        /// Raw feature rows with expected scores that travel in each version; servers reproduce them before they swap.
+        probes: usize = 16, whole(1, 10_000, "servers score each probe before they serve a version"), Free;
+        /// While no click was read for so long by the log's own time, although impressions come, no version goes live: a
+        /// model that learns through an outage of clicks learns that nobody clicks. 0 is never. Ten windows, and no less than
+        /// 60, unless given.
+        click_silence_max_seconds: u64 = Self::click_silence_of(1800),
+            whole(0, SILENCE_MAX_SECONDS, "it is at most ten years; 0 lets versions go live whatever clicks do"),
+            Free, Follows;
+        /// How many versions are kept, the newest; 0 removes none. One that an alias points at is kept in any case, and so
+        /// are the journals since the oldest training export.
+        keep: usize = 24, whole(0, 1_000_000, "0 removes none"), Free;
+        /// Versions that are younger than this are kept as well; 0 is not by age.
+        keep_days: u64 = 0, whole(0, 36_500, "it is at most a century; 0 is not by age"), Free;
+        /// Who may read the versions that are made: "owner" (0700 and 0600), "group" (0750 and 0640) or "all" (0755 and
+        /// 0644). State and exports are the owner's alone. A directory that is there already keeps its mode.
+        readers: Readers = Readers::Group, READERS, Free;
+    }
+}
+
+section! {
+    /// The training exports: whole checkpoints for another machine, or for the day on which the state directory is lost
+    /// (`deepfm run --restore`).
+    Exports in "exports" {
+        /// The directory of the exports, which has one for each model. Best on another disk than the state, or a mount that
+        /// is backed up.
+        dir: PathBuf = PathBuf::from("exports"), DIR, Free;
+        /// How often one is written; 0 is never. What the topics keep must reach back to the newest export.
+        interval_seconds: u64 = 3600, whole(0, 30 * DAY_SECONDS, "it is at most 30 days; 0 is never"), Free;
+        /// How many are kept, the newest. Each is as large as the state.
+        keep: usize = 2, whole(1, 1000, "each is as large as the state"), Free;
+    }
+}
+
+section! {
+    /// The admin port.
+    Admin in "admin" {
+        /// Where /metrics, /livez and /status answer, as IP:port; "" is off. It has no authentication: keep it local or
+        /// private.
+        #[serde(serialize_with = "empty_for_off")]
+        listen: Option<SocketAddr> = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9464))), LISTEN, Free;
+    }
+}
+
+section! {
+    /// The progressive metrics.
+    MetricsSection in "metrics" {
+        /// Impressions in a window of the progressive metrics. Smaller windows react sooner and are noisier.
+        window_impressions: u64 = 10_000,
+            whole(100, 1_000_000_000, "below 100 impressions a metric is noise"), Refused;
+        /// The share of impressions that is scored when it is shown, chosen by a hash of the impression: metrics are of
+        /// these. Scoring costs half as much as learning, or more.
+        sampling_rate: f32 = 1.0,
+            number(Bounds::SHARE, "it is the share of impressions that is scored when shown"),
+            Refused;
+    }
 }
 
 impl Versions {
+    pub(super) fn read(section: &Section<'_>, window_seconds: u64) -> Self {
+        let mut versions = Self::read_keys(section);
+        if section.node("click_silence_max_seconds").is_none() {
+            versions.click_silence_max_seconds = Self::click_silence_of(window_seconds);
+        }
+        versions
+    }
+
     /// Where the versions of a model are.
     pub fn of(&self, model: &str) -> PathBuf {
         self.dir.join(model)
@@ -89,17 +162,6 @@ impl Readers {
     }
 }
 
-/// The training exports: whole checkpoints for another machine, or for the day on which the state directory is lost.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Exports {
-    /// The directory of the exports, which has one for each model; best on another disk than the state.
-    pub dir: PathBuf,
-    /// How often one is written; 0 is never.
-    pub interval_seconds: u64,
-    /// How many are kept, the newest.
-    pub keep: usize,
-}
-
 impl Exports {
     /// Where the exports of a model are.
     pub fn of(&self, model: &str) -> PathBuf {
@@ -107,137 +169,16 @@ impl Exports {
     }
 }
 
-/// The admin port.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Admin {
-    /// Where metrics and status are served; `None` is off.
-    #[serde(serialize_with = "empty_for_off")]
-    pub listen: Option<SocketAddr>,
-}
-
-/// The progressive metrics.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct MetricsSection {
-    /// Impressions in a window.
-    pub window_impressions: u64,
-    /// The share of impressions that is scored when shown.
-    pub sampling_rate: f32,
-}
-
-impl State {
-    pub(super) fn read(section: &Section<'_>) -> Self {
-        let default = Self::default();
-        let why = "what was read since the last checkpoint is read again after a crash, at most a day of it";
-        Self {
-            dir: read_dir(section, default.dir),
-            checkpoint_interval_seconds: section.whole(
-                "checkpoint_interval_seconds",
-                default.checkpoint_interval_seconds,
-                1,
-                DAY_SECONDS,
-                why,
-            ),
-            undurable_max_seconds: section.whole(
-                "undurable_max_seconds",
-                default.undurable_max_seconds,
-                0,
-                DAY_SECONDS,
-                "what was learned without a checkpoint is read again after a crash, at most a day of it",
-            ),
-        }
+/// An address, or nothing for none.
+#[expect(clippy::option_option, reason = "that a port is off may be given, and is not the same as nothing given")]
+fn read_listen(section: &Section<'_>, key: &str) -> Option<Option<SocketAddr>> {
+    let text = section.text(key)?;
+    let listen = text.parse().ok();
+    if listen.is_none() && !text.is_empty() {
+        let fix = "give an IP address and a port, such as \"127.0.0.1:9464\", or \"\" for none";
+        section.refuse(key, format!("\"{text}\" is not an address to listen at"), fix);
     }
-}
-
-impl Versions {
-    pub(super) fn read(section: &Section<'_>, window_seconds: u64) -> Self {
-        let default = Self::default();
-        let time = "it is at most 30 days; 0 is not by time";
-        let examples = "it is at most 10^12; 0 is not by examples";
-        let probes = "servers score each probe before they serve a version";
-        let readers = [("owner", Readers::Owner), ("group", Readers::Group), ("all", Readers::All)];
-        Self {
-            dir: read_dir(section, default.dir),
-            interval_seconds: section.whole("interval_seconds", default.interval_seconds, 0, 30 * DAY_SECONDS, time),
-            interval_examples: section.whole(
-                "interval_examples",
-                default.interval_examples,
-                0,
-                1_000_000_000_000,
-                examples,
-            ),
-            probes: section.count("probes", default.probes, 1, 10_000, probes),
-            click_silence_max_seconds: section.whole(
-                "click_silence_max_seconds",
-                Self::click_silence_of(window_seconds),
-                0,
-                SILENCE_MAX_SECONDS,
-                "it is at most ten years; 0 lets versions go live whatever clicks do",
-            ),
-            keep: section.count("keep", default.keep, 0, 1_000_000, "0 removes none"),
-            keep_days: section.whole(
-                "keep_days",
-                default.keep_days,
-                0,
-                36_500,
-                "it is at most a century; 0 is not by age",
-            ),
-            readers: section.choice("readers", default.readers, &readers),
-        }
-    }
-}
-
-impl Exports {
-    pub(super) fn read(section: &Section<'_>) -> Self {
-        let default = Self::default();
-        let time = "it is at most 30 days; 0 is never";
-        let keep = "each is as large as the state";
-        Self {
-            dir: read_dir(section, default.dir),
-            interval_seconds: section.whole("interval_seconds", default.interval_seconds, 0, 30 * DAY_SECONDS, time),
-            keep: section.count("keep", default.keep, 1, 1000, keep),
-        }
-    }
-}
-
-impl Admin {
-    pub(super) fn read(section: &Section<'_>) -> Self {
-        let Some(text) = section.text("listen") else {
-            return Self::default();
-        };
-        if text.is_empty() {
-            return Self { listen: None };
-        }
-        let listen = text.parse().ok();
-        if listen.is_none() {
-            let fix = "give an IP address and a port, such as \"127.0.0.1:9464\", or \"\" for none";
-            section.refuse("listen", format!("\"{text}\" is not an address to listen at"), fix);
-        }
-        Self { listen }
-    }
-}
-
-impl MetricsSection {
-    pub(super) fn read(section: &Section<'_>) -> Self {
-        let default = Self::default();
-        let why = "below 100 impressions a metric is noise";
-        let window_impressions =
-            section.whole("window_impressions", default.window_impressions, 100, 1_000_000_000, why);
-        let why = "it is the share of impressions that is scored when shown";
-        let sampling_rate = section.number("sampling_rate", default.sampling_rate, Bounds::SHARE, why);
-        Self { window_impressions, sampling_rate }
-    }
-}
-
-fn read_dir(section: &Section<'_>, default: PathBuf) -> PathBuf {
-    match section.text("dir") {
-        None => default,
-        Some(text) => {
-            if text.is_empty() {
-                section.refuse("dir", "is empty", "give a directory; it is made when it is missing");
-            }
-            PathBuf::from(text)
-        }
-    }
+    Some(listen)
 }
 
 #[expect(clippy::ref_option, reason = "serde's serialize_with passes the field by reference")]

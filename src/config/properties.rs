@@ -13,10 +13,21 @@ use rdkafka::error::KafkaError;
 use serde::Serializer;
 use serde::ser::SerializeMap;
 
+use super::declare::Readable;
 use super::document::{Node, Table, Value};
 use super::error::Origin;
+use super::keys::{FREE_SECTION, Part};
 use super::overlay::FILE_SUFFIX;
 use super::section::Section;
+
+pub(super) const PART: Part = Part::empty(
+    FREE_SECTION,
+    &[
+        "Any setting of librdkafka, by its name there. \"NAME.file\" reads the value of NAME from a file: the way to give",
+        "secrets. Settings that the worker's guarantees rest on (group.id, enable.auto.commit, auto.offset.reset, ...) are",
+        "refused, each with its reason.",
+    ],
+);
 
 /// What `config show` prints in place of a secret.
 const REDACTED: &str = "(redacted)";
@@ -107,8 +118,16 @@ impl fmt::Debug for Property {
     }
 }
 
-/// Reads every property.
-pub(super) fn read(section: &Section<'_>) -> BTreeMap<String, Property> {
+/// The properties by their names.
+pub(super) type Properties = BTreeMap<String, Property>;
+
+impl Readable for Properties {
+    fn read_keys(section: &Section<'_>) -> Self {
+        read(section)
+    }
+}
+
+fn read(section: &Section<'_>) -> Properties {
     let mut properties = BTreeMap::new();
     let mut flat = Vec::new();
     if let Some(table) = section.table() {
@@ -249,10 +268,7 @@ impl Reader<'_> {
 }
 
 /// Properties as the file writes them: by the file they came from, and without secrets.
-pub(super) fn serialize<S: Serializer>(
-    properties: &BTreeMap<String, Property>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+pub(super) fn serialize<S: Serializer>(properties: &Properties, serializer: S) -> Result<S::Ok, S::Error> {
     let mut map = serializer.serialize_map(Some(properties.len()))?;
     for (name, property) in properties {
         match property.file() {

@@ -23,7 +23,7 @@ fn keys_in(text: &str) -> Vec<String> {
 
 #[test]
 fn the_default_file_has_the_defaults() {
-    let file = parse(init::TEMPLATE);
+    let file = parse(&template::template());
     let defaults = Config { fields: file.fields.clone(), ..Config::default() };
     assert_eq!(file.fields.len(), 3);
     assert_eq!(file.to_toml(), defaults.to_toml());
@@ -32,14 +32,15 @@ fn the_default_file_has_the_defaults() {
 
 #[test]
 fn the_default_file_has_every_key() {
-    let found = keys_in(init::TEMPLATE);
-    let missing: Vec<String> = keys::all().filter(|key| !found.contains(key)).collect();
+    let found = keys_in(&template::template());
+    let missing: Vec<String> = table::keys().map(|(path, _)| path).filter(|key| !found.contains(key)).collect();
     assert_eq!(missing, Vec::<String>::new());
 }
 
 #[test]
 fn keys_shown_in_comments_have_the_values_they_would_have_anyway() {
-    let before_properties = init::TEMPLATE.split("[kafka.properties]").next().expect("there is a first part");
+    let template = template::template();
+    let before_properties = template.split("[kafka.properties]").next().expect("there is a first part");
     let uncommented: Vec<&str> = before_properties
         .lines()
         .map(|line| if line.starts_with("# ") { "" } else { line.trim_start_matches('#') })
@@ -53,11 +54,11 @@ fn keys_shown_in_comments_have_the_values_they_would_have_anyway() {
 
 #[test]
 fn every_key_is_read_and_none_takes_a_table() {
-    let lines: Vec<String> = keys::all().map(|key| format!("{key} = {{ x = 1 }}")).collect();
+    let lines: Vec<String> = table::keys().map(|(key, _)| format!("{key} = {{ x = 1 }}")).collect();
     let text = format!("{}\n[[fields]]\nname = \"a\"\nkind = \"multi\"", lines.join("\n"));
     let errors = Config::parse(&text, "deepfm.toml", []).expect_err("nothing fits").errors;
     let mut complained: Vec<String> = errors.into_iter().map(|error| error.key).collect();
-    let mut known: Vec<String> = keys::all().collect();
+    let mut known: Vec<String> = table::keys().map(|(path, _)| path).collect();
     complained.sort();
     known.sort();
     assert_eq!(complained, known);

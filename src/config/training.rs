@@ -1,60 +1,53 @@
 //! `[training]`: micro-batches and down-sampling.
 
-use serde::{Serialize, Serializer};
+use serde::Serializer;
 
-use super::section::{Bounds, Section};
+use super::declare::{Readable, section};
+use super::keys::Bounds;
+use super::kinds::{OffAtZero, Whole, number, whole};
+use super::section::Section;
 
-/// How examples are cut into micro-batches, and which negatives are learned.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Training {
-    /// Examples in a micro-batch of a young model.
-    pub batch_min: usize,
-    /// Examples in a micro-batch of an old model.
-    pub batch_max: usize,
-    /// A micro-batch has as many examples as this goes into the number learned, between the two bounds.
-    pub batch_growth_examples: u64,
-    /// A micro-batch is cut when event time has moved this far since its first example, in milliseconds.
-    pub batch_span_ms: u64,
-    /// The share of negatives that is learned.
-    pub negative_sampling_rate: f32,
-    /// Bound on a coordinate's summed squared gradients; `None` is off.
-    #[serde(serialize_with = "zero_for_off")]
-    pub n_max: Option<f32>,
-    /// Bound on what one example may add to a row; `None` is off.
-    #[serde(serialize_with = "zero_for_off")]
-    pub gradient_max: Option<f32>,
+const SIZE: Whole = whole(
+    1,
+    65_536,
+    "a micro-batch has at least one example, and all of its examples are scored with the same weights",
+);
+
+section! {
+    /// How examples are cut into micro-batches, and which negatives are learned.
+    Training in "training" {
+        /// Examples in a micro-batch of a young model. All of them are scored with the same weights: large batches are fast
+        /// but learn late on a young model.
+        batch_min: usize = 4, SIZE, Converts;
+        /// Examples in a micro-batch of an old model. After alpha the largest lever where users come in sessions, since an
+        /// example learns nothing from those of its own batch: on 100,000 movie ratings log loss is 0.576 at batches of 4,
+        /// 0.597 at 32 and 0.610 at 256. Lower it there if the speed allows.
+        batch_max: usize = 256, SIZE, Converts;
+        /// A micro-batch has as many examples as this goes into the number learned, between the two bounds.
+        batch_growth_examples: u64 = 12_500,
+            whole(1, 1_000_000_000_000, "it divides the number of examples learned"), Converts;
+        /// A batch is also cut when event time has moved this far since its first example. Shorter is fresher on slow topics.
+        batch_span_ms: u64 = 500, whole(1, 86_400_000, "it is at most a day"), Converts;
+        /// The share of negatives that is learned, chosen by a hash of the impression. Less is faster; scores and metrics are
+        /// corrected for it. Not with labels = "fake_negative".
+        negative_sampling_rate: f32 = 1.0, number(Bounds::SHARE, "it is the share of negatives that is kept"), Refused;
+        /// Bound on a coordinate's summed squared gradients, which keeps an old model able to move. 0 is off; 100 is a good
+        /// start where tastes drift fast (log loss 0.2015 instead of 0.2024 on simulated clicks); where they drifted slowly
+        /// it changed nothing.
+        #[serde(serialize_with = "zero_for_off")]
+        n_max: Option<f32> = None, OffAtZero("it bounds a sum of squares; 0 is off"), ConvertsAs("model.n_max");
+        /// How far one example may move a row or the bias: its gradient of a coordinate is at most so many times the root of
+        /// the coordinate's summed squared gradients, or so much while that is below 1. At 1 no example can more than double
+        /// the sum, and so none, whatever its weights, spoils a learning rate. 0 is off.
+        #[serde(serialize_with = "zero_for_off")]
+        gradient_max: Option<f32> = Some(1.0),
+            OffAtZero("it bounds a gradient; 0 is off"), ConvertsAs("model.gradient_max");
+    }
 }
 
 impl Training {
     pub(super) fn read(section: &Section<'_>) -> Self {
-        let default = Self::default();
-        let size = "a micro-batch has at least one example, and all of its examples are scored with the same weights";
-        let growth = "it divides the number of examples learned";
-        let sampling = "it is the share of negatives that is kept";
-        let off = default.n_max.unwrap_or_default();
-        let n_max = section.number("n_max", off, Bounds::NOT_NEGATIVE, "it bounds a sum of squares; 0 is off");
-        let off = default.gradient_max.unwrap_or_default();
-        let gradient_max = section.number("gradient_max", off, Bounds::NOT_NEGATIVE, "it bounds a gradient; 0 is off");
-        let training = Self {
-            batch_min: section.count("batch_min", default.batch_min, 1, 65_536, size),
-            batch_max: section.count("batch_max", default.batch_max, 1, 65_536, size),
-            batch_growth_examples: section.whole(
-                "batch_growth_examples",
-                default.batch_growth_examples,
-                1,
-                1_000_000_000_000,
-                growth,
-            ),
-            batch_span_ms: section.whole("batch_span_ms", default.batch_span_ms, 1, 86_400_000, "it is at most a day"),
-            negative_sampling_rate: section.number(
-                "negative_sampling_rate",
-                default.negative_sampling_rate,
-                Bounds::SHARE,
-                sampling,
-            ),
-            n_max: (n_max > 0.0).then_some(n_max),
-            gradient_max: (gradient_max > 0.0).then_some(gradient_max),
-        };
+        let training = Self::read_keys(section);
         if training.batch_min > training.batch_max && section.are_sound(&["batch_min", "batch_max"]) {
             let problem = format!("{} is above batch_max, {}", training.batch_min, training.batch_max);
             section.refuse("batch_min", problem, "batches grow from batch_min to batch_max");

@@ -27,7 +27,7 @@ pub struct Intervals {
 
 /// What of the learner decides whether a version is due.
 #[derive(Clone, Copy, Debug)]
-pub struct Learned {
+pub struct Progressed {
     /// Examples learned since the log began.
     pub examples: u64,
     /// Whether labels have begun to mature.
@@ -85,7 +85,7 @@ impl Publication {
 
     /// A version is due by time or by examples, when there is something new and labels have begun to mature; not while a commit
     /// is in flight, nor while the world has not taken those that it is owed.
-    pub fn is_version_due(&self, now: Instant, learned: Learned, is_committing: bool) -> bool {
+    pub fn is_version_due(&self, now: Instant, learned: Progressed, is_committing: bool) -> bool {
         let is_held = is_committing || self.owed.len() >= OUTBOX_MAX;
         if is_held || !learned.has_matured || !self.has_learned_since(learned.examples) {
             return false;
@@ -160,8 +160,8 @@ mod tests {
         Publication::new(INTERVALS, ancestry, Vec::new(), now)
     }
 
-    fn matured(examples: u64) -> Learned {
-        Learned { examples, has_matured: true }
+    fn matured(examples: u64) -> Progressed {
+        Progressed { examples, has_matured: true }
     }
 
     #[test]
@@ -171,7 +171,7 @@ mod tests {
         let later = start + INTERVALS.version;
         assert!(publication.is_version_due(later, matured(1), false));
         assert!(!publication.is_version_due(later, matured(0), false), "nothing was learned");
-        assert!(!publication.is_version_due(later, Learned { has_matured: false, ..matured(1) }, false));
+        assert!(!publication.is_version_due(later, Progressed { has_matured: false, ..matured(1) }, false));
         assert!(!publication.is_version_due(later, matured(1), true), "a commit is in flight");
         assert!(!publication.is_version_due(start, matured(499), false));
         assert!(publication.is_version_due(start, matured(500), false));

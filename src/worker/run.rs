@@ -13,7 +13,7 @@ use super::observer::{Observer, held};
 use super::options::Options;
 use super::pace::RETRY_MIN;
 use super::probes::{PROBES_MIN, Probes};
-use super::publication::{Intervals, Learned, Publication};
+use super::publication::{Intervals, Progressed, Publication};
 use super::publisher::Publisher;
 use super::resume::{self, Ancestry};
 use super::start::{Chosen, Opened, Setting, kept_beside};
@@ -190,7 +190,7 @@ impl Worker<'_> {
     /// Cuts a version, or takes a checkpoint, if one is due: a version that cannot be written is in no checkpoint's way.
     fn save_if_due(&mut self) -> Result<(), WorkerError> {
         let (now, trainer) = (Instant::now(), &self.drive.trainer);
-        let learned = Learned { examples: trainer.learned(), has_matured: trainer.has_matured() };
+        let learned = Progressed { examples: trainer.learned(), has_matured: trainer.has_matured() };
         if self.publication.is_version_due(now, learned, self.committer.is_busy()) {
             let Err(error) = self.cut_version() else {
                 return Ok(());

@@ -2,6 +2,7 @@
 
 mod init;
 mod properties;
+mod table;
 
 use std::path::Path;
 

@@ -1,10 +1,11 @@
 //! Keys that follow from the sample and the machine, each with its reasons: the file has them where the key stands, the
 //! terminal in one list.
 
+use indicatif::{HumanBytes, HumanCount};
 use serde::Serialize;
 
 use super::delays::{AHEAD_MAX_MS, Delays, Times, Window};
-use super::number::{duration, grouped};
+use super::number::duration;
 use super::sample::{Clicks, Impressions};
 use super::times::{Order, Unit, names};
 use crate::config::embedding_alpha;
@@ -60,7 +61,7 @@ pub(super) fn table(memory_bytes: Option<u64>) -> Vec<Decision> {
         let reasons = vec![
             format!(
                 "A quarter of this machine's {} of memory, at {row} bytes for a row of dimension {dim}.",
-                bytes(memory)
+                HumanBytes(memory)
             ),
             "For another machine, or another dimension, it is another number.".to_owned(),
         ];
@@ -186,9 +187,9 @@ fn click_before(delays: &Delays) -> Option<Decision> {
     let reasons = vec![
         format!(
             "{} clicks are stamped before their impression, by another clock: 99 % of these by at most",
-            grouped(count)
+            HumanCount(count)
         ),
-        format!("{} ms, the furthest by {} ms.", grouped(most as u64), grouped(furthest as u64)),
+        format!("{} ms, the furthest by {} ms.", HumanCount(most as u64), HumanCount(furthest as u64)),
     ];
     let key = "join.click_before_ms";
     let value = click_before_ms(delays)?;
@@ -200,7 +201,7 @@ fn click_before(delays: &Delays) -> Option<Decision> {
 /// A bound of the join, where the sample comes near the default.
 fn bound(key: &'static str, times: &Times, seconds: u64, default: usize) -> Option<Decision> {
     let peak = times.peak(seconds) as u64;
-    let reason = format!("The sample has {} within {seconds} s; this is four times that.", grouped(peak));
+    let reason = format!("The sample has {} within {seconds} s; this is four times that.", HumanCount(peak));
     (peak * 2 > default as u64).then(|| Decision::set(key, &(peak * 4), vec![reason]))
 }
 
@@ -208,11 +209,6 @@ fn bound(key: &'static str, times: &Times, seconds: u64, default: usize) -> Opti
 fn two_digits(number: u64) -> u64 {
     let unit = 10_u64.pow(number.checked_ilog10().unwrap_or_default().saturating_sub(1));
     number / unit * unit
-}
-
-/// `23.4 GiB`.
-fn bytes(bytes: u64) -> String {
-    format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
 }
 
 #[cfg(test)]

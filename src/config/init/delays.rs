@@ -6,7 +6,9 @@
 
 use std::collections::HashMap;
 
-use super::number::{duration, grouped, percent};
+use indicatif::HumanCount;
+
+use super::number::{duration, percent};
 
 /// An impression of the sample, by the hash of its id.
 pub(super) struct Shown {
@@ -122,7 +124,7 @@ impl Window {
             reached: delays.within(seconds + retention_seconds.unwrap_or(seconds)),
             seen: format!(
                 "{} clicks, half of them within {}, 95 % within {}, 99 % within {}, all within {}",
-                grouped(delays.len() as u64),
+                HumanCount(delays.len() as u64),
                 quantile(0.5),
                 quantile(0.95),
                 quantile(0.99),

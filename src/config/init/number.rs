@@ -1,17 +1,4 @@
-//! Numbers as people read them.
-
-/// `1,234,567`.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
+//! Numbers as people read them, where indicatif has no form that says as much: its durations have one unit and no fractions.
 
 /// A share as a percentage with one decimal, `100 %` only where nothing is missing.
 pub(super) fn percent(share: f64) -> String {
@@ -68,7 +55,6 @@ mod tests {
 
     #[test]
     fn numbers_read_well() {
-        assert_eq!([grouped(7), grouped(1234), grouped(1_234_567)], ["7", "1,234", "1,234,567"]);
         assert_eq!([percent(0.0), percent(0.0001), percent(0.123_45)], ["0 %", "below 0.1 %", "12.3 %"]);
         assert_eq!([percent(0.9999), percent(1.0)], ["above 99.9 %", "100 %"]);
         assert_eq!([duration(6387), duration(158_000), duration(3_600_000)], ["6.4 s", "2 min 38 s", "1 h"]);

@@ -9,11 +9,12 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use indicatif::HumanCount;
 use serde_json::{Number, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::FoundField;
-use super::number::{grouped, percent, quoted, rounded};
+use super::number::{percent, quoted, rounded};
 use crate::config::fields::{NAME_BYTES_MAX, kind_name};
 use deepfm_core::feature::field::{FieldKind, Weights};
 use deepfm_core::feature::hash::hash;
@@ -271,7 +272,7 @@ impl Profile {
     fn losses(&self, kind: Option<&FieldKind>) -> Vec<String> {
         let mut lines = Vec::new();
         if !self.missing.is_empty() && kind.is_some() {
-            let several = self.missing.iter().map(|(text, count)| format!("{} {}", grouped(*count), quoted(text)));
+            let several = self.missing.iter().map(|(text, count)| format!("{} {}", HumanCount(*count), quoted(text)));
             lines.push(format!("No value: {}.", several.collect::<Vec<_>>().join(", ")));
         }
         let strays = self.texts + self.bools;
@@ -279,11 +280,11 @@ impl Profile {
             let example = self.first_text.as_ref().map_or_else(|| "a boolean".to_owned(), |text| quoted(text));
             lines.push(format!(
                 "{} values are no numbers, such as {example}: impressions with them will be refused.",
-                grouped(strays)
+                HumanCount(strays)
             ));
         }
         if self.unfit > 0 && kind.is_some() {
-            lines.push(format!("{} values of other forms will be refused.", grouped(self.unfit)));
+            lines.push(format!("{} values of other forms will be refused.", HumanCount(self.unfit)));
         }
         lines
     }
@@ -421,7 +422,7 @@ impl Profile {
         format!(
             "{}, {bound}{} {plural}, in {} of the impressions{entries}",
             if names.is_empty() { "no usable form".to_owned() } else { names.join(" or ") },
-            grouped(self.distinct.len() as u64),
+            HumanCount(self.distinct.len() as u64),
             percent(self.present as f64 / impressions as f64),
         )
     }

@@ -1,15 +1,16 @@
 //! What was found becomes the text of a configuration: what is particular to the data is set, the rest of the template
 //! follows with every key commented out, so that it shows the defaults without freezing them.
 
+use indicatif::HumanCount;
 use jiff::Timestamp;
 
-use super::TEMPLATE;
 use super::decision::Decision;
 use super::delays::Times;
-use super::number::{grouped, percent, quoted};
+use super::number::{percent, quoted};
 use super::profile::Found;
 use super::sample::{Clicks, Impressions};
 use crate::config::fields::{FIELDS_MAX, kind_name};
+use crate::config::template;
 use deepfm_core::feature::field::FieldKind;
 
 /// The share of the sampled impressions that were clicked.
@@ -23,7 +24,7 @@ pub(super) fn facts(files: [&str; 2], impressions: &Impressions, clicks: Option<
     if !impressions.fields_beyond.is_empty() {
         lines.push(format!(
             "  {} fields beyond the first {FIELDS_MAX} were not looked at: a model can have no more",
-            grouped(impressions.fields_beyond.len() as u64)
+            HumanCount(impressions.fields_beyond.len() as u64)
         ));
     }
     match clicks {
@@ -36,9 +37,9 @@ pub(super) fn facts(files: [&str; 2], impressions: &Impressions, clicks: Option<
                 (delays.before, "come more than a minute before their impression, and are no clicks on it"),
             ];
             let odd = odd.iter().filter(|(count, _)| *count > 0);
-            lines.extend(odd.map(|(count, what)| format!("  {} {what}", grouped(*count))));
+            lines.extend(odd.map(|(count, what)| format!("  {} {what}", HumanCount(*count))));
             lines.extend(delays.ahead().map(|(count, _, ms)| {
-                let (count, ms) = (grouped(count), grouped(ms as u64));
+                let (count, ms) = (HumanCount(count), HumanCount(ms as u64));
                 format!("  {count} are stamped before their impression, by up to {ms} ms: another clock; they are clicks on it")
             }));
         }
@@ -116,30 +117,17 @@ fn field(text: &mut String, found: &Found, impressions: u64) {
     }
 }
 
-/// The template from its first section after the fields, every key commented out but for what was decided.
+/// Every section after the fields, every key commented out but for what was decided.
 fn defaults(decisions: &[Decision]) -> String {
-    let start = TEMPLATE.find("\n[model]\n").expect("the template has a [model]") + 1;
-    let mut section = "";
-    let mut text = String::new();
-    for line in TEMPLATE[start..].lines() {
-        if let Some(name) = line.strip_prefix('[') {
-            section = name.trim_end_matches(']');
+    template::sections(|setting| {
+        let Some(decision) = decisions.iter().find(|decision| decision.key == setting.path) else {
+            return setting.line(true);
+        };
+        let mut text = String::new();
+        for line in &decision.reasons {
+            comment(&mut text, line);
         }
-        let key = line.trim_start_matches('#').split_once(" = ").map_or("", |(key, _)| key);
-        let is_setting = !key.is_empty() && !key.contains(' ');
-        let full = format!("{section}.{key}");
-        match decisions.iter().find(|decision| decision.key == full) {
-            Some(decision) => {
-                for line in &decision.reasons {
-                    comment(&mut text, line);
-                }
-                let mark = if decision.is_set { "" } else { "#" };
-                text.push_str(&[mark, key, " = ", &decision.value].concat());
-            }
-            None if is_setting => text.push_str(&["#", line.trim_start_matches('#')].concat()),
-            None => text.push_str(line),
-        }
-        text.push('\n');
-    }
-    text
+        let mark = if decision.is_set { "" } else { "#" };
+        text + &[mark, setting.name, " = ", &decision.value, "\n"].concat()
+    })
 }

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use indicatif::HumanCount;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::delays::{Delays, Shown, ShownById};
-use super::number::grouped;
 use super::profile::Profile;
 use super::times::{Order, UNIT_LINES, Unit, milliseconds};
 use super::{InitError, Sample};
@@ -38,9 +38,9 @@ pub struct SampleTally {
 impl fmt::Display for SampleTally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let first = if self.more { "the first " } else { "" };
-        write!(f, "{first}{} lines, {} usable", grouped(self.lines), grouped(self.usable))?;
+        write!(f, "{first}{} lines, {} usable", HumanCount(self.lines), HumanCount(self.usable))?;
         for (reason, (count, line)) in &self.refused {
-            write!(f, ", {} {reason} (first on line {line})", grouped(*count))?;
+            write!(f, ", {} {reason} (first on line {line})", HumanCount(*count))?;
         }
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! The times of a file: their unit, and how far they go back from one line to a later one.
 
+use indicatif::HumanCount;
 use serde_json::Value;
 
-use super::number::{duration, grouped, percent};
+use super::number::{duration, percent};
 use deepfm_core::event::options::TimeUnit;
 
 /// A unit is chosen by so many lines.
@@ -130,7 +131,7 @@ impl Order {
         let share = self.back.len() as f64 / self.lines as f64;
         Some(format!(
             "{} lines of {file} ({}) go back in time, the furthest by {}",
-            grouped(self.back.len() as u64),
+            HumanCount(self.back.len() as u64),
             percent(share),
             duration(*furthest)
         ))

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use deepfm_core::event::options::TimeUnit;
 use deepfm_stream::config::Config;
-use deepfm_stream::config::init::{Draft, FoundField, InitError, Sample, TEMPLATE, from_events};
+use deepfm_stream::config::init::{Draft, FoundField, InitError, Sample, from_events};
+use deepfm_stream::config::template::template;
 use tempfile::TempDir;
 
 use crate::support::real_data;
@@ -93,7 +94,7 @@ fn everything_that_is_not_particular_to_the_data_stays_at_its_default() {
     config.fields = Config::default().fields;
     config.versions.click_silence_max_seconds = Config::default().versions.click_silence_max_seconds;
     assert_eq!(config, Config::default());
-    assert!(draft.toml.contains("\n#embedding_dim = 10\n"), "defaults are shown:\n{}", draft.toml);
+    assert!(draft.toml.contains("\n#embedding_dim = 10  # 1 to 1024\n"), "defaults are shown:\n{}", draft.toml);
 }
 
 #[test]
@@ -247,7 +248,7 @@ fn the_table_fits_the_machine_and_forgets_in_the_end() {
     let draft = from_events(dir.path(), &sample).unwrap_or_else(|error| panic!("{error}"));
     let model = loaded(&draft).model;
     assert_eq!((model.rows_max, model.expire_after_seconds), (18_000_000, 180 * 86_400));
-    assert!(decision(&draft, "model.rows_max").2.starts_with("A quarter of this machine's 8.0 GiB of memory"));
+    assert!(decision(&draft, "model.rows_max").2.starts_with("A quarter of this machine's 8.00 GiB of memory"));
 }
 
 #[test]
@@ -330,7 +331,7 @@ fn clicks_further_before_their_impression_than_the_default_are_taken_by_a_longer
 
 #[test]
 fn the_template_loads_as_it_is() {
-    let config = Config::parse(TEMPLATE, "template", []).unwrap_or_else(|errors| panic!("{errors}"));
+    let config = Config::parse(&template(), "template", []).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(config.fields.len(), 3);
 }
 
