@@ -259,14 +259,10 @@ fn report(args: &Args, config: &Config, summary: &RunSummary, bayes: &BayesTally
     }
     output::lines([
         format!("learned {} examples; versions {}", summary.learned, output::ranges(&summary.versions)),
-        format!(
-            "over the newest {} impressions: log loss {} (base rate {}, truth {})",
-            metrics.examples,
-            number(metrics.log_loss),
-            number(metrics.base_log_loss),
-            number(bayes.log_loss())
-        ),
+        format!("over the newest {} impressions: log loss {}", metrics.examples, number(metrics.log_loss)),
+        format!("(base rate {}, best possible {})", number(metrics.base_log_loss), number(bayes.log_loss())),
         format!("AUC {}, calibration {}", number(metrics.auc), number(metrics.calibration)),
-        format!("the versions are left: `deepfm artifact verify {}/*-*`", root.display()),
+        "the versions are left:".to_owned(),
+        format!("deepfm artifact verify {}/*-*", root.display()),
     ])
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use deepfm_stream::publish::artefacts;
 use deepfm_stream::simulate::BayesTally;
 use deepfm_stream::worker::status::Status;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// The most points of the curve, each a character.
 const POINTS_MAX: usize = 32;
@@ -107,10 +107,13 @@ impl View {
         }
     }
 
-    /// Leaves the block as it is.
+    /// Leaves the block as it was drawn last. It is not drawn again: an interrupt's `^C` has moved the cursor, and a line of
+    /// the old block would stay above the new one.
     pub(super) fn finish(&self) {
         if let Out::Block(block) = &self.out {
+            block.set_draw_target(ProgressDrawTarget::hidden());
             block.abandon();
+            eprintln!();
         }
     }
 
