@@ -155,7 +155,7 @@ impl Letters {
 
     /// Whether letters take so much room that a commit is due.
     pub fn is_due(&self) -> bool {
-        self.bytes >= LETTERS_BYTES_MAX / 2 && self.in_transit < self.unsent.len()
+        self.bytes >= LETTERS_BYTES_MAX / 2 && self.durable < self.unsent.len()
     }
 
     /// The letters that were submitted are durable: those of them that were not given to the thread are now, or when it has

@@ -1,6 +1,6 @@
 //! Every thread of the program is started here: one that the run cannot go on without ([`vital`]), a hand that works jobs off
 //! one after the other ([`Hand`]), or work beside that ends by itself ([`aside`], [`beside`]). Whoever starts one says its
-//! bound; `worker.rs` has the table of all of them.
+//! bound; `worker.rs` has the table of those of a worker.
 
 mod hand;
 pub mod vital;

@@ -14,7 +14,7 @@
 //! | `heart` | `heart` | the clock | an hour of a start | is its own | nothing |
 //! | tokio's one | the command | signals, HTTP | 32 connections | is its own | nothing |
 //!
-//! All but tokio's are started by [`crate::thread`]. An outcome is taken by the learner between two records.
+//! Of a worker, that is: the demo starts one for its traffic, a terminal one for its progress. All but tokio's are started by [`crate::thread`]. An outcome is taken by the learner between two records.
 
 pub mod admin;
 pub mod census;

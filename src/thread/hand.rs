@@ -100,15 +100,24 @@ impl<J: Send + 'static, O: Send + 'static> Hand<J, O> {
     }
 }
 
-impl<J, O> Drop for Hand<J, O> {
-    fn drop(&mut self) {
+impl<J, O> Hand<J, O> {
+    /// Takes no more jobs, and waits until those that it has are done. For hands whose jobs end soon, whatever hangs.
+    pub fn join(&mut self) {
         self.jobs = None;
-        // A thread in the middle of a job may never come back from a disk or broker that hangs: it is left alone.
         if let Some(thread) = self.thread.take()
-            && self.in_flight == 0
             && thread.join().is_err()
         {
             tracing::error!("the {} thread has panicked", self.name);
+        }
+    }
+}
+
+impl<J, O> Drop for Hand<J, O> {
+    fn drop(&mut self) {
+        // A thread with a job may never come back from a disk or broker that hangs: unless all outcomes are known it is left
+        // alone.
+        if self.in_flight == 0 {
+            self.join();
         }
     }
 }

@@ -24,6 +24,8 @@ pub(super) fn counts(records: u64, counters: &Counters, join: &JoinCounters) -> 
         ("deepfm_negatives_sampled_out_total", counters.learner.sampled_out),
         ("deepfm_batches_refused_total", counters.learner.batches_refused),
         ("deepfm_examples_refused_total", counters.learner.examples_refused),
+        ("deepfm_corrections_ignored_total", counters.learner.corrections_ignored),
+        ("deepfm_refusals_forgotten_total", counters.learner.refusals_forgotten),
         ("deepfm_impressions_unscored_total", counters.learner.unscored),
         ("deepfm_scores_refused_total", counters.learner.scores_refused),
         ("deepfm_scores_forgotten_total", counters.learner.scores_forgotten),

@@ -1,6 +1,7 @@
 //! How a worker starts, in stages: [`Chosen`] → [`Begun`] → [`Fenced`] → [`Settled`] → [`Opened`]. Each is made only from the
 //! one before, so that their order is not a matter of care: what a start can be refused for comes before anyone is fenced off,
-//! and nothing is destroyed before there is something to start with. Between two stages the stop is heard.
+//! and nothing is destroyed before there is something to start with. Between two stages the stop is heard, up to where the
+//! state is replaced: then the first commit comes first.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -15,7 +16,7 @@ use super::options::{OnAhead, Options};
 use super::probes::Probes;
 use super::publisher::Publisher;
 use super::resume::{self, Ancestry, Basis, Beginning};
-use super::status::StatusBoard;
+use super::status::{Phase, StatusBoard};
 use super::stop::Stop;
 use crate::config::Config;
 use crate::drive::attendance::{Attendance, Horizon};
@@ -129,6 +130,10 @@ impl<'s> Fenced<'s> {
         let beside = lineage.as_ref().map(|lineage| lineage.beside.clone()).unwrap_or_default();
         let (ancestry, outbox) = resume::settle(setting.config, &mut trainer, &basis, lineage, &known, &log)?;
         let read = basis.saved.as_ref().map_or(0, |saved| saved.commit);
+        if basis.is_replaced {
+            // From here on the state is neither the old one nor, before the first commit, the new one: a stop is heard after that.
+            setting.board.update(|status| status.phase = Phase::CatchingUp);
+        }
         let checkpoint = resume::replace(&mut *store, &basis)?.unwrap_or(read);
         if basis.saved.is_some() {
             let now = jiff::Timestamp::now().to_string();
@@ -169,7 +174,6 @@ impl Settled<'_> {
     /// Starts the threads, makes durable what was decided, and opens the log.
     pub(super) fn open(self) -> Result<Opened, WorkerError> {
         let Setting { config, board, .. } = self.setting;
-        self.setting.go_on()?;
         let fields = config.field_set()?;
         let decoder = Decoder::new(fields.clone(), config.event_options())?;
         let probes = Probes::new(config.versions.probes, &config.events.mapping.impression, &fields);

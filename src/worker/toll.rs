@@ -62,9 +62,15 @@ impl Toll {
         };
         *self.read.entry(step.record.partition.kind).or_default() += 1;
         if let Some(reason) = reason {
-            let first = (step.record.partition, step.record.offset);
-            self.dropped.entry((step.record.partition.kind, reason)).or_insert((0, first)).0 += 1;
+            self.drop(reason, step.record.partition, step.record.offset);
         }
+        for unlearned in &step.unlearned {
+            self.drop("gradient", unlearned.partition, unlearned.offset);
+        }
+    }
+
+    fn drop(&mut self, reason: &'static str, partition: Partition, offset: i64) {
+        self.dropped.entry((partition.kind, reason)).or_insert((0, (partition, offset))).0 += 1;
     }
 
     /// What was lost since the last call, the most first. Nothing is known of the join before the first.

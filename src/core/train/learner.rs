@@ -24,6 +24,9 @@ const METRICS_LANE: u64 = 0x4D45_5452;
 /// One shard of the table is swept for what has expired after as many batches.
 const SWEEP_BATCHES: u64 = 4;
 
+/// The most refused examples that are remembered: each checkpoint has all of them.
+const REFUSALS_MAX: usize = 1 << 16;
+
 /// Up to so many rows and candidates all shards are swept at once.
 const SWEPT_WHOLE: usize = 10_000;
 
@@ -288,7 +291,7 @@ impl<E: Executor> Learner<E> {
         self.unlearned.push(Unlearned { partition, offset, impression_id: Arc::clone(&refused.impression_id) });
         self.shown.forget(refused.impression_time, number);
         self.refusals.remember(refused.impression_time, number);
-        self.counters.refusals_forgotten += self.refusals.hold_bound(self.params.join.remembered_max);
+        self.counters.refusals_forgotten += self.refusals.hold_bound(self.params.join.remembered_max.min(REFUSALS_MAX));
     }
 
     /// Removes what was not learned for long from one shard of the table, or from all of a small one: each comes round every

@@ -119,6 +119,8 @@ impl Questions {
 impl Drop for Questions {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
+        // What it is asking takes a second at most; the rest it does not ask.
+        self.desk.join();
     }
 }
 
