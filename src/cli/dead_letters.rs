@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use deepfm_core::event::Decoder;
 use deepfm_core::event::plain::plain;
 use deepfm_core::version::known::KnownVersions;
+use deepfm_stream::backtest;
 use deepfm_stream::config::Config;
 use deepfm_stream::letters::letter::{self, DeadLetter, Examiner, LetterFate};
 use deepfm_stream::publish::topic;
@@ -103,12 +103,11 @@ fn requeue(selection: &Selection, for_replays: bool, dry_run: bool, json: bool) 
     let known = topic::read(&config.kafka, &config.model.name);
     let known = known.map_err(|error| Failure::new(topic_exit(&error), error))?;
     let same_configuration = compare(&config, &known);
-    let fields = config.field_set().or_exit(Exit::Configuration)?;
     let join = config.train_params().join;
     let mut sender = EventSender::new(&config.kafka, Timestamps::Sent).map_err(failed)?;
     let mut examiner = Examiner {
         kafka: &config.kafka,
-        decoder: Decoder::new(fields, config.event_options()).or_exit(Exit::Configuration)?,
+        decoder: backtest::decoder(&config).or_exit(Exit::Configuration)?,
         held_ms: join.window_ms.saturating_add(join.retention_ms),
         watermark: known.announced.values().next_back().and_then(|newest| newest.watermark),
         partitions: sender.partitions().clone(),

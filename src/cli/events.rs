@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
-use deepfm_core::event::{Decoder, EventKind};
+use deepfm_core::event::EventKind;
+use deepfm_stream::backtest;
 use deepfm_stream::progress::Progress;
 use deepfm_stream::simulate::{SimulationParams, Simulator};
 use deepfm_stream::source::send::{EventSender, Timestamps, send_directory};
@@ -69,8 +70,7 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
         Command::Send { config, events, rate, event_timestamps } => {
             let config = config::load(config)?;
             let timestamps = if *event_timestamps { Timestamps::Event } else { Timestamps::Sent };
-            let fields = config.field_set().or_exit(Exit::Configuration)?;
-            let decoder = Decoder::new(fields, config.event_options()).or_exit(Exit::Configuration)?;
+            let decoder = backtest::decoder(&config).or_exit(Exit::Configuration)?;
             let seen = Progress::default();
             let send = || send_directory(&config.kafka, decoder, events, *rate, timestamps, &seen);
             let sent = progress::show(Unit::Bytes, &seen, send);

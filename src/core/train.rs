@@ -171,9 +171,7 @@ impl<E: Executor> Trainer<E> {
     /// Consumes the next record of the merged order; nothing while a live partition's queue is empty.
     pub fn step(&mut self, observer: &mut dyn Observer) -> Option<Step> {
         let record = self.intake.step(&mut self.delivery)?;
-        let unlearned = self.learner.take(&mut self.delivery, observer);
-        self.note_teaching();
-        Some(Step { record, unlearned })
+        Some(Step { record, unlearned: self.hear(observer) })
     }
 
     /// Consumes the next record, and learns an impression at once with the label that `clicked` knows of it. Nothing while a
@@ -184,11 +182,14 @@ impl<E: Executor> Trainer<E> {
         observer: &mut dyn Observer,
     ) -> Option<Vec<Unlearned>> {
         let is_there = self.intake.step_labelled(clicked, &mut self.delivery);
-        is_there.then(|| {
-            let unlearned = self.learner.take(&mut self.delivery, observer);
-            self.note_teaching();
-            unlearned
-        })
+        is_there.then(|| self.hear(observer))
+    }
+
+    /// Gives the learner what the intake said.
+    fn hear(&mut self, observer: &mut dyn Observer) -> Vec<Unlearned> {
+        let unlearned = self.learner.take(&mut self.delivery, observer);
+        self.note_teaching();
+        unlearned
     }
 
     fn note_teaching(&mut self) {

@@ -78,7 +78,7 @@ impl Seen {
         let Consumed { partition, offset, fate, .. } = step.record;
         self.note(partition, offset, step.record.refused.as_deref());
         self.note_unlearned(&step.unlearned);
-        if matches!(fate, Fate::TooLate | Fate::Duplicate | Fate::Conflicting) {
+        if dropped_for(fate).is_some() {
             let place = || LogPlace { partition: partition.to_string(), offset };
             self.dropped.entry(fate).or_insert_with(place);
         }
@@ -149,35 +149,59 @@ fn loss(
     Loss { reason: reason.to_owned(), what, count, of, unit, first, detail: None }
 }
 
-fn of_join(join: &JoinCounters, [impressions, clicks]: [u64; 2], seen: &Seen) -> Vec<Loss> {
-    let of_records = |reason, what, count, fate| {
-        loss((reason, what, count, impressions + clicks, "records"), seen.dropped.get(&fate).cloned())
-    };
-    let of_clicks = |reason, what, count| loss((reason, what, count, clicks, "clicks"), None);
-    let of_impressions = |reason, what, count, first| loss((reason, what, count, impressions, "impressions"), first);
-    let conflicting = seen.dropped.get(&Fate::Conflicting).cloned();
-    vec![
-        of_records("too_late", "came after their window and retention", join.too_late, Fate::TooLate),
-        of_records("duplicate", "of an event id that was there before", join.duplicate, Fate::Duplicate),
-        of_impressions(
-            "conflicting",
-            "of an impression id that is held already",
-            join.conflicting_impression,
-            conflicting,
-        ),
-        of_clicks("outside_window", "before their impression, or after its window", join.click_outside_window),
-        of_clicks("extra_click", "on an impression that had its click", join.extra_click),
-        of_clicks("late_click", "after the negative of their impression was final", join.late_click),
-        of_clicks("orphan", "on an impression that never came", join.orphan_expired),
-        of_clicks("forgotten", "waiting, forgotten at join.waiting_clicks_max", join.forgotten_waiting),
-        of_clicks("unlabelled_click", "on an impression that is closed unlabelled", join.unlabelled_click),
-        of_impressions(
+/// What comes to nothing later than it is read: of which kind, why, why in words, and how many.
+pub(crate) fn later(join: &JoinCounters) -> [(EventKind, &'static str, &'static str, u64); 7] {
+    let click = |reason, what, count| (EventKind::Click, reason, what, count);
+    [
+        click("outside_window", "before their impression, or after its window", join.click_outside_window),
+        click("extra_click", "on an impression that had its click", join.extra_click),
+        click("late_click", "after the negative of their impression was final", join.late_click),
+        click("orphan", "on an impression that never came", join.orphan_expired),
+        click("forgotten", "waiting, forgotten at join.waiting_clicks_max", join.forgotten_waiting),
+        click("unlabelled_click", "on an impression that is closed unlabelled", join.unlabelled_click),
+        (
+            EventKind::Impression,
             "unlabelled",
             "closed without a label at join.open_impressions_max or join.held_bytes_max",
             join.closed_unlabelled,
-            None,
         ),
     ]
+}
+
+/// Why the join dropped a record when it was read, if it did.
+pub(crate) fn dropped_for(fate: Fate) -> Option<&'static str> {
+    match fate {
+        Fate::TooLate => Some("too_late"),
+        Fate::Duplicate => Some("duplicate"),
+        Fate::Conflicting => Some("conflicting"),
+        Fate::Joined | Fate::Refused => None,
+    }
+}
+
+fn of_join(join: &JoinCounters, [impressions, clicks]: [u64; 2], seen: &Seen) -> Vec<Loss> {
+    let both = impressions + clicks;
+    let at_once = [
+        (Fate::TooLate, "came after their window and retention", join.too_late, both, "records"),
+        (Fate::Duplicate, "of an event id that was there before", join.duplicate, both, "records"),
+        (
+            Fate::Conflicting,
+            "of an impression id that is held already",
+            join.conflicting_impression,
+            impressions,
+            "impressions",
+        ),
+    ];
+    let at_once = at_once.into_iter().filter_map(|(fate, what, count, of, unit)| {
+        Some(loss((dropped_for(fate)?, what, count, of, unit), seen.dropped.get(&fate).cloned()))
+    });
+    let later = later(join).into_iter().map(|(kind, reason, what, count)| {
+        let (of, unit) = match kind {
+            EventKind::Impression => (impressions, "impressions"),
+            EventKind::Click => (clicks, "clicks"),
+        };
+        loss((reason, what, count, of, unit), None)
+    });
+    at_once.chain(later).collect()
 }
 
 fn of_learner(impressions: u64, counters: &LearnerCounters, seen: &Seen) -> [Loss; 4] {

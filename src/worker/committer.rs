@@ -82,12 +82,8 @@ impl Committer {
         mut exporter: Option<Exporter>,
     ) -> Self {
         let wants = store.wants();
-        let mut has_given_way = false;
         let work = move |job: Job, tell: &mut dyn FnMut(Outcome)| {
-            if !has_given_way {
-                give_way();
-                has_given_way = true;
-            }
+            give_way();
             let result = commit(&mut *store, job, &versions_dir);
             if result.is_ok()
                 && let Some(exporter) = &mut exporter

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use deepfm_core::event::{EventKind, Reason};
+use crate::drive::losses::{dropped_for, later};
+use deepfm_core::event::EventKind;
 use deepfm_core::join::JoinCounters;
 use deepfm_core::stream::Partition;
-use deepfm_core::train::{Fate, Step};
+use deepfm_core::train::Step;
 
 /// The share of a kind from which a loss is worth a warning.
 const MUCH: f64 = 0.1;
@@ -53,13 +54,8 @@ pub struct Toll {
 impl Toll {
     /// Notes a record that was consumed.
     pub fn note(&mut self, step: &Step) {
-        let reason = match step.record.fate {
-            Fate::Joined => None,
-            Fate::TooLate => Some("too_late"),
-            Fate::Duplicate => Some("duplicate"),
-            Fate::Conflicting => Some("conflicting"),
-            Fate::Refused => step.record.refused.as_ref().map(|refused| refused.refusal.reason).map(Reason::as_str),
-        };
+        let refused = step.record.refused.as_ref().map(|refused| refused.refusal.reason.as_str());
+        let reason = refused.or(dropped_for(step.record.fate));
         *self.read.entry(step.record.partition.kind).or_default() += 1;
         if let Some(reason) = reason {
             self.drop(reason, step.record.partition, step.record.offset);
@@ -88,8 +84,10 @@ impl Toll {
             })
             .collect();
         if let Some(before) = self.join.replace(*join) {
-            let counts = of_join(join).into_iter().zip(of_join(&before));
-            let since = counts.map(|((kind, reason, now), (_, _, before))| (kind, reason, now.saturating_sub(before)));
+            // Second clicks are no fault of anything.
+            let counts =
+                later(join).into_iter().zip(later(&before)).filter(|((_, reason, ..), _)| *reason != "extra_click");
+            let since = counts.map(|((kind, reason, _, now), (.., before))| (kind, reason, now.saturating_sub(before)));
             lost.extend(since.filter(|(_, _, count)| *count > 0).map(|(kind, reason, count)| Lost {
                 reason: reason.to_owned(),
                 kind,
@@ -101,18 +99,6 @@ impl Toll {
         lost.sort_by_key(|lost| std::cmp::Reverse(lost.count));
         lost
     }
-}
-
-/// What comes to nothing later than it is read. Second clicks are no fault of anything.
-fn of_join(join: &JoinCounters) -> [(EventKind, &'static str, u64); 6] {
-    [
-        (EventKind::Click, "outside_window", join.click_outside_window),
-        (EventKind::Click, "late_click", join.late_click),
-        (EventKind::Click, "orphan", join.orphan_expired),
-        (EventKind::Click, "forgotten", join.forgotten_waiting),
-        (EventKind::Click, "unlabelled_click", join.unlabelled_click),
-        (EventKind::Impression, "unlabelled", join.closed_unlabelled),
-    ]
 }
 
 /// All losses in a few words; nothing for none.
@@ -131,9 +117,9 @@ pub fn warning(lost: &[Lost]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use deepfm_core::event::Refusal;
+    use deepfm_core::event::{Reason, Refusal};
     use deepfm_core::stream::Refused;
-    use deepfm_core::train::Consumed;
+    use deepfm_core::train::{Consumed, Fate};
 
     use super::*;
 

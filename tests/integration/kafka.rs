@@ -16,6 +16,7 @@ use deepfm_stream::source::{Ingest, Source, SourceError, SourceEvent, client};
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
 
 use crate::support::broker::{self, Outgoing};
 use crate::support::wait_for;
@@ -27,6 +28,31 @@ fn decoder(options: EventOptions) -> Decoder {
 
 fn ingest() -> Ingest {
     Ingest::new(decoder(EventOptions::default()), 1024, |_, _| ())
+}
+
+/// An embedded broker with both topics, each of so many partitions.
+fn embedded(partitions: i32) -> (MockCluster<'static, DefaultProducerContext>, Kafka) {
+    let cluster = MockCluster::new(1).expect("the embedded broker starts");
+    let kafka = Kafka {
+        brokers: cluster.bootstrap_servers(),
+        impressions_topic: "i".to_owned(),
+        clicks_topic: "c".to_owned(),
+        ..deepfm_stream::config::Config::default().kafka
+    };
+    for topic in ["i", "c"] {
+        cluster.create_topic(topic, partitions, 1).expect("the embedded broker makes topics");
+    }
+    (cluster, kafka)
+}
+
+/// Sends 200 impressions as a file.
+fn send_two_hundred(kafka: &Kafka) {
+    let directory = tempfile::tempdir().expect("a directory of our own");
+    let lines: Vec<String> = (0..200).map(impression).collect();
+    std::fs::write(directory.path().join("impressions.jsonl"), lines.join("\n")).expect("the disk takes it");
+    let decoder = decoder(EventOptions::default());
+    send_directory(kafka, decoder, directory.path(), None, Timestamps::Sent, &Progress::default())
+        .expect("the embedded broker takes them");
 }
 
 fn impression(n: usize) -> String {
@@ -267,28 +293,8 @@ fn mapped_event_files_are_keyed_stamped_and_merged_by_what_the_mapping_names() {
 
 #[test]
 fn an_embedded_broker_is_read_like_a_real_one() {
-    let cluster = MockCluster::new(1).expect("the embedded broker starts");
-    let kafka = Kafka {
-        brokers: cluster.bootstrap_servers(),
-        impressions_topic: "i".to_owned(),
-        clicks_topic: "c".to_owned(),
-        ..deepfm_stream::config::Config::default().kafka
-    };
-    for topic in ["i", "c"] {
-        cluster.create_topic(topic, 2, 1).expect("the embedded broker makes topics");
-    }
-    let directory = tempfile::tempdir().expect("a directory of our own");
-    let lines: Vec<String> = (0..200).map(impression).collect();
-    std::fs::write(directory.path().join("impressions.jsonl"), lines.join("\n")).expect("the disk takes it");
-    send_directory(
-        &kafka,
-        decoder(EventOptions::default()),
-        directory.path(),
-        None,
-        Timestamps::Sent,
-        &Progress::default(),
-    )
-    .expect("the embedded broker takes them");
+    let (_cluster, kafka) = embedded(2);
+    send_two_hundred(&kafka);
     let log = KafkaLog::connect(&kafka).expect("the topics exist");
     let starts = log.starts(&Start::Earliest).expect("no question is asked");
     let mut source = log.read(&starts, ingest()).expect("the partitions exist");
@@ -299,17 +305,8 @@ fn an_embedded_broker_is_read_like_a_real_one() {
 
 #[test]
 fn brokers_that_are_lost_while_reading_end_the_run_at_the_bound() {
-    let cluster = MockCluster::new(1).expect("the embedded broker starts");
-    let kafka = Kafka {
-        brokers: cluster.bootstrap_servers(),
-        impressions_topic: "i".to_owned(),
-        clicks_topic: "c".to_owned(),
-        retry_max_seconds: 2,
-        ..deepfm_stream::config::Config::default().kafka
-    };
-    for topic in ["i", "c"] {
-        cluster.create_topic(topic, 1, 1).expect("the embedded broker makes topics");
-    }
+    let (cluster, kafka) = embedded(1);
+    let kafka = Kafka { retry_max_seconds: 2, ..kafka };
     let log = KafkaLog::connect(&kafka).expect("the topics exist");
     let starts = log.starts(&Start::Earliest).expect("no question is asked");
     let mut source = log.read(&starts, ingest()).expect("the partitions exist");
@@ -321,30 +318,8 @@ fn brokers_that_are_lost_while_reading_end_the_run_at_the_bound() {
 
 #[test]
 fn brokers_that_were_lost_and_are_back_say_how_far_each_partition_goes_and_are_read_on() {
-    let cluster = MockCluster::new(1).expect("the embedded broker starts");
-    let kafka = Kafka {
-        brokers: cluster.bootstrap_servers(),
-        impressions_topic: "i".to_owned(),
-        clicks_topic: "c".to_owned(),
-        ..deepfm_stream::config::Config::default().kafka
-    };
-    for topic in ["i", "c"] {
-        cluster.create_topic(topic, 2, 1).expect("the embedded broker makes topics");
-    }
-    let directory = tempfile::tempdir().expect("a directory of our own");
-    let send = || {
-        let lines: Vec<String> = (0..200).map(impression).collect();
-        std::fs::write(directory.path().join("impressions.jsonl"), lines.join("\n")).expect("the disk takes it");
-        send_directory(
-            &kafka,
-            decoder(EventOptions::default()),
-            directory.path(),
-            None,
-            Timestamps::Sent,
-            &Progress::default(),
-        )
-        .expect("the embedded broker takes them");
-    };
+    let (cluster, kafka) = embedded(2);
+    let send = || send_two_hundred(&kafka);
     send();
     let mut source = read_from_start(KafkaLog::connect(&kafka).expect("the topics exist"));
     let first = read_to_the_ends(&mut source, 4);
