@@ -20,7 +20,7 @@ use crate::progress::Progress;
 use crate::publish::artefacts::ArtefactIoError;
 use crate::source::files::LineOrder;
 use crate::source::ingest::Message;
-use crate::source::kafka::KafkaLog;
+use crate::source::topics::KafkaLog;
 use crate::source::watched::Watched;
 use crate::source::{Ingest, Source, SourceError, SourceEvent, files};
 use deepfm_core::event::{Decoded, Decoder, Event, EventKind, MappingError, RawRecord, Reason};

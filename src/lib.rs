@@ -15,6 +15,7 @@ pub mod lines;
 pub mod config;
 pub mod durable;
 pub mod simulate;
+pub mod kafka;
 pub mod source;
 pub mod drive;
 pub mod letters;

@@ -1,23 +1,20 @@
 //! Where records come from: Kafka, or a directory of event files. A source reads ahead of the core, decodes on its own
 //! thread, and holds a bounded number of records for each partition, the large ones counting for several.
 
-pub mod ask;
-pub mod client;
-pub mod contact;
 pub mod files;
-mod headers;
 pub mod ingest;
-pub mod kafka;
-pub mod read;
+pub mod link;
 pub mod send;
 pub mod sorting;
-mod topic_id;
 pub mod topics;
 pub mod watched;
 
 use std::fmt;
 use std::time::Duration;
 
+use rdkafka::error::KafkaError;
+
+use crate::kafka::BrokerError;
 use crate::thread::Panicked;
 use deepfm_core::stream::{Arrival, Partition};
 
@@ -89,43 +86,9 @@ fn list(gaps: &[Gap]) -> String {
 /// Reading failed for good.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// The brokers did not answer within the bound.
-    #[error("the brokers {brokers} did not answer within {bound:?} (kafka.retry_max_seconds): {reason}")]
-    Unreachable {
-        /// The bootstrap addresses.
-        brokers: String,
-        /// How long was tried.
-        bound: Duration,
-        /// What the client said last.
-        reason: String,
-    },
-    /// The brokers cannot be talked to with these settings; no waiting mends it.
-    #[error("{0}")]
-    Misconfigured(contact::Trouble),
-    /// The user lacks a right.
-    #[error("{user} may not {operation} {what}: the brokers' access rules (ACLs) do not allow it")]
-    Denied {
-        /// Whom the brokers take this client for.
-        user: String,
-        /// The operation, as Kafka's tools name it.
-        operation: &'static str,
-        /// Of what: a topic, a transactional id.
-        what: String,
-    },
-    /// A topic cannot be used as it is.
-    #[error("topic {topic}: {problem}")]
-    Unfit {
-        /// Its name.
-        topic: String,
-        /// What is wrong.
-        problem: String,
-    },
-    /// A topic does not exist.
-    #[error("topic {topic} does not exist; `deepfm topics apply --config FILE` creates it")]
-    MissingTopic {
-        /// Its name.
-        topic: String,
-    },
+    /// The brokers do not do what they are asked for.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
     /// The broker no longer has records that are due.
     #[error(
         "records are gone from the broker before they were read (out of retention, or deleted): {}. \
@@ -164,9 +127,6 @@ pub enum SourceError {
         /// The id that the broker gives now.
         is: String,
     },
-    /// The client gave up.
-    #[error("the Kafka client cannot go on")]
-    Client(#[from] rdkafka::error::KafkaError),
     /// A file cannot be read.
     #[error("cannot read {path}")]
     File {
@@ -196,6 +156,12 @@ pub enum SourceError {
     /// A reading thread has panicked.
     #[error(transparent)]
     Panicked(#[from] Panicked),
+}
+
+impl From<KafkaError> for SourceError {
+    fn from(error: KafkaError) -> Self {
+        Self::Broker(error.into())
+    }
 }
 
 /// A reader of all partitions of the log, from given positions on.

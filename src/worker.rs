@@ -3,8 +3,8 @@
 //! | thread | who starts it | what feeds it | its bound | its panic | what it can hold up |
 //! |---|---|---|---|---|---|
 //! | the learner (`run`) | the command | the readers | a turn of 2,048 records | ends the process | everything |
-//! | `impressions-reading`, `clicks-reading` | `source::kafka` | the brokers | `kafka.queue_records_max` a partition | ends the run, 70 | the learner |
-//! | `ends-asking` | `source::kafka` | the learner | 64 questions, a second each | ends the run, 70 | who goes idle |
+//! | `impressions-reading`, `clicks-reading` | `source::topics` | the brokers | `kafka.queue_records_max` a partition | ends the run, 70 | the learner |
+//! | `ends-asking` | `source::topics` | the learner | 64 questions, a second each | ends the run, 70 | who goes idle |
 //! | `farewell` | a reader whose client hangs | nothing | ends by itself | is its own | nothing |
 //! | `writing` | [`committer`] | a cut | one commit | ends the run, 70 | the next checkpoint or version |
 //! | `merging`, `opening` | `store` | a commit, a start | one merge; an opening is waited for | is damage, and said | the second merge after |

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::drive::{Drive, DriveError, Pilot};
 use crate::publish::artefacts::{self, Installed};
 use crate::source::Ingest;
-use crate::source::kafka::{KafkaLog, KafkaSource};
+use crate::source::topics::{KafkaLog, KafkaSource};
 use deepfm_core::event::Decoder;
 use deepfm_core::feature::field::{Field, FieldSet};
 use deepfm_core::stream::{Control, JournalEntry, Positions, Script};

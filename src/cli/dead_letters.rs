@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use deepfm_core::event::EventKind;
 use deepfm_core::event::plain::plain;
 use deepfm_core::version::known::KnownVersions;
 use deepfm_stream::backtest;
 use deepfm_stream::config::Config;
+use deepfm_stream::kafka::produce::Sender;
 use deepfm_stream::letters::letter::{self, DeadLetter, Examiner, LetterFate};
 use deepfm_stream::publish::topic;
-use deepfm_stream::source::SourceError;
-use deepfm_stream::source::send::{EventSender, Timestamps};
 use serde_json::json;
 
 use super::failure::{Exit, Failure, OrExit};
-use super::run::{source_exit, topic_exit};
+use super::run::{broker_failure, topic_exit};
 use super::{config, output};
 
 /// The most characters of a text out of a letter that are listed.
@@ -63,13 +63,9 @@ pub(crate) struct Selection {
     key: Option<String>,
 }
 
-fn failed(error: SourceError) -> Failure {
-    Failure::new(source_exit(&error), error)
-}
-
 impl Selection {
     fn read(&self, kafka: &deepfm_stream::config::kafka::Kafka) -> Result<BTreeMap<String, DeadLetter>, Failure> {
-        let mut letters = letter::read(kafka).map_err(failed)?;
+        let mut letters = letter::read(kafka).map_err(broker_failure)?;
         letters.retain(|key, letter| {
             self.key.as_ref().is_none_or(|wanted| wanted == key)
                 && self.reason.as_ref().is_none_or(|wanted| *wanted == letter.reason)
@@ -104,27 +100,32 @@ fn requeue(selection: &Selection, for_replays: bool, dry_run: bool, json: bool) 
     let known = known.map_err(|error| Failure::new(topic_exit(&error), error))?;
     let same_configuration = compare(&config, &known);
     let join = config.train_params().join;
-    let mut sender = EventSender::new(&config.kafka, Timestamps::Sent).map_err(failed)?;
+    let mut sender = Sender::new(&config.kafka).map_err(broker_failure)?;
+    let mut partitions = BTreeMap::new();
+    for kind in [EventKind::Impression, EventKind::Click] {
+        let topic = config.kafka.topic_of(kind);
+        partitions.insert(topic.to_owned(), sender.partition_count(topic).map_err(broker_failure)?);
+    }
     let mut examiner = Examiner {
         kafka: &config.kafka,
         decoder: backtest::decoder(&config).or_exit(Exit::Configuration)?,
         held_ms: join.window_ms.saturating_add(join.retention_ms),
         watermark: known.announced.values().next_back().and_then(|newest| newest.watermark),
-        partitions: sender.partitions().clone(),
+        partitions,
         now: jiff::Timestamp::now().as_millisecond(),
     };
     let (mut fates, mut sent) = (BTreeMap::<LetterFate, u64>::new(), 0_u64);
     for letter in letters.values() {
-        let examined = examiner.examine(letter).map_err(failed)?;
+        let examined = examiner.examine(letter).map_err(broker_failure)?;
         *fates.entry(examined.fate).or_default() += 1;
         let is_wanted =
             examined.fate == LetterFate::InTime || (for_replays && examined.fate == LetterFate::ForReplaysOnly);
         if is_wanted && !dry_run {
-            letter::send_again(&mut sender, letter, &examined).map_err(failed)?;
+            letter::send_again(&mut sender, letter, &examined).map_err(broker_failure)?;
             sent += 1;
         }
     }
-    sender.flush().map_err(failed)?;
+    sender.flush().map_err(broker_failure)?;
     if json {
         return output::json(&json!({
             "letters": letters.len(),

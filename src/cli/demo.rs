@@ -27,7 +27,7 @@ use rdkafka::mocking::MockCluster;
 use serde_json::json;
 
 use super::failure::{Exit, Failure, OrExit};
-use super::run::{source_exit, start_admin, store_failure, worker_failure};
+use super::run::{broker_failure, start_admin, store_failure, worker_failure};
 use super::{log, output};
 use view::{Frame, View, number};
 
@@ -182,8 +182,7 @@ fn start_traffic(args: &Args, config: &Config, stop: Stop, shown: Shown) -> Join
     };
     let kafka = config.kafka.clone();
     thread::aside("traffic", move || {
-        let failed = |error| Failure::new(source_exit(&error), error);
-        let mut sender = EventSender::new(&kafka, Timestamps::Event).map_err(failed)?;
+        let mut sender = EventSender::new(&kafka, Timestamps::Event).map_err(broker_failure)?;
         let (start, start_ms) = (Instant::now(), params.start_ms);
         let mut simulator = Simulator::new(params);
         while !stop.is_asked() {
@@ -196,10 +195,10 @@ fn start_traffic(args: &Args, config: &Config, stop: Stop, shown: Shown) -> Join
                 let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
                 shown.push_back((event.event_time, probability, clicked));
             }
-            sender.send((&event).into()).map_err(failed)?;
+            sender.send((&event).into()).map_err(broker_failure)?;
         }
         // What is on its way arrives: a producer that is dropped before says of each record that it was lost.
-        sender.flush().map_err(failed)
+        sender.flush().map_err(broker_failure)
     })
 }
 

@@ -14,7 +14,7 @@ use deepfm_stream::source::send::{EventSender, Timestamps, send_directory};
 
 use super::failure::{Exit, Failure, OrExit};
 use super::progress::Unit;
-use super::run::source_exit;
+use super::run::{broker_failure, source_exit};
 use super::{config, output, progress};
 
 #[derive(Debug, Subcommand)]
@@ -138,17 +138,16 @@ impl Simulate {
 
     fn produce(&self, file: &Path, params: SimulationParams) -> Result<Simulator, Failure> {
         let config = config::load(file)?;
-        let failed = |error| Failure::new(source_exit(&error), error);
-        let mut sender = EventSender::new(&config.kafka, Timestamps::Event).map_err(failed)?;
+        let mut sender = EventSender::new(&config.kafka, Timestamps::Event).map_err(broker_failure)?;
         let (start, start_ms) = (Instant::now(), params.start_ms);
         let mut simulator = Simulator::new(params);
         while !self.is_over(simulator.tally().impressions, start.elapsed().as_secs_f64()) {
             let event = simulator.next_event();
             let due = Duration::from_millis((event.event_time - start_ms).max(0) as u64);
             std::thread::park_timeout(due.saturating_sub(start.elapsed()));
-            sender.send((&event).into()).map_err(failed)?;
+            sender.send((&event).into()).map_err(broker_failure)?;
         }
-        sender.flush().map_err(failed)?;
+        sender.flush().map_err(broker_failure)?;
         Ok(simulator)
     }
 }

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use deepfm_core::checkpoint::Layer;
 use deepfm_stream::config::Config;
 use deepfm_stream::durable;
+use deepfm_stream::kafka::BrokerError;
+use deepfm_stream::kafka::ask::is_refused_setting;
 use deepfm_stream::letters::DeadLetterError;
 use deepfm_stream::publish::exports::{self, ExportIoError};
 use deepfm_stream::publish::topic::TopicError;
 use deepfm_stream::source::SourceError;
-use deepfm_stream::source::ask::is_refused_setting;
 use deepfm_stream::store::{SledStore, StoreError};
 use deepfm_stream::worker::admin::AdminPort;
 use deepfm_stream::worker::error::WorkerError;
@@ -181,17 +182,30 @@ pub(crate) fn export_failure(error: ExportIoError) -> Failure {
 /// The exit code of a source's error.
 pub(crate) fn source_exit(error: &SourceError) -> Exit {
     match error {
+        SourceError::Broker(error) => broker_exit(error),
         SourceError::NoEvents(_) | SourceError::LongLine { .. } => Exit::BadInput,
         SourceError::File { source, .. } => file_exit(source),
-        SourceError::Misconfigured(_) | SourceError::Denied { .. } | SourceError::Unfit { .. } => Exit::Configuration,
-        SourceError::Client(error) if is_refused_setting(error) => Exit::Configuration,
         SourceError::Ended | SourceError::Panicked(_) => Exit::Software,
-        SourceError::Unreachable { .. }
-        | SourceError::MissingTopic { .. }
-        | SourceError::Lost { .. }
-        | SourceError::Client(_) => Exit::Unreachable,
+        SourceError::Lost { .. } => Exit::Unreachable,
         // The state is of a log that is not there any more: no restart brings it back.
         SourceError::Beyond { .. } | SourceError::Recreated { .. } => Exit::Disk,
+    }
+}
+
+/// A command that failed since brokers did not do what they were asked for.
+pub(crate) fn broker_failure(error: BrokerError) -> Failure {
+    Failure::new(broker_exit(&error), error)
+}
+
+/// The exit code of what brokers did not do.
+fn broker_exit(error: &BrokerError) -> Exit {
+    match error {
+        BrokerError::Misconfigured(_) | BrokerError::Denied { .. } | BrokerError::Unfit { .. } => Exit::Configuration,
+        BrokerError::Client(error) if is_refused_setting(error) => Exit::Configuration,
+        BrokerError::Runtime(_) => Exit::Software,
+        BrokerError::Unreachable { .. } | BrokerError::MissingTopic { .. } | BrokerError::Client(_) => {
+            Exit::Unreachable
+        }
     }
 }
 
@@ -209,7 +223,7 @@ pub(crate) fn file_exit(error: &std::io::Error) -> Exit {
 pub(crate) fn topic_exit(error: &TopicError) -> Exit {
     match error {
         TopicError::Fenced { .. } => Exit::Locked,
-        TopicError::Source { source, .. } => source_exit(source),
+        TopicError::Broker { source, .. } => broker_exit(source),
         TopicError::Client { source, .. } if is_refused_setting(source) => Exit::Configuration,
         TopicError::Client { .. } | TopicError::Missing { .. } | TopicError::Unreachable { .. } => Exit::Unreachable,
     }

@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use deepfm_stream::source::SourceError;
-use deepfm_stream::source::topics::{self, Action, Planned};
+use deepfm_stream::kafka::administration::{self, Action, Planned};
 
 use super::failure::{Exit, Failure};
-use super::run::source_exit;
+use super::run::broker_failure;
 use super::{config, output};
 
 #[derive(Debug, Subcommand)]
@@ -35,15 +34,14 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(command: &Command) -> Result<(), Failure> {
-    let failed = |error: SourceError| Failure::new(source_exit(&error), error);
     let (args, plan) = match command {
         Command::Plan(args) => {
             let config = config::load(&args.config)?;
-            (args, topics::plan(&config.kafka, args.partitions).map_err(failed)?)
+            (args, administration::plan(&config.kafka, args.partitions).map_err(broker_failure)?)
         }
         Command::Apply(args) => {
             let config = config::load(&args.config)?;
-            (args, topics::apply(&config.kafka, args.partitions, args.replication).map_err(failed)?)
+            (args, administration::apply(&config.kafka, args.partitions, args.replication).map_err(broker_failure)?)
         }
     };
     if args.json {

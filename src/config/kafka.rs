@@ -11,6 +11,7 @@ use super::document::Value;
 use super::kinds::{Special, Whole, whole};
 use super::properties::{self, Properties};
 use super::section::Section;
+use deepfm_core::event::EventKind;
 
 const DAY: Whole = whole(1, 86_400, "it is at most a day");
 
@@ -108,6 +109,14 @@ impl Kafka {
         let kafka = Self::read_keys(section);
         kafka.refuse_shared_topics(section);
         kafka
+    }
+
+    /// The topic of a kind of events.
+    pub fn topic_of(&self, kind: EventKind) -> &str {
+        match kind {
+            EventKind::Impression => &self.impressions_topic,
+            EventKind::Click => &self.clicks_topic,
+        }
     }
 
     /// What a record is depends on its topic, so no two of ours may share one.

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::config::kafka::Kafka;
-use crate::source::SourceError;
-use crate::source::read::{read_to_end, read_value};
-use crate::source::send::{EventSender, Raw};
+use crate::kafka::BrokerError;
+use crate::kafka::produce::{Raw, Sender};
+use crate::kafka::read::{read_to_end, read_value};
 use deepfm_core::event::plain::plain;
 use deepfm_core::event::{DETAIL_CHARS_MAX, Decoder, EventKind, RawRecord, Reason};
 use deepfm_core::stream::Refused;
@@ -167,7 +167,7 @@ impl DeadLetter {
 ///
 /// # Errors
 /// When the topic is missing or the broker does not answer.
-pub fn read(kafka: &Kafka) -> Result<BTreeMap<String, DeadLetter>, SourceError> {
+pub fn read(kafka: &Kafka) -> Result<BTreeMap<String, DeadLetter>, BrokerError> {
     let mut letters = BTreeMap::new();
     read_to_end(kafka, &kafka.dead_letter_topic, &mut |message| {
         let key = message.key().map(|key| String::from_utf8_lossy(key).into_owned()).unwrap_or_default();
@@ -231,7 +231,7 @@ pub struct Examiner<'c> {
     /// The watermark that the join has reached at least, in milliseconds.
     pub watermark: Option<i64>,
     /// The number of partitions of each event topic.
-    pub partitions: BTreeMap<String, i32>,
+    pub partitions: BTreeMap<String, usize>,
     /// The time that a record which is sent now is stamped with, in milliseconds.
     pub now: i64,
 }
@@ -241,7 +241,7 @@ impl Examiner<'_> {
     ///
     /// # Errors
     /// When the whole record has to be read from its topic, and the broker does not answer.
-    pub fn examine(&mut self, letter: &DeadLetter) -> Result<Examined, SourceError> {
+    pub fn examine(&mut self, letter: &DeadLetter) -> Result<Examined, BrokerError> {
         let kind = match &letter.topic {
             topic if *topic == self.kafka.impressions_topic => EventKind::Impression,
             topic if *topic == self.kafka.clicks_topic => EventKind::Click,
@@ -250,7 +250,7 @@ impl Examiner<'_> {
         let some = |fate, payload| Ok(Examined { fate, kind: Some(kind), payload });
         let count = self.partitions.get(&letter.topic).copied().unwrap_or_default();
         // A producer takes −1 for "any partition".
-        if !(0..count).contains(&letter.partition) {
+        if !usize::try_from(letter.partition).is_ok_and(|number| number < count) {
             return some(LetterFate::NoPartition, Vec::new());
         }
         let carried = letter.payload_base64.as_deref().and_then(|text| BASE64.decode(text).ok()).unwrap_or_default();
@@ -288,7 +288,7 @@ impl Examiner<'_> {
 ///
 /// # Errors
 /// When the producer does not take it.
-pub fn send_again(sender: &mut EventSender, letter: &DeadLetter, examined: &Examined) -> Result<(), SourceError> {
+pub fn send_again(sender: &mut Sender, letter: &DeadLetter, examined: &Examined) -> Result<(), BrokerError> {
     let key = letter.key_base64.as_deref().and_then(|text| BASE64.decode(text).ok());
     sender.send_raw(&Raw {
         topic: &letter.topic,

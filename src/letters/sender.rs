@@ -11,8 +11,9 @@ use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, T
 use super::DeadLetterError;
 use super::letter::{DeadLetter, LETTER_BYTES_MAX};
 use crate::config::kafka::Kafka;
-use crate::source::client;
-use crate::source::contact::Contact;
+use crate::kafka::ask::retry_bound;
+use crate::kafka::client;
+use crate::kafka::contact::Contact;
 use deepfm_core::version::outbox::Letter;
 
 /// No letter has so few bytes: everything is left out that can be.
@@ -65,7 +66,7 @@ impl LetterSender {
         let failures = Failures::default();
         let producer =
             client::producer(kafka).create_with_context(failures.clone()).map_err(DeadLetterError::Producer)?;
-        let bound = Duration::from_secs(kafka.retry_max_seconds.max(1));
+        let bound = retry_bound(kafka);
         Ok(Self { producer, failures, topic: kafka.dead_letter_topic.clone(), bound })
     }
 

@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 use crate::config::kafka::Kafka;
-use crate::source::SourceError;
-use crate::source::ask::{denied, is_denial, is_unknown_topic};
-use crate::source::client::{self, Deliveries};
-use crate::source::contact::SAY_AGAIN;
-use crate::source::read::read_to_end;
+use crate::kafka::BrokerError;
+use crate::kafka::ask::{ASK, denied, is_denial, is_unknown_topic, retry_bound};
+use crate::kafka::client::{self, Deliveries};
+use crate::kafka::contact::SAY_AGAIN;
+use crate::kafka::read::read_to_end;
 use deepfm_core::event::DETAIL_CHARS_MAX;
 use deepfm_core::event::plain::plain;
 use deepfm_core::version::announcement::Announcement;
@@ -16,9 +16,6 @@ use deepfm_core::version::known::KnownVersions;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
-
-/// How long one question to the broker may take.
-const ASK: Duration = Duration::from_secs(5);
 
 /// How long a transaction lasts at least: the client's default.
 const TRANSACTION_MIN: Duration = Duration::from_mins(1);
@@ -42,11 +39,11 @@ pub enum TopicError {
     },
     /// It cannot be read or written.
     #[error("the versions topic {topic}")]
-    Source {
+    Broker {
         /// Its name.
         topic: String,
         /// Why.
-        source: SourceError,
+        source: BrokerError,
     },
     /// It does not exist.
     #[error("the versions topic {topic} does not exist; `deepfm topics apply --config FILE` creates it")]
@@ -79,10 +76,6 @@ fn transactional_id(model: &str) -> String {
     format!("deepfm-stream/{model}")
 }
 
-fn bound(kafka: &Kafka) -> Duration {
-    Duration::from_secs(kafka.retry_max_seconds.max(1))
-}
-
 /// Reads the topic to its end. Records of other models and of unknown forms are passed over.
 ///
 /// # Errors
@@ -99,9 +92,9 @@ pub fn read(kafka: &Kafka, model: &str) -> Result<KnownVersions, TopicError> {
     });
     let topic = kafka.versions_topic.clone();
     read.map(|()| versions).map_err(|error| match error {
-        SourceError::MissingTopic { .. } => TopicError::Missing { topic },
-        SourceError::Unreachable { bound, reason, .. } => TopicError::Unreachable { topic, bound, reason },
-        error => TopicError::Source { topic, source: error },
+        BrokerError::MissingTopic { .. } => TopicError::Missing { topic },
+        BrokerError::Unreachable { bound, reason, .. } => TopicError::Unreachable { topic, bound, reason },
+        error => TopicError::Broker { topic, source: error },
     })
 }
 
@@ -144,10 +137,10 @@ pub fn bury(kafka: &Kafka, keys: &[String]) -> Result<(), TopicError> {
         for record in keys.iter().map(|key| Record::tombstone(key)) {
             producer.send(record.to(&kafka.versions_topic)).map_err(|(error, _)| failed(error))?;
         }
-        let flushed = producer.flush(bound(kafka));
+        let flushed = producer.flush(retry_bound(kafka));
         if flushed.is_err() || deliveries.take_failed().is_some() {
             let reason = "tombstones were not taken; the log has more".to_owned();
-            return Err(TopicError::Unreachable { topic: topic(), bound: bound(kafka), reason });
+            return Err(TopicError::Unreachable { topic: topic(), bound: retry_bound(kafka), reason });
         }
     }
     Ok(())
@@ -172,7 +165,7 @@ impl Announcer {
         config.set("linger.ms", "0").set("transactional.id", transactional_id(model));
         // A record may not be tried for longer than its transaction lasts, and brokers allow no endless transactions: past
         // it a transaction is begun anew.
-        let tried = bound(kafka).min(TRANSACTION_MAX);
+        let tried = retry_bound(kafka).min(TRANSACTION_MAX);
         config.set("message.timeout.ms", tried.as_millis().to_string());
         config.set("transaction.timeout.ms", tried.max(TRANSACTION_MIN).as_millis().to_string());
         let producer = config.create_with_context(Deliveries::default()).map_err(failed)?;
@@ -194,7 +187,7 @@ impl Announcer {
                 Err(KafkaError::Transaction(error))
                     if error.txn_requires_abort()
                         && !is_denial(error.code())
-                        && start.elapsed() < bound(&self.kafka) =>
+                        && start.elapsed() < retry_bound(&self.kafka) =>
                 {
                     tracing::debug!("the versions topic {}: {error}; beginning anew", self.kafka.versions_topic);
                     self.until_done(|producer| producer.abort_transaction(ASK)).map_err(|error| self.error(error))?;
@@ -239,7 +232,7 @@ impl Announcer {
         &self,
         step: impl Fn(&ThreadedProducer<Deliveries>) -> Result<(), KafkaError>,
     ) -> Result<(), KafkaError> {
-        let (start, bound) = (Instant::now(), bound(&self.kafka));
+        let (start, bound) = (Instant::now(), retry_bound(&self.kafka));
         let mut said = start;
         loop {
             match step(&self.producer) {
@@ -272,18 +265,18 @@ impl Announcer {
         match (code, &error) {
             (Some(RDKafkaErrorCode::TransactionalIdAuthorizationFailed), _) => {
                 let id = format!("transactional id {}", transactional_id(&self.model));
-                TopicError::Source { topic, source: denied(&self.kafka, &id, "Write") }
+                TopicError::Broker { topic, source: denied(&self.kafka, &id, "Write") }
             }
             (Some(code), _) if is_denial(code) => {
                 let what = format!("topic {topic}");
-                TopicError::Source { topic, source: denied(&self.kafka, &what, "Write") }
+                TopicError::Broker { topic, source: denied(&self.kafka, &what, "Write") }
             }
             _ if is_unknown_topic(&error) => TopicError::Missing { topic },
             (Some(RDKafkaErrorCode::MessageTimedOut), _) => {
-                TopicError::Unreachable { topic, bound: bound(&self.kafka), reason: error.to_string() }
+                TopicError::Unreachable { topic, bound: retry_bound(&self.kafka), reason: error.to_string() }
             }
             _ if may_help(&error) => {
-                TopicError::Unreachable { topic, bound: bound(&self.kafka), reason: error.to_string() }
+                TopicError::Unreachable { topic, bound: retry_bound(&self.kafka), reason: error.to_string() }
             }
             _ => TopicError::Client { topic, source: error },
         }

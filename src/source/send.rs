@@ -1,20 +1,16 @@
 //! Event files to topics, keyed by impression id. A record's timestamp is the time of sending unless event times are asked
 //! for: brokers delete by timestamp, so old events stamped with their own times may be gone within minutes.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::metadata::MetadataTopic;
-use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use rdkafka::producer::BaseRecord;
 
-use super::ask::{Asked, denied, is_denial, is_denied};
-use super::client::Deliveries;
-use super::{SourceError, client, files, kafka};
+use super::{SourceError, files};
 use crate::config::kafka::Kafka;
+use crate::kafka::BrokerError;
+use crate::kafka::produce::Sender;
 use crate::lines::{Line, Lines};
 use crate::progress::Progress;
 use crate::simulate::SimulatedEvent;
@@ -42,28 +38,9 @@ impl<'a> From<&'a SimulatedEvent> for Outgoing<'a> {
 
 /// A producer of events.
 pub struct EventSender {
-    producer: ThreadedProducer<Deliveries>,
+    sender: Sender,
     timestamps: Timestamps,
-    failed: Deliveries,
     kafka: Kafka,
-    partitions: BTreeMap<String, i32>,
-    /// Records handed to the producer.
-    pub sent: u64,
-}
-
-/// A record as it is.
-#[derive(Debug)]
-pub struct Raw<'a> {
-    /// Its topic.
-    pub topic: &'a str,
-    /// Its partition.
-    pub partition: i32,
-    /// Its key.
-    pub key: Option<&'a [u8]>,
-    /// Its value.
-    pub payload: &'a [u8],
-    /// Its headers.
-    pub headers: &'a [(&'a str, Option<Vec<u8>>)],
 }
 
 /// An event on its way to a topic.
@@ -84,95 +61,38 @@ impl EventSender {
     ///
     /// # Errors
     /// When the client's settings are refused, or a topic is missing.
-    pub fn new(kafka: &Kafka, timestamps: Timestamps) -> Result<Self, SourceError> {
-        let failed = Deliveries::default();
-        let producer: ThreadedProducer<Deliveries> = client::producer(kafka).create_with_context(failed.clone())?;
-        let asked = Asked::of(kafka, failed.contact());
-        let mut partitions = BTreeMap::new();
+    pub fn new(kafka: &Kafka, timestamps: Timestamps) -> Result<Self, BrokerError> {
+        let sender = Sender::new(kafka)?;
         for kind in [EventKind::Impression, EventKind::Click] {
-            let topic = kafka::topic(kafka, kind);
-            let metadata = asked.ask(|patience| producer.client().fetch_metadata(Some(topic), patience))?;
-            let found = metadata.topics().iter().find(|found| found.name() == topic);
-            if found.and_then(MetadataTopic::error).map(RDKafkaErrorCode::from).is_some_and(is_denial) {
-                return Err(denied(kafka, &format!("topic {topic}"), "Describe"));
-            }
-            let count = found.filter(|found| found.error().is_none()).map_or(0, |found| found.partitions().len());
-            if count == 0 {
-                return Err(SourceError::MissingTopic { topic: topic.to_owned() });
-            }
-            partitions.insert(topic.to_owned(), i32::try_from(count).unwrap_or(i32::MAX));
+            sender.partition_count(kafka.topic_of(kind))?;
         }
-        Ok(Self { producer, timestamps, failed, kafka: kafka.clone(), partitions, sent: 0 })
-    }
-
-    /// The number of partitions of each event topic.
-    pub fn partitions(&self) -> &BTreeMap<String, i32> {
-        &self.partitions
+        Ok(Self { sender, timestamps, kafka: kafka.clone() })
     }
 
     /// Hands one event to the producer; a full producer queue is waited for.
     ///
     /// # Errors
     /// When the producer does not take it.
-    pub fn send(&mut self, event: Outgoing<'_>) -> Result<(), SourceError> {
-        let topic = kafka::topic(&self.kafka, event.kind).to_owned();
-        let key = event.impression_id.as_bytes();
-        let mut record = BaseRecord::<[u8], [u8]>::to(&topic).key(key).payload(event.json);
+    pub fn send(&mut self, event: Outgoing<'_>) -> Result<(), BrokerError> {
+        let topic = self.kafka.topic_of(event.kind);
+        let mut record = BaseRecord::<[u8], [u8]>::to(topic).key(event.impression_id.as_bytes()).payload(event.json);
         if let (Some(time @ 0..), Timestamps::Event) = (event.event_time, self.timestamps) {
             record = record.timestamp(time);
         }
-        self.hand_over(record)
+        self.sender.send(record)
     }
 
-    /// Hands a record to the producer as it is; a full producer queue is waited for.
-    ///
-    /// # Errors
-    /// When the producer does not take it.
-    pub fn send_raw(&mut self, raw: &Raw<'_>) -> Result<(), SourceError> {
-        let mut headers = OwnedHeaders::new();
-        for (key, value) in raw.headers {
-            headers = headers.insert(Header { key, value: value.as_deref() });
-        }
-        let mut record = BaseRecord::<[u8], [u8]>::to(raw.topic).partition(raw.partition).payload(raw.payload);
-        record = record.headers(headers);
-        record.key = raw.key;
-        self.hand_over(record)
-    }
-
-    fn hand_over(&mut self, record: BaseRecord<'_, [u8], [u8]>) -> Result<(), SourceError> {
-        let mut record = record;
-        loop {
-            match self.producer.send(record) {
-                Ok(()) => break,
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), unsent)) => {
-                    record = unsent;
-                    std::thread::park_timeout(Duration::from_millis(5));
-                }
-                Err((error, _)) => return Err(error.into()),
-            }
-        }
-        self.sent += 1;
-        Ok(())
+    /// Events handed to the producer.
+    pub fn sent(&self) -> u64 {
+        self.sender.sent()
     }
 
     /// Waits until the broker has everything.
     ///
     /// # Errors
     /// When that takes longer than the bound, or a record was not taken.
-    pub fn flush(&self) -> Result<(), SourceError> {
-        let bound = Duration::from_secs(self.kafka.retry_max_seconds.max(1));
-        self.producer.flush(bound)?;
-        match self.failed.take_failed() {
-            None => Ok(()),
-            Some((_, topic, error)) if is_denied(&error) => {
-                Err(denied(&self.kafka, &format!("topic {topic}"), "Write"))
-            }
-            Some((failed, _, error)) => Err(SourceError::Unreachable {
-                brokers: self.kafka.brokers.clone(),
-                bound,
-                reason: format!("{failed} records were not delivered ({error})"),
-            }),
-        }
+    pub fn flush(&self) -> Result<(), BrokerError> {
+        self.sender.flush()
     }
 }
 
@@ -207,7 +127,7 @@ pub fn send_directory(
         counts[usize::from(next.kind == EventKind::Click)] += 1;
         next.advance(&mut decoder)?;
         if let Some(rate) = rate {
-            let due = Duration::from_secs_f64(sender.sent as f64 / rate);
+            let due = Duration::from_secs_f64(sender.sent() as f64 / rate);
             std::thread::park_timeout(due.saturating_sub(start.elapsed()));
         }
     }

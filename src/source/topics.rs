@@ -1,195 +1,321 @@
-//! The topics that a configuration needs, against those that the cluster has. Topics are created, never altered or
-//! deleted.
+//! The two event topics as a log. All partitions are assigned once, from offsets that are ours; the client's groups and
+//! commits are not used.
+//!
+//! Each topic is read by a consumer on a thread of its own. A partition whose records wait for the core up to
+//! `queue_records_max` is paused until half of them are consumed. (A queue per partition would need no pausing, but the
+//! client may put records into its common queue again after the queues were split: order could not be relied on.)
 
+mod ends;
+mod reader;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use serde::Serialize;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::{Offset, TopicPartitionList};
 
-use super::ask::{ASK, ask, denied, is_denial};
-use super::contact::Contact;
-use super::kafka::{is_embedded, once_spread, partition_count};
-use super::topic_id::{self, Operation};
-use super::{SourceError, client};
-use crate::config::kafka::Kafka;
+use super::link::Link;
+use super::{Confirmation, Gap, Ingest, Source, SourceError, SourceEvent};
+use crate::config::kafka::{Kafka, Start};
+use crate::kafka::ask::ask;
+use crate::kafka::contact::Contact;
+use crate::kafka::metadata::{self, Extent, extent, is_embedded, once_spread, partition_count};
+use crate::kafka::{BrokerError, client};
+use crate::thread::vital;
+use deepfm_core::event::EventKind;
+use deepfm_core::stream::{Partition, Positions};
+use ends::Questions;
+use reader::Reader;
 
-/// How long the cluster may take to create a topic.
-const CREATE: Duration = Duration::from_secs(30);
-
-/// A topic that the configuration needs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Wanted {
-    /// Its name.
-    pub topic: String,
-    /// What it is for.
-    pub purpose: &'static str,
-    /// Partitions it is created with.
-    pub partitions: i32,
-    /// Whether only the newest record of each key is kept.
-    pub compacted: bool,
+/// The log as it stands at the broker, not yet read.
+pub struct KafkaLog {
+    consumer: Arc<BaseConsumer<Contact>>,
+    kafka: Kafka,
+    extents: BTreeMap<Partition, Extent>,
+    ids: BTreeMap<String, String>,
+    link: Link,
 }
 
-/// What is to be done about a topic.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Action {
-    /// It exists.
-    Keep {
-        /// With this many partitions.
-        partitions: usize,
-    },
-    /// It is missing.
-    Create,
-    /// It exists, but not as it must be; that is for its owner to mend.
-    Mend {
-        /// What is wrong.
-        problem: String,
-    },
+/// Records waiting for the core, by partition.
+type Waiting = Arc<Mutex<BTreeMap<Partition, Arc<AtomicUsize>>>>;
+
+/// The offsets after the last records that the broker is known to have.
+type Ends = Arc<Mutex<Positions>>;
+
+/// A reader of the log.
+pub struct KafkaSource {
+    questions: Questions,
+    events: Receiver<Result<SourceEvent, SourceError>>,
+    waiting: Waiting,
+    known_waiting: BTreeMap<Partition, Arc<AtomicUsize>>,
+    ends: Ends,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
 }
 
-/// A topic with what is to be done about it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Planned {
-    /// The topic.
-    #[serde(flatten)]
-    pub wanted: Wanted,
-    /// What is to be done.
-    pub action: Action,
+/// The name of the thread that reads a topic.
+fn thread_name(kind: EventKind) -> &'static str {
+    match kind {
+        EventKind::Impression => "impressions-reading",
+        EventKind::Click => "clicks-reading",
+    }
 }
 
-/// The topics of a configuration; event topics get `partitions`.
-pub fn wanted(kafka: &Kafka, partitions: i32) -> Vec<Wanted> {
-    let topic = |topic: &str, purpose, partitions, compacted| Wanted {
-        topic: topic.to_owned(),
-        purpose,
-        partitions,
-        compacted,
-    };
-    vec![
-        topic(&kafka.impressions_topic, "impressions", partitions, false),
-        topic(&kafka.clicks_topic, "clicks", partitions, false),
-        topic(&kafka.versions_topic, "announcements of versions", 1, true),
-        topic(&kafka.dead_letter_topic, "records that could not be read", 1, false),
-    ]
+/// The ids of both event topics; none where the cluster does not tell them, which is no reason not to read it.
+fn known_ids(consumer: &BaseConsumer<Contact>, kafka: &Kafka) -> BTreeMap<String, String> {
+    if is_embedded(consumer, kafka) {
+        return BTreeMap::new();
+    }
+    let asked = ids_of(consumer, kafka).or_else(|_| ids_of(consumer, kafka));
+    asked.unwrap_or_else(|error| {
+        tracing::warn!("the brokers do not tell the ids of topics ({error}): one that is recreated may go unnoticed");
+        BTreeMap::new()
+    })
 }
 
-/// Compares the cluster with what is wanted.
-///
-/// # Errors
-/// When the brokers do not answer within the bound, or cannot be talked to with these settings.
-pub fn plan(kafka: &Kafka, partitions: i32) -> Result<Vec<Planned>, SourceError> {
-    let consumer: BaseConsumer<Contact> = client::consumer(kafka).create_with_context(Contact::default())?;
-    let mut plan = Vec::new();
-    for wanted in wanted(kafka, partitions) {
-        let action = match partition_count(&consumer, kafka, &wanted.topic) {
-            Ok(partitions) if wanted.compacted && partitions != 1 => {
-                let problem = format!("it has {partitions} partitions; versions need exactly one, for their order");
-                Action::Mend { problem }
+/// The ids of both event topics.
+fn ids_of(consumer: &BaseConsumer<Contact>, kafka: &Kafka) -> Result<BTreeMap<String, String>, KafkaError> {
+    metadata::ids_of(consumer, &[&kafka.impressions_topic, &kafka.clicks_topic])
+}
+
+/// Compares ids with those that are remembered; only topics that have one in both can differ.
+fn compare_ids(remembered: &BTreeMap<String, String>, ids: &BTreeMap<String, String>) -> Result<(), SourceError> {
+    let differs =
+        ids.iter().find_map(|(topic, is)| remembered.get(topic).filter(|was| *was != is).map(|was| (topic, was, is)));
+    differs.map_or(Ok(()), |(topic, was, is)| {
+        Err(SourceError::Recreated { topic: topic.clone(), was: was.clone(), is: is.clone() })
+    })
+}
+
+impl KafkaLog {
+    /// Asks the brokers for both topics and what they have of each partition.
+    ///
+    /// # Errors
+    /// When the brokers do not answer within `kafka.retry_max_seconds`, or a topic is missing.
+    pub fn connect(kafka: &Kafka) -> Result<Self, SourceError> {
+        let consumer: BaseConsumer<Contact> = client::consumer(kafka).create_with_context(Contact::default())?;
+        let mut extents = BTreeMap::new();
+        for kind in [EventKind::Impression, EventKind::Click] {
+            let topic = kafka.topic_of(kind);
+            let count = once_spread(|| partition_count(&consumer, kafka, topic))?;
+            for number in 0..count as i32 {
+                extents.insert(Partition { kind, number }, extent(&consumer, kafka, topic, number)?);
             }
-            Ok(partitions) => Action::Keep { partitions },
-            Err(SourceError::MissingTopic { .. }) => Action::Create,
-            Err(error @ SourceError::Denied { .. }) => Action::Mend { problem: error.to_string() },
-            Err(error) => return Err(error),
+        }
+        let ids = known_ids(&consumer, kafka);
+        Ok(Self { consumer: Arc::new(consumer), kafka: kafka.clone(), extents, ids, link: Link::default() })
+    }
+
+    /// Tells here whether the brokers answer while the log is read.
+    #[must_use]
+    pub fn told_to(self, link: Link) -> Self {
+        Self { link, ..self }
+    }
+
+    /// The ids of both topics, by name, in the form of Kafka's own tools; absent where the broker does not give one.
+    pub fn topic_ids(&self) -> BTreeMap<String, String> {
+        self.ids.clone()
+    }
+
+    /// Checks that the topics are the ones that were read before. A topic without an id, or of another name, is not
+    /// compared: a mirror with equal offsets is the same log.
+    ///
+    /// # Errors
+    /// When a topic has another id than the one that is remembered.
+    pub fn check_ids(&self, remembered: &BTreeMap<String, String>) -> Result<(), SourceError> {
+        compare_ids(remembered, &self.ids)
+    }
+
+    /// What the broker has of each partition.
+    pub fn extents(&self) -> &BTreeMap<Partition, Extent> {
+        &self.extents
+    }
+
+    /// The offset after the last record of each partition.
+    pub fn ends(&self) -> Positions {
+        self.extents.iter().map(|(partition, extent)| (*partition, extent.high)).collect()
+    }
+
+    /// The partitions whose end is held back by an open transaction, and how many offsets lie behind it: none of them can be
+    /// read before it ends.
+    ///
+    /// # Errors
+    /// When the brokers do not answer.
+    pub fn open_transactions(&self) -> Result<BTreeMap<Partition, u64>, SourceError> {
+        let mut settings = client::consumer(&self.kafka);
+        settings.set("isolation.level", "read_uncommitted");
+        let uncommitted: BaseConsumer<Contact> = settings.create_with_context(Contact::default())?;
+        let mut found = BTreeMap::new();
+        for (partition, known) in &self.extents {
+            let topic = self.kafka.topic_of(partition.kind);
+            let all = extent(&uncommitted, &self.kafka, topic, partition.number)?;
+            // Records may have come since: the committed end is asked for again, after the other.
+            if all.high > known.high {
+                let committed = extent(&self.consumer, &self.kafka, topic, partition.number)?;
+                if committed.high < all.high {
+                    found.insert(*partition, all.high.abs_diff(committed.high));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Says which partitions end at an open transaction.
+    pub fn warn_of_open_transactions(&self) {
+        match self.open_transactions() {
+            Ok(open) => {
+                for (partition, behind) in open {
+                    tracing::warn!(
+                        "{partition} ends at an open transaction: {behind} offsets behind it cannot be read until its \
+                         producer ends it"
+                    );
+                }
+            }
+            Err(error) => tracing::warn!("whether the log ends at open transactions cannot be found out: {error}"),
+        }
+    }
+
+    /// The offsets at which a log without a checkpoint starts. A time is looked up in the broker's index, which is a hint:
+    /// the first record at or after it by the records' own timestamps.
+    ///
+    /// # Errors
+    /// When the brokers cannot be asked for a time.
+    pub fn starts(&self, start: &Start) -> Result<Positions, SourceError> {
+        let at = match start {
+            Start::Earliest => return Ok(self.extents.iter().map(|(p, extent)| (*p, extent.low)).collect()),
+            Start::Latest => return Ok(self.ends()),
+            Start::At(milliseconds) => *milliseconds,
         };
-        plan.push(Planned { wanted, action });
+        let mut wanted = TopicPartitionList::new();
+        for partition in self.extents.keys() {
+            wanted.add_partition_offset(self.kafka.topic_of(partition.kind), partition.number, Offset::Offset(at))?;
+        }
+        let found =
+            ask(&self.kafka, &self.consumer, |patience| self.consumer.offsets_for_times(wanted.clone(), patience))?;
+        let offset = |partition: &Partition, extent: &Extent| {
+            let element = found.find_partition(self.kafka.topic_of(partition.kind), partition.number);
+            match element.map(|element| element.offset()) {
+                Some(Offset::Offset(offset)) if offset >= 0 => offset,
+                Some(Offset::End) => extent.high,
+                _ => extent.low,
+            }
+        };
+        Ok(self.extents.iter().map(|(partition, extent)| (*partition, offset(partition, extent))).collect())
     }
-    if !is_embedded(&consumer, kafka) {
-        let is_there = |planned: &&mut Planned| matches!(planned.action, Action::Keep { .. });
-        for planned in plan.iter_mut().filter(|planned| planned.wanted.compacted).filter(is_there) {
-            if let Some(problem) = cleanup_problem(kafka, &planned.wanted)? {
-                planned.action = Action::Mend { problem };
+
+    /// Checks that everything from these positions on is still there.
+    ///
+    /// # Errors
+    /// When a position is before what the broker has, or after it.
+    pub fn check(&self, positions: &Positions) -> Result<(), SourceError> {
+        match self.gaps(positions)? {
+            gaps if gaps.is_empty() => Ok(()),
+            gaps => Err(SourceError::Lost { gaps }),
+        }
+    }
+
+    /// The records from these positions on that the broker no longer has, by partition.
+    ///
+    /// # Errors
+    /// When a partition is missing, or a position is after what the broker has: that is another log, not a gap.
+    pub fn gaps(&self, positions: &Positions) -> Result<Vec<Gap>, SourceError> {
+        let mut gaps = Vec::new();
+        for (partition, offset) in positions {
+            let Some(Extent { low, high }) = self.extents.get(partition).copied() else {
+                return Err(BrokerError::MissingTopic {
+                    topic: format!("{} (partition {})", self.kafka.topic_of(partition.kind), partition.number),
+                }
+                .into());
+            };
+            if *offset > high {
+                return Err(SourceError::Beyond { partition: *partition, offset: *offset, high });
+            }
+            if *offset < low {
+                gaps.push(Gap { partition: *partition, from: *offset, to: low });
+            }
+        }
+        Ok(gaps)
+    }
+
+    /// Reads from these positions on, on threads of its own.
+    ///
+    /// # Errors
+    /// When the partitions cannot be assigned.
+    pub fn read(self, positions: &Positions, ingest: Ingest) -> Result<KafkaSource, SourceError> {
+        let (sender, events) = std::sync::mpsc::channel();
+        let waiting = Waiting::default();
+        let stop = Arc::new(AtomicBool::new(false));
+        let ends = self.ends();
+        let known_ends: Ends = Arc::new(Mutex::new(ends.clone()));
+        let clicks = (EventKind::Click, ingest.unobserved());
+        let mut threads = Vec::new();
+        for (kind, ingest) in [(EventKind::Impression, ingest), clicks] {
+            let consumer = client::consumer(&self.kafka).create_with_context(Contact::default())?;
+            let reader = Reader {
+                consumer: Arc::new(consumer),
+                kind,
+                kafka: self.kafka.clone(),
+                ingest,
+                sender: sender.clone(),
+                waiting: Arc::clone(&waiting),
+                stop: Arc::clone(&stop),
+                ids: self.ids.clone(),
+                ends: Arc::clone(&known_ends),
+                link: self.link.clone(),
+            };
+            let reader = reader.assign(positions, &ends)?;
+            let body = move |_: &Sender<_>| reader.run();
+            threads.push(vital::spawn(thread_name(kind), sender.clone(), body, |panicked| Err(panicked.into())));
+        }
+        let questions = Questions::of(self.consumer, self.kafka);
+        let known_waiting = BTreeMap::new();
+        Ok(KafkaSource { questions, events, waiting, known_waiting, ends: known_ends, stop, threads })
+    }
+}
+
+impl KafkaSource {
+    /// The offset after the last record that the broker is known to have, by partition: a second old at most while records
+    /// are read.
+    pub fn ends(&self) -> Positions {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Source for KafkaSource {
+    fn next(&mut self, wait: Duration) -> Result<Option<SourceEvent>, SourceError> {
+        match self.events.recv_timeout(wait) {
+            Ok(event) => event.map(Some),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(SourceError::Ended),
+        }
+    }
+
+    fn consumed(&mut self, partition: Partition, weight: usize) {
+        if !self.known_waiting.contains_key(&partition) {
+            self.known_waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        }
+        if let Some(waiting) = self.known_waiting.get(&partition) {
+            waiting.fetch_sub(weight, Ordering::AcqRel);
+        }
+    }
+
+    fn confirm_end(&mut self, partition: Partition, position: i64) -> Result<Confirmation, SourceError> {
+        self.questions.confirm(partition, position)
+    }
+}
+
+impl Drop for KafkaSource {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a reading thread has panicked");
             }
         }
     }
-    Ok(plan)
-}
-
-/// Refuses topics that a worker could not work with: a missing one, one that the plan would have mended, and one that its
-/// user may not read or write.
-///
-/// # Errors
-/// The first that is refused; or when the brokers do not answer within the bound.
-pub fn require(kafka: &Kafka) -> Result<(), SourceError> {
-    once_spread(|| {
-        plan(kafka, 1)?.into_iter().try_for_each(|Planned { wanted, action }| match action {
-            Action::Keep { .. } => Ok(()),
-            Action::Create => Err(SourceError::MissingTopic { topic: wanted.topic }),
-            Action::Mend { problem } => Err(SourceError::Unfit { topic: wanted.topic, problem }),
-        })
-    })?;
-    let consumer: BaseConsumer<Contact> = client::consumer(kafka).create_with_context(Contact::default())?;
-    if is_embedded(&consumer, kafka) {
-        return Ok(());
-    }
-    let wanted = [
-        (&kafka.impressions_topic, &[Operation::Read][..]),
-        (&kafka.clicks_topic, &[Operation::Read]),
-        (&kafka.versions_topic, &[Operation::Read, Operation::Write]),
-        (&kafka.dead_letter_topic, &[Operation::Write]),
-    ];
-    let topics = wanted.map(|(topic, _)| topic.as_str());
-    let allowed = ask(kafka, &consumer, |patience| topic_id::operations(consumer.client(), &topics, patience))?;
-    for (topic, needed) in wanted {
-        let allowed = allowed.get(topic);
-        let missing = needed.iter().find(|needed| allowed.is_some_and(|allowed| !allowed.contains(needed)));
-        if let Some(operation) = missing {
-            return Err(denied(kafka, &format!("topic {topic}"), operation.name()));
-        }
-    }
-    Ok(())
-}
-
-/// What is wrong with how a topic of keyed records is cleaned up; nothing where the broker does not tell.
-fn cleanup_problem(kafka: &Kafka, wanted: &Wanted) -> Result<Option<String>, SourceError> {
-    let admin: AdminClient<Contact> = client::base(kafka).create_with_context(Contact::default())?;
-    let options = AdminOptions::new().request_timeout(Some(ASK));
-    let resources = [ResourceSpecifier::Topic(&wanted.topic)];
-    let described = runtime()?.block_on(admin.describe_configs(&resources, &options))?;
-    let policy = described.iter().flatten().find_map(|resource| resource.get("cleanup.policy"));
-    let Some(policy) = policy.and_then(|entry| entry.value.as_deref()) else {
-        tracing::warn!("the brokers do not tell how topic {} is cleaned up: it must be compacted", wanted.topic);
-        return Ok(None);
-    };
-    Ok((policy != "compact").then(|| {
-        format!(
-            "its cleanup.policy is {policy}, it must be compact: old announcements, and where `live` points, would be \
-             deleted by age. `kafka-configs.sh --alter --topic {} --add-config cleanup.policy=compact` mends it",
-            wanted.topic
-        )
-    }))
-}
-
-fn runtime() -> Result<tokio::runtime::Runtime, SourceError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|source| SourceError::File { path: "runtime".into(), source })
-}
-
-/// Creates what is missing. Returns the plan that was carried out.
-///
-/// # Errors
-/// When the brokers do not answer, or refuse to create a topic.
-pub fn apply(kafka: &Kafka, partitions: i32, replication: i32) -> Result<Vec<Planned>, SourceError> {
-    let plan = plan(kafka, partitions)?;
-    let admin: AdminClient<Contact> = client::base(kafka).create_with_context(Contact::default())?;
-    let missing: Vec<NewTopic<'_>> = plan
-        .iter()
-        .filter(|planned| planned.action == Action::Create)
-        .map(|planned| {
-            let Wanted { topic, partitions, compacted, .. } = &planned.wanted;
-            let new = NewTopic::new(topic, *partitions, TopicReplication::Fixed(replication));
-            if *compacted { new.set("cleanup.policy", "compact") } else { new }
-        })
-        .collect();
-    if missing.is_empty() {
-        return Ok(plan);
-    }
-    let options = AdminOptions::new().operation_timeout(Some(CREATE)).request_timeout(Some(CREATE));
-    for created in runtime()?.block_on(admin.create_topics(&missing, &options))? {
-        created.map_err(|(topic, code)| match code {
-            _ if is_denial(code) => denied(kafka, &format!("topic {topic}"), "Create"),
-            code => SourceError::Unfit { topic, problem: format!("it was not created: {code}") },
-        })?;
-    }
-    Ok(plan)
 }

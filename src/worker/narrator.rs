@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::status::Status;
 use super::toll::{self, Toll};
 use crate::config::Config;
-use crate::source::kafka::KafkaLog;
+use crate::source::topics::KafkaLog;
 use deepfm_core::stream::Positions;
 use deepfm_core::version::announcement::Announcement;
 

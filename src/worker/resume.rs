@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::durable;
 use crate::publish::artefacts;
 use crate::publish::outbox::{self, OutboxError};
-use crate::source::kafka::KafkaLog;
+use crate::source::topics::KafkaLog;
 use crate::source::{Gap, SourceError};
 use crate::store::{Saved, Store, StoreError};
 use deepfm_core::checkpoint::{self, Beside, CheckpointError, FORMAT_VERSION, Layer, Lineage};

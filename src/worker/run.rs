@@ -24,7 +24,7 @@ use crate::drive::losses::{self, Loss};
 use crate::drive::{Drive, Witness as _};
 use crate::letters::Letters;
 use crate::publish::artefacts;
-use crate::source::kafka::KafkaSource;
+use crate::source::topics::KafkaSource;
 use crate::store::Store;
 use crate::thread::vital;
 use deepfm_core::checkpoint::clicks::ClickTimes;

@@ -21,10 +21,11 @@ use super::stop::Stop;
 use crate::config::Config;
 use crate::drive::attendance::{Attendance, Horizon};
 use crate::drive::{Drive, Pilot};
+use crate::kafka::administration;
 use crate::letters::Letters;
 use crate::publish::topic::{self, Announcer};
-use crate::source::kafka::{KafkaLog, KafkaSource};
-use crate::source::{Ingest, topics};
+use crate::source::topics::{KafkaLog, KafkaSource};
+use crate::source::{Ingest, SourceError};
 use crate::store::{self, Store};
 use deepfm_core::checkpoint::clicks::ClickTimes;
 use deepfm_core::checkpoint::{Beside, Layer};
@@ -76,7 +77,7 @@ impl<'s> Chosen<'s> {
     pub(super) fn begin(self) -> Result<Begun<'s>, WorkerError> {
         let Setting { config, options, board, .. } = self.setting;
         self.setting.go_on()?;
-        topics::require(&config.kafka)?;
+        administration::require(&config.kafka).map_err(SourceError::from)?;
         let known = topic::read(&config.kafka, &config.model.name)?;
         if self.basis.saved.is_none() && !options.is_reset {
             resume::refuse_lost_state(config, &known)?;

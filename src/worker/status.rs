@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::counts::{self, Counts};
-use crate::source::contact::Link;
+use crate::source::link::Link;
 use deepfm_core::join::JoinCounters;
 use deepfm_core::metric::Report;
 use deepfm_core::stream::{Partition, Positions};

@@ -5,9 +5,10 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 
 use deepfm_stream::config::kafka::Kafka;
-use deepfm_stream::source::client;
-use deepfm_stream::source::kafka::KafkaLog;
-use deepfm_stream::source::{SourceError, topics};
+use deepfm_stream::kafka::administration;
+use deepfm_stream::kafka::client;
+use deepfm_stream::source::SourceError;
+use deepfm_stream::source::topics::KafkaLog;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::{Offset, TopicPartitionList};
@@ -37,7 +38,7 @@ fn recreate(kafka: &Kafka, topic: &str) {
     let (admin, runtime) = admin(kafka);
     runtime.block_on(admin.delete_topics(&[topic], &AdminOptions::new())).expect("the broker answers");
     wait_for("the topic made again", || {
-        topics::apply(kafka, 1, 1).ok()?;
+        administration::apply(kafka, 1, 1).ok()?;
         KafkaLog::connect(kafka).ok().map(|_| ())
     });
 }

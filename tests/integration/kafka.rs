@@ -8,11 +8,12 @@ use deepfm_core::event::{Decoder, EventKind};
 use deepfm_core::feature::field::{Field, FieldKind, FieldSet};
 use deepfm_core::stream::{Arrival, Partition, Positions};
 use deepfm_stream::config::kafka::{Kafka, Start};
+use deepfm_stream::kafka::administration::{self, Action};
+use deepfm_stream::kafka::{BrokerError, client};
 use deepfm_stream::progress::Progress;
-use deepfm_stream::source::kafka::{KafkaLog, KafkaSource};
 use deepfm_stream::source::send::{Timestamps, send_directory};
-use deepfm_stream::source::topics::{self, Action};
-use deepfm_stream::source::{Ingest, Source, SourceError, SourceEvent, client};
+use deepfm_stream::source::topics::{KafkaLog, KafkaSource};
+use deepfm_stream::source::{Ingest, Source, SourceError, SourceEvent};
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::mocking::MockCluster;
@@ -194,7 +195,7 @@ fn positions_that_the_broker_does_not_have_are_refused() {
     let beyond = log.check(&Positions::from([(partition, 11)]));
     assert!(matches!(beyond, Err(SourceError::Beyond { offset: 11, high: 10, .. })), "{beyond:?}");
     let unknown = log.check(&Positions::from([(Partition { number: 7, ..partition }, 0)]));
-    assert!(matches!(unknown, Err(SourceError::MissingTopic { .. })), "{unknown:?}");
+    assert!(matches!(unknown, Err(SourceError::Broker(BrokerError::MissingTopic { .. }))), "{unknown:?}");
 }
 
 #[test]
@@ -214,10 +215,10 @@ fn a_start_by_time_is_the_first_record_at_or_after_it() {
 fn topics_are_planned_and_applied_once() {
     let Some(broker) = broker::real("topics_are_planned_and_applied_once") else { return };
     let kafka = broker.kafka("plan");
-    let plan = topics::plan(&kafka, 3).expect("the broker answers");
+    let plan = administration::plan(&kafka, 3).expect("the broker answers");
     assert!(plan.iter().all(|planned| planned.action == Action::Create), "{plan:?}");
-    topics::apply(&kafka, 3, 1).expect("the broker makes them");
-    let again = topics::apply(&kafka, 5, 1).expect("there is nothing to do");
+    administration::apply(&kafka, 3, 1).expect("the broker makes them");
+    let again = administration::apply(&kafka, 5, 1).expect("there is nothing to do");
     let partitions: Vec<_> = again.iter().map(|planned| planned.action.clone()).collect();
     let keep = |partitions| Action::Keep { partitions };
     assert_eq!(partitions, [keep(3), keep(3), keep(1), keep(1)]);
@@ -313,7 +314,7 @@ fn brokers_that_are_lost_while_reading_end_the_run_at_the_bound() {
     read_to_the_ends(&mut source, 2);
     drop(cluster);
     let error = wait_for("the end of the run", || source.next(Duration::from_millis(20)).err());
-    assert!(matches!(error, SourceError::Unreachable { .. }), "{error}");
+    assert!(matches!(error, SourceError::Broker(BrokerError::Unreachable { .. })), "{error}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-use deepfm_stream::source::kafka::KafkaLog;
+use deepfm_stream::source::topics::KafkaLog;
 use serde_json::Value;
 
 use super::commands::{Place, digest, quick, simulated_fields};

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use deepfm_stream::source::client;
+use deepfm_stream::kafka::client;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};

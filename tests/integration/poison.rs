@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use deepfm_stream::source::topics;
+use deepfm_stream::kafka::administration;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
@@ -166,7 +166,7 @@ fn no_record_whatever_a_producer_writes_ends_the_worker() {
         // Whatever its timestamp is, the broker takes a record and keeps it.
         broker.create(topic, 1, &[("message.timestamp.after.max.ms", "9223372036854775807"), ("retention.ms", "-1")]);
     }
-    topics::apply(&kafka, 1, 1).expect("the broker makes the other topics");
+    administration::apply(&kafka, 1, 1).expect("the broker makes the other topics");
     let mut runner = TestRunner::deterministic();
     let strategy = proptest::collection::vec(any_record(), 300);
     for topic in topics {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use deepfm_stream::config::Config;
 use deepfm_stream::config::kafka::Kafka;
-use deepfm_stream::source::topics;
+use deepfm_stream::kafka::administration;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -163,7 +163,7 @@ impl Broker {
     /// The same, with all topics made.
     pub(crate) fn kafka_with_topics(&self, test: &str, partitions: i32) -> Kafka {
         let kafka = self.kafka(test);
-        topics::apply(&kafka, partitions, 1).expect("the broker makes topics");
+        administration::apply(&kafka, partitions, 1).expect("the broker makes topics");
         kafka
     }
 

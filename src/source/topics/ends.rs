@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
-use super::topic;
 use crate::config::kafka::Kafka;
-use crate::source::contact::Contact;
+use crate::kafka::contact::Contact;
 use crate::source::{Confirmation, SourceError};
 use crate::thread::{Hand, Panicked};
 use deepfm_core::stream::Partition;
@@ -68,7 +67,7 @@ impl Questions {
     /// The same, over a client.
     pub(super) fn of(consumer: Arc<BaseConsumer<Contact>>, kafka: Kafka) -> Self {
         Self::start(move |partition| {
-            let watermarks = consumer.fetch_watermarks(topic(&kafka, partition.kind), partition.number, ASK);
+            let watermarks = consumer.fetch_watermarks(kafka.topic_of(partition.kind), partition.number, ASK);
             watermarks.ok().map(|(_, high)| high)
         })
     }

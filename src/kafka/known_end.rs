@@ -8,7 +8,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::types::RDKafkaRespErr;
 
 /// The offset after the last record of a partition, if the client has heard of it.
-pub(super) fn known_end<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str, number: i32) -> Option<i64> {
+pub(crate) fn known_end<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str, number: i32) -> Option<i64> {
     let topic = CString::new(topic).ok()?;
     let (mut low, mut high) = (-1, -1);
     // SAFETY: the client lives as long as the borrow of it, the name is terminated and outlives the call, and both results

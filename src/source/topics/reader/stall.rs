@@ -8,8 +8,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::{Assigned, KNOCK};
-use crate::source::contact::Contact;
-use crate::source::{SourceError, client};
+use crate::kafka::client;
+use crate::kafka::contact::Contact;
+use crate::source::SourceError;
 use crate::thread::aside;
 use deepfm_core::stream::Partition;
 
@@ -197,8 +198,8 @@ mod tests {
             waiting: Arc::new(Mutex::default()),
             stop: Arc::new(AtomicBool::new(false)),
             ids: std::collections::BTreeMap::new(),
-            ends: crate::source::kafka::Ends::default(),
-            link: crate::source::contact::Link::default(),
+            ends: crate::source::topics::Ends::default(),
+            link: crate::source::link::Link::default(),
         };
         let starts = [(Partition { kind: EventKind::Impression, number: 0 }, 0)].into_iter().collect();
         let mut assigned = reader.assign(&starts, &starts).expect("the partition is there");

@@ -10,8 +10,8 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::ask::{about_topic, is_denied, is_unknown_topic, retry_bound};
 use super::contact::Contact;
-use super::kafka::{Extent, extent, partition_count};
-use super::{SourceError, client};
+use super::metadata::{Extent, extent, partition_count};
+use super::{BrokerError, client};
 use crate::config::kafka::Kafka;
 
 /// How long one poll waits.
@@ -21,7 +21,7 @@ const NAP: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// When the topic is missing, or nothing arrives for the bound.
-pub fn read_to_end(kafka: &Kafka, topic: &str, take: &mut dyn FnMut(&BorrowedMessage<'_>)) -> Result<(), SourceError> {
+pub fn read_to_end(kafka: &Kafka, topic: &str, take: &mut dyn FnMut(&BorrowedMessage<'_>)) -> Result<(), BrokerError> {
     let consumer: BaseConsumer<Contact> = client::consumer(kafka).create_with_context(Contact::default())?;
     let mut ends = BTreeMap::new();
     let mut assignment = TopicPartitionList::new();
@@ -50,7 +50,7 @@ pub fn read_to_end(kafka: &Kafka, topic: &str, take: &mut dyn FnMut(&BorrowedMes
                 continue;
             }
             Some(Err(error)) if is_unknown_topic(&error) => {
-                return Err(SourceError::MissingTopic { topic: topic.to_owned() });
+                return Err(BrokerError::MissingTopic { topic: topic.to_owned() });
             }
             Some(Err(error)) if is_denied(&error) => return Err(about_topic(kafka, topic, "Read", error.into())),
             Some(Err(error)) => error.to_string(),
@@ -65,7 +65,7 @@ pub fn read_to_end(kafka: &Kafka, topic: &str, take: &mut dyn FnMut(&BorrowedMes
 ///
 /// # Errors
 /// When the broker does not answer for the bound.
-pub fn read_value(kafka: &Kafka, topic: &str, partition: i32, offset: i64) -> Result<Option<Vec<u8>>, SourceError> {
+pub fn read_value(kafka: &Kafka, topic: &str, partition: i32, offset: i64) -> Result<Option<Vec<u8>>, BrokerError> {
     let consumer: BaseConsumer<Contact> = client::consumer(kafka).create_with_context(Contact::default())?;
     let Extent { low, high } = extent(&consumer, kafka, topic, partition)?;
     if !(low..high).contains(&offset) {
@@ -87,14 +87,14 @@ pub fn read_value(kafka: &Kafka, topic: &str, partition: i32, offset: i64) -> Re
     }
 }
 
-fn give_up(kafka: &Kafka, contact: &Contact, since: Instant, reason: String) -> Result<(), SourceError> {
+fn give_up(kafka: &Kafka, contact: &Contact, since: Instant, reason: String) -> Result<(), BrokerError> {
     if let Some(trouble) = contact.misconfigured() {
-        return Err(SourceError::Misconfigured(trouble));
+        return Err(BrokerError::Misconfigured(trouble));
     }
     let bound = retry_bound(kafka);
     if since.elapsed() < bound {
         return Ok(());
     }
     let reason = contact.trouble().map_or(reason, |trouble| trouble.to_string());
-    Err(SourceError::Unreachable { brokers: kafka.brokers.clone(), bound, reason })
+    Err(BrokerError::Unreachable { brokers: kafka.brokers.clone(), bound, reason })
 }

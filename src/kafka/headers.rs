@@ -11,10 +11,10 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::types::RDKafkaRespErr;
 
 /// A header: its key, with U+FFFD for what is not UTF-8, and its value.
-pub(super) type Header<'m> = (Cow<'m, str>, Option<&'m [u8]>);
+pub(crate) type Header<'m> = (Cow<'m, str>, Option<&'m [u8]>);
 
 /// The headers of a record, in order; none where the library cannot make them out. A key ends at its first zero byte.
-pub(super) fn of<'m>(message: &'m BorrowedMessage<'_>) -> Vec<Header<'m>> {
+pub(crate) fn of<'m>(message: &'m BorrowedMessage<'_>) -> Vec<Header<'m>> {
     let mut headers = ptr::null_mut();
     // SAFETY: the message is alive for as long as it is borrowed. Its headers are parsed when first asked for, by one
     // thread: the message is neither shared nor sent here.

@@ -1,11 +1,9 @@
-//! What keeps a client from its brokers, in words that name the cause and the setting to look at; and whether the brokers
-//! answer at all, said once for everybody who waits for them.
+//! What keeps a client from its brokers, in words that name the cause and the setting to look at.
 //!
 //! The client library tells causes through its error events, beside the questions that fail for want of an answer. Every
 //! client of this program has a [`Contact`] as its context, which keeps the most telling one. Nothing of the library's own
 //! log is shown beside ours, except to who asks for `debug`.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,8 +12,6 @@ use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-
-use deepfm_core::event::EventKind;
 
 /// How often what goes on is said again.
 pub const SAY_AGAIN: Duration = Duration::from_mins(1);
@@ -215,58 +211,6 @@ impl ClientContext for Contact {
 
 impl ConsumerContext for Contact {}
 
-#[derive(Debug, Default)]
-struct Outage {
-    /// The topics that do not come.
-    away: BTreeSet<EventKind>,
-    since: Option<Instant>,
-    said: Option<Instant>,
-    reason: String,
-}
-
-/// Whether the brokers answer the readers. An outage is one line when it begins, one a minute, and one when it ends, however
-/// many wait for it.
-#[derive(Clone, Debug, Default)]
-pub struct Link(Arc<Mutex<Outage>>);
-
-impl Link {
-    fn outage(&self) -> MutexGuard<'_, Outage> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A topic's reader has lost all brokers.
-    pub fn lost(&self, kind: EventKind, brokers: &str, reason: &str, bound: Duration) {
-        let mut outage = self.outage();
-        let now = Instant::now();
-        let since = *outage.since.get_or_insert(now);
-        outage.away.insert(kind);
-        reason.clone_into(&mut outage.reason);
-        if outage.said.is_none_or(|said| now.saturating_duration_since(said) >= SAY_AGAIN) {
-            outage.said = Some(now);
-            let tried = since.elapsed().as_secs();
-            tracing::warn!("the brokers {brokers} are lost ({reason}); tried for {tried} s of {bound:?}");
-        }
-    }
-
-    /// A topic's reader is answered again.
-    pub fn back(&self, kind: EventKind, brokers: &str) {
-        let mut outage = self.outage();
-        outage.away.remove(&kind);
-        if outage.away.is_empty()
-            && let Some(since) = outage.since
-        {
-            tracing::info!("the brokers {brokers} answer again after {:.1} s", since.elapsed().as_secs_f64());
-            *outage = Outage::default();
-        }
-    }
-
-    /// For how long the brokers have been away, and why.
-    pub fn away(&self) -> Option<(Duration, String)> {
-        let outage = self.outage();
-        outage.since.map(|since| (since.elapsed(), outage.reason.clone()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -352,17 +296,5 @@ mod tests {
         assert_eq!(contact.misconfigured(), None, "a broker that is killed looks like that for a moment");
         contact.clear();
         assert!(contact.trouble().is_none() && contact.lost().is_none());
-    }
-
-    #[test]
-    fn an_outage_lasts_until_the_last_reader_is_answered() {
-        let link = Link::default();
-        assert!(link.away().is_none());
-        link.lost(EventKind::Impression, "a:1", "nothing listens", Duration::from_secs(9));
-        link.lost(EventKind::Click, "a:1", "nothing listens", Duration::from_secs(9));
-        link.back(EventKind::Impression, "a:1");
-        assert_eq!(link.away().map(|(_, reason)| reason).as_deref(), Some("nothing listens"));
-        link.back(EventKind::Click, "a:1");
-        assert!(link.away().is_none());
     }
 }

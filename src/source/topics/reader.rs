@@ -1,6 +1,5 @@
 //! The reading thread of one topic: polls, decodes, hands over, and pauses a partition whose records wait for the core.
 
-mod ends;
 mod stall;
 
 use std::collections::BTreeMap;
@@ -15,12 +14,15 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::{Ends, Waiting, compare_ids, ids_of, topic};
+use super::{Ends, Waiting, compare_ids, ids_of};
 use crate::config::kafka::Kafka;
-use crate::source::ask::{ASK, Asked, denied, is_unknown_topic, retry_bound};
-use crate::source::contact::{Contact, Link};
+use crate::kafka::ask::{ASK, Asked, denied, is_unknown_topic, retry_bound};
+use crate::kafka::contact::Contact;
+use crate::kafka::known_end::known_end;
+use crate::kafka::{BrokerError, headers};
 use crate::source::ingest::Message;
-use crate::source::{Gap, Ingest, SourceError, SourceEvent, headers};
+use crate::source::link::Link;
+use crate::source::{Gap, Ingest, SourceError, SourceEvent};
 use crate::thread::vital;
 use deepfm_core::event::{EventKind, RawRecord};
 use deepfm_core::stream::{Arrival, Partition, Positions};
@@ -89,7 +91,7 @@ impl Reader {
     }
 
     fn topic(&self) -> &str {
-        topic(&self.kafka, self.kind)
+        self.kafka.topic_of(self.kind)
     }
 
     fn lane(&self, partition: Partition, next_offset: i64, captured_end: i64) -> Lane {
@@ -118,21 +120,21 @@ impl Reader {
     }
 
     /// Decides whether an error of the client ends the run.
-    fn judge(&self, error: &KafkaError) -> Result<(), SourceError> {
+    fn judge(&self, error: &KafkaError) -> Result<(), BrokerError> {
         if is_unknown_topic(error) {
-            return Err(SourceError::MissingTopic { topic: self.topic().to_owned() });
+            return Err(BrokerError::MissingTopic { topic: self.topic().to_owned() });
         }
         let contact = self.consumer.context();
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::Authentication) => match contact.misconfigured() {
-                Some(trouble) => Err(SourceError::Misconfigured(trouble)),
+                Some(trouble) => Err(BrokerError::Misconfigured(trouble)),
                 None => Ok(()),
             },
             Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
                 Err(denied(&self.kafka, &format!("topic {}", self.topic()), "Read"))
             }
             Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::ClusterAuthorizationFailed) => {
-                Err(SourceError::Client(error.clone()))
+                Err(BrokerError::Client(error.clone()))
             }
             // That brokers are lost is said by who waits for them; the group is named to the client, and not used.
             Some(
@@ -240,7 +242,7 @@ impl Assigned {
             return Ok(());
         };
         lane.quiet.at_end(Instant::now());
-        lane.read_to = ends::known_end(&*self.reader.consumer, self.reader.topic(), number);
+        lane.read_to = known_end(&*self.reader.consumer, self.reader.topic(), number);
         // Everything up to the broker's end was read, so whatever lies before the captured end and did not come
         // (transaction markers, compacted records) is not there.
         let next_offset = lane.next_offset.max(lane.captured_end);
@@ -257,7 +259,7 @@ impl Assigned {
         let Self { reader, lanes, .. } = self;
         let mut known = reader.ends.lock().unwrap_or_else(PoisonError::into_inner);
         for (number, lane) in lanes {
-            if let Some(end) = ends::known_end(&*reader.consumer, reader.topic(), *number) {
+            if let Some(end) = known_end(&*reader.consumer, reader.topic(), *number) {
                 let end = if lane.read_to == Some(end) { lane.next_offset } else { end };
                 known.insert(Partition { kind: reader.kind, number: *number }, end);
             }
@@ -280,7 +282,7 @@ impl Assigned {
     fn judge(&self, error: &KafkaError) -> Result<(), SourceError> {
         let code = error.rdkafka_error_code();
         if !matches!(code, Some(RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset)) {
-            return self.reader.judge(error);
+            return Ok(self.reader.judge(error)?);
         }
         // The client does not say which partition: it is one whose position the broker does not have.
         let mut gaps = Vec::new();
@@ -297,7 +299,7 @@ impl Assigned {
                 gaps.push(Gap { partition, from: lane.next_offset, to: low });
             }
         }
-        if gaps.is_empty() { Err(SourceError::Client(error.clone())) } else { Err(SourceError::Lost { gaps }) }
+        if gaps.is_empty() { Err(error.clone().into()) } else { Err(SourceError::Lost { gaps }) }
     }
 
     /// Ends the run when all brokers were lost for longer than the bound.
@@ -312,12 +314,15 @@ impl Assigned {
         if moved || consumer.fetch_metadata(Some(self.reader.topic()), KNOCK).is_ok() {
             contact.clear();
             link.back(*kind, &kafka.brokers);
+            // Fetches begin anew: that nothing came meanwhile is no stall.
+            let now = Instant::now();
+            self.lanes.values_mut().for_each(|lane| lane.quiet.broken(now));
             return self.tell_ends();
         }
         let bound = Duration::from_secs(kafka.retry_max_seconds);
         let reason = contact.trouble().map_or_else(|| "no answer".to_owned(), |trouble| trouble.to_string());
         if since.elapsed() >= bound {
-            return Err(SourceError::Unreachable { brokers: kafka.brokers.clone(), bound, reason });
+            return Err(BrokerError::Unreachable { brokers: kafka.brokers.clone(), bound, reason }.into());
         }
         link.lost(*kind, &kafka.brokers, &reason, bound);
         Ok(())
@@ -350,7 +355,7 @@ impl Assigned {
             if since.elapsed() < retry_bound(&reader.kafka) {
                 return Ok(());
             }
-            return Err(SourceError::MissingTopic { topic: reader.topic().to_owned() });
+            return Err(BrokerError::MissingTopic { topic: reader.topic().to_owned() }.into());
         }
         *missing_since = None;
         // Without an answer they are compared the next time; where there was none at the start, there is nothing to compare.

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::SourceError;
+use super::BrokerError;
 use super::contact::{Contact, SAY_AGAIN, Trouble};
 use crate::config::kafka::Kafka;
 
 /// How long one question to the broker may take.
-pub(super) const ASK: Duration = Duration::from_secs(5);
+pub(crate) const ASK: Duration = Duration::from_secs(5);
 
 /// How long the first question may take: nobody waits longer to hear of a wrong port.
 const FIRST: Duration = Duration::from_secs(1);
@@ -25,12 +25,12 @@ const HEAR: Duration = Duration::from_millis(10);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// How long anything is tried again.
-pub(super) fn retry_bound(kafka: &Kafka) -> Duration {
+pub(crate) fn retry_bound(kafka: &Kafka) -> Duration {
     Duration::from_secs(kafka.retry_max_seconds.max(1))
 }
 
 /// Who is asked, and how to hear what kept the answer.
-pub(super) struct Asked<'a> {
+pub(crate) struct Asked<'a> {
     kafka: &'a Kafka,
     contact: &'a Contact,
     hear: &'a dyn Fn(),
@@ -38,12 +38,12 @@ pub(super) struct Asked<'a> {
 
 impl<'a> Asked<'a> {
     /// A client that hears by itself, or is polled by somebody else.
-    pub(super) fn of(kafka: &'a Kafka, contact: &'a Contact) -> Self {
+    pub(crate) fn of(kafka: &'a Kafka, contact: &'a Contact) -> Self {
         Self { kafka, contact, hear: &|| () }
     }
 
     /// Asks until there is an answer, at most for the bound. The question is given the time that it may take.
-    pub(super) fn ask<T>(&self, mut question: impl FnMut(Duration) -> Result<T, KafkaError>) -> Result<T, SourceError> {
+    pub(crate) fn ask<T>(&self, mut question: impl FnMut(Duration) -> Result<T, KafkaError>) -> Result<T, BrokerError> {
         let Self { kafka, contact, hear } = self;
         let (start, bound) = (Instant::now(), retry_bound(kafka));
         let mut patience = FIRST.min(bound);
@@ -66,16 +66,16 @@ impl<'a> Asked<'a> {
             if contact.trouble().is_none() && !is_secured(kafka) {
                 let address = kafka.brokers.split(',').find(|address| speaks_tls(address));
                 if let Some(address) = address {
-                    return Err(SourceError::Misconfigured(Trouble::of_secured_port(address)));
+                    return Err(BrokerError::Misconfigured(Trouble::of_secured_port(address)));
                 }
             }
             if let Some(trouble) = contact.misconfigured() {
-                return Err(SourceError::Misconfigured(trouble));
+                return Err(BrokerError::Misconfigured(trouble));
             }
             let reason = contact.trouble().map_or_else(|| error.to_string(), |trouble| trouble.to_string());
             let reason = format!("{reason}{}", hint(&kafka.brokers));
             if start.elapsed() >= bound {
-                return Err(SourceError::Unreachable { brokers: kafka.brokers.clone(), bound, reason });
+                return Err(BrokerError::Unreachable { brokers: kafka.brokers.clone(), bound, reason });
             }
             if said.as_ref().is_none_or(|(at, before)| *before != reason || at.elapsed() >= SAY_AGAIN) {
                 let tried = start.elapsed().as_secs();
@@ -101,11 +101,11 @@ fn hint(brokers: &str) -> &'static str {
 }
 
 /// Asks a consumer that nothing is assigned to: polling it for its troubles takes nobody's records.
-pub(super) fn ask<T>(
+pub(crate) fn ask<T>(
     kafka: &Kafka,
     consumer: &BaseConsumer<Contact>,
     question: impl FnMut(Duration) -> Result<T, KafkaError>,
-) -> Result<T, SourceError> {
+) -> Result<T, BrokerError> {
     let hear = || while consumer.poll(HEAR).is_some() {};
     Asked { kafka, contact: consumer.context(), hear: &hear }.ask(question)
 }
@@ -147,15 +147,15 @@ fn user(kafka: &Kafka) -> String {
 }
 
 /// That the client's user may not do something.
-pub(crate) fn denied(kafka: &Kafka, what: &str, operation: &'static str) -> SourceError {
-    SourceError::Denied { user: user(kafka), operation, what: what.to_owned() }
+pub(crate) fn denied(kafka: &Kafka, what: &str, operation: &'static str) -> BrokerError {
+    BrokerError::Denied { user: user(kafka), operation, what: what.to_owned() }
 }
 
 /// The error of a question about a topic: names what the user may not do.
-pub(super) fn about_topic(kafka: &Kafka, topic: &str, operation: &'static str, error: SourceError) -> SourceError {
+pub(crate) fn about_topic(kafka: &Kafka, topic: &str, operation: &'static str, error: BrokerError) -> BrokerError {
     match &error {
-        SourceError::Client(cause) if is_denied(cause) => denied(kafka, &format!("topic {topic}"), operation),
-        SourceError::Client(cause) if is_unknown_topic(cause) => SourceError::MissingTopic { topic: topic.to_owned() },
+        BrokerError::Client(cause) if is_denied(cause) => denied(kafka, &format!("topic {topic}"), operation),
+        BrokerError::Client(cause) if is_unknown_topic(cause) => BrokerError::MissingTopic { topic: topic.to_owned() },
         _ => error,
     }
 }
