@@ -3,13 +3,14 @@
 //!
 //! [`Store`] is all that the worker knows; sled is behind it, and nothing outside this module knows sled.
 
-mod directory;
+mod choice;
+mod commits;
+mod database;
 mod disk;
 mod merging;
 mod recovery;
 mod sled_disk;
 mod stage;
-mod sled_store;
 mod witness;
 
 use std::io;
@@ -19,9 +20,9 @@ use std::time::SystemTime;
 use deepfm_core::checkpoint::{Block, Layer};
 use deepfm_core::train::Scope;
 
+pub use commits::CommitStore;
 #[doc(hidden)]
-pub use disk::{Aside, Database, Disk, Take};
-pub use sled_store::SledStore;
+pub use disk::{Aside, Disk, Engine, Take};
 pub use stage::{AtStage, Stage};
 
 /// A checkpoint that was read back.
@@ -52,13 +53,13 @@ pub enum StoreError {
         /// Why it failed.
         source: io::Error,
     },
-    /// sled failed.
+    /// A database failed.
     #[error("the store in {path} failed")]
-    Sled {
+    Engine {
         /// Its directory.
         path: PathBuf,
         /// Why.
-        source: sled::Error,
+        source: io::Error,
     },
     /// Opening took too long.
     #[error("the store in {0} did not open within a minute")]
@@ -93,6 +94,39 @@ pub enum StoreError {
     /// A delta was given where there is nothing that it could be a delta on.
     #[error("a checkpoint of everything is needed first")]
     NoBase,
+}
+
+impl StoreError {
+    /// Whether it says nothing of what is on the disk: that is full, read-only, slow or the like.
+    fn is_of_the_world(&self) -> bool {
+        let source = match self {
+            // A disk that is slow says nothing of what is on it.
+            Self::Stuck(_) => return true,
+            Self::Io { source, .. } | Self::Engine { source, .. } => source,
+            _ => return false,
+        };
+        let is_too_many_files = matches!(source.raw_os_error(), Some(23 | 24));
+        let is_of_the_world = matches!(
+            source.kind(),
+            io::ErrorKind::StorageFull
+                | io::ErrorKind::QuotaExceeded
+                | io::ErrorKind::ReadOnlyFilesystem
+                | io::ErrorKind::PermissionDenied
+                | io::ErrorKind::OutOfMemory
+                | io::ErrorKind::Interrupted
+                | io::ErrorKind::TimedOut
+                | io::ErrorKind::WouldBlock
+                | io::ErrorKind::ResourceBusy
+                | io::ErrorKind::StaleNetworkFileHandle
+        );
+        is_of_the_world || is_too_many_files
+    }
+
+    /// The error and its cause in one line.
+    fn text(&self) -> String {
+        let source = std::error::Error::source(self).map(|source| format!(": {source}")).unwrap_or_default();
+        format!("{self}{source}")
+    }
 }
 
 /// Gives the blocks of a checkpoint to a function, as one layer of everything, its lineage first; an error of that function ends it.

@@ -11,7 +11,7 @@ use deepfm_stream::durable;
 use deepfm_stream::publish::artefacts::{self, ArtefactIoError};
 use deepfm_stream::publish::exports;
 use deepfm_stream::publish::outbox::check_outbox;
-use deepfm_stream::store::{SledStore, Store as _};
+use deepfm_stream::store::{CommitStore, Store as _};
 use deepfm_stream::worker::probes::PROBES_MIN;
 use serde_json::{Value, json};
 
@@ -89,7 +89,7 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
 fn export(config: &Path, out: Option<&Path>, json: bool) -> Result<(), Failure> {
     durable::keep_to_owner();
     let config = config::load(config)?;
-    let mut store = SledStore::open(&config.state.dir).map_err(store_failure)?;
+    let mut store = CommitStore::open(&config.state.dir).map_err(store_failure)?;
     let saved = store.load().map_err(store_failure)?;
     let root = out.map_or_else(|| config.exports.of(&config.model.name), Path::to_owned);
     if saved.is_none() {

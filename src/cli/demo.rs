@@ -16,7 +16,7 @@ use deepfm_stream::durable;
 use deepfm_stream::publish::artefacts;
 use deepfm_stream::simulate::{self, BayesTally, SimulationParams, Simulator};
 use deepfm_stream::source::send::{EventSender, Timestamps};
-use deepfm_stream::store::SledStore;
+use deepfm_stream::store::CommitStore;
 use deepfm_stream::thread;
 use deepfm_stream::worker::error::WorkerError;
 use deepfm_stream::worker::options::Options;
@@ -207,7 +207,7 @@ fn start_worker(
     stop: Stop,
     board: StatusBoard,
 ) -> Result<JoinHandle<Result<RunSummary, WorkerError>>, Failure> {
-    let store = Box::new(SledStore::open(&config.state.dir).map_err(store_failure)?);
+    let store = Box::new(CommitStore::open(&config.state.dir).map_err(store_failure)?);
     let config = config.clone();
     let options = Options { is_reset: true, ..Options::default() };
     Ok(thread::aside("learning", move || run::run(&config, options, store, &stop, &board)))

@@ -12,7 +12,7 @@ use deepfm_stream::letters::DeadLetterError;
 use deepfm_stream::publish::exports::{self, ExportIoError};
 use deepfm_stream::publish::topic::TopicError;
 use deepfm_stream::source::SourceError;
-use deepfm_stream::store::{SledStore, StoreError};
+use deepfm_stream::store::{CommitStore, StoreError};
 use deepfm_stream::worker::admin::AdminPort;
 use deepfm_stream::worker::error::WorkerError;
 use deepfm_stream::worker::exposition::Registry;
@@ -63,7 +63,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let runtime = runtime.or_exit(Exit::Software)?;
     // Before anything that may take long: opening a store, reading an export.
     runtime.spawn(listen_for_signals(stop.clone(), board.clone()));
-    let store = Box::new(SledStore::open(&config.state.dir).map_err(store_failure)?);
+    let store = Box::new(CommitStore::open(&config.state.dir).map_err(store_failure)?);
     let restored = args.restore.as_deref().map(|path| read_export(path, &config)).transpose()?;
     let on_gap = if args.skip_gaps { OnGap::Skip } else { OnGap::Refuse };
     let on_ahead = if args.abandon_versions { OnAhead::Abandon } else { OnAhead::Refuse };

@@ -67,7 +67,7 @@ pub trait Disk: Send + Sync {
     ///
     /// # Errors
     /// When it does not open.
-    fn open(&self, name: &str) -> Result<Box<dyn Database>, StoreError>;
+    fn open(&self, name: &str) -> Result<Box<dyn Engine>, StoreError>;
 
     /// Begins work beside the commits.
     fn aside(&self, work: Box<dyn FnOnce() + Send>) -> Box<dyn Aside>;
@@ -78,7 +78,7 @@ pub trait Disk: Send + Sync {
 pub type Take<'t> = &'t mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
 
 /// A database: blocks under ordered keys, and a head. What is written may be lost, in any order, until it is synced.
-pub trait Database: Send {
+pub trait Engine: Send {
     /// The head, if there is one.
     ///
     /// # Errors
@@ -116,7 +116,7 @@ pub trait Database: Send {
     fn sync(&self) -> Result<(), StoreError>;
 
     /// Another handle on the same database.
-    fn another(&self) -> Box<dyn Database>;
+    fn another(&self) -> Box<dyn Engine>;
 }
 
 /// Work beside the commits.

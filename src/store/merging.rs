@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
 use super::StoreError;
-use super::directory::{Directory, Head, LayerHead};
+use super::database::{Database, Head, LayerHead};
 use super::disk::{Aside, Disk};
 use super::stage::{AtStage, Stage};
 use deepfm_core::checkpoint::{Block, BlockPlace, Merge};
@@ -35,7 +35,7 @@ pub(super) struct Merging {
 /// A new base that was read back, in a database of its own that has no head yet.
 pub(super) struct Merged {
     pub(super) name: String,
-    pub(super) directory: Directory,
+    pub(super) database: Database,
     pub(super) base: LayerHead,
 }
 
@@ -60,7 +60,7 @@ fn have_grown(head: &Head, deltas_max: usize, times: f64) -> bool {
 
 impl Merging {
     /// Begins to merge what `head` names into a fresh database.
-    pub(super) fn start(disk: &Arc<dyn Disk>, name: String, head: Head, old: Directory, at_stage: AtStage) -> Self {
+    pub(super) fn start(disk: &Arc<dyn Disk>, name: String, head: Head, old: Database, at_stage: AtStage) -> Self {
         let (sender, result) = channel();
         let (into, on) = (name.clone(), Arc::clone(disk));
         let is_given_up = Arc::new(AtomicBool::new(false));
@@ -96,7 +96,7 @@ impl Merging {
 
 /// Reads the layers of a head as one, block by block.
 pub(super) fn read_merged(
-    from: &mut Directory,
+    from: &mut Database,
     head: &Head,
     take: &mut dyn FnMut(Block) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
@@ -116,20 +116,20 @@ fn merge(
     name: String,
     disk: &dyn Disk,
     head: &Head,
-    mut old: Directory,
+    mut old: Database,
     is_given_up: &AtomicBool,
     at_stage: AtStage,
 ) -> Result<Merged, StoreError> {
     let start = Instant::now();
     let go_on = || if is_given_up.load(Ordering::Acquire) { Err(StoreError::GivenUp) } else { Ok(()) };
     at_stage(Stage::MergeBegun)?;
-    let mut directory = Directory::open(disk, &name)?;
-    let mut writer = directory.begin(head.commit(), Scope::Everything)?;
-    read_merged(&mut old, head, &mut |merged| go_on().and_then(|()| directory.put(&mut writer, &merged)))?;
+    let mut database = Database::open(disk, &name)?;
+    let mut writer = database.begin(head.commit(), Scope::Everything)?;
+    read_merged(&mut old, head, &mut |merged| go_on().and_then(|()| database.put(&mut writer, &merged)))?;
     go_on()?;
-    let base = directory.end(writer)?;
+    let base = database.end(writer)?;
     at_stage(Stage::Merged)?;
-    directory.read_blocks(&base, |_| go_on())?;
+    database.read_blocks(&base, |_| go_on())?;
     at_stage(Stage::MergeVerified)?;
     tracing::info!(
         "merged {} layers into {name}, {} MB, in {:.1?}",
@@ -137,5 +137,5 @@ fn merge(
         base.bytes / 1_000_000,
         start.elapsed()
     );
-    Ok(Merged { name, directory, base })
+    Ok(Merged { name, database, base })
 }

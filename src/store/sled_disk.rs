@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use sled::transaction::{ConflictableTransactionError, TransactionError};
 
 use super::StoreError;
-use super::disk::{Aside, Database, Disk, Take};
+use super::disk::{Aside, Disk, Engine, Take};
 use crate::thread::{self, give_way};
 
 /// sled's page cache; reading happens once, at start.
@@ -109,7 +109,7 @@ impl Disk for SledDisk {
         Ok(())
     }
 
-    fn open(&self, name: &str) -> Result<Box<dyn Database>, StoreError> {
+    fn open(&self, name: &str) -> Result<Box<dyn Engine>, StoreError> {
         let path = self.root.join(name);
         let is_new = !path.join("db").exists();
         let (sender, receiver) = mpsc::channel();
@@ -151,7 +151,7 @@ struct SledDatabase {
 
 impl SledDatabase {
     fn open(path: &Path) -> Result<Self, StoreError> {
-        let failed = |source| StoreError::Sled { path: path.to_owned(), source };
+        let failed = |error| StoreError::Engine { path: path.to_owned(), source: io_error(error) };
         let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES);
         let start = Instant::now();
         let db = loop {
@@ -165,12 +165,12 @@ impl SledDatabase {
         Ok(Self { path: path.to_owned(), db, blocks, head })
     }
 
-    fn failed(&self, source: sled::Error) -> StoreError {
-        StoreError::Sled { path: self.path.clone(), source }
+    fn failed(&self, error: sled::Error) -> StoreError {
+        StoreError::Engine { path: self.path.clone(), source: io_error(error) }
     }
 }
 
-impl Database for SledDatabase {
+impl Engine for SledDatabase {
     fn head(&self) -> Result<Option<Vec<u8>>, StoreError> {
         let head = self.head.get(HEAD).map_err(|source| self.failed(source))?;
         Ok(head.map(|bytes| bytes.to_vec()))
@@ -233,14 +233,23 @@ impl Database for SledDatabase {
         sync_file(&self.path.join("db"))
     }
 
-    fn another(&self) -> Box<dyn Database> {
+    fn another(&self) -> Box<dyn Engine> {
         Box::new(self.clone())
     }
 }
 
-/// Whether sled failed for a lock on a database, which says nothing of what is in it.
-pub(super) fn is_locked(error: &sled::Error) -> bool {
-    matches!(error, sled::Error::Io(source) if source.to_string().starts_with("could not acquire lock"))
+/// sled tells a failure of the disk as it was, and one of its own in words. That a database is locked says nothing of what is
+/// in it.
+fn io_error(error: sled::Error) -> io::Error {
+    match error {
+        error if is_locked(&error) => io::Error::new(ErrorKind::ResourceBusy, error),
+        sled::Error::Io(error) => error,
+        error => io::Error::other(error),
+    }
+}
+
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if error.to_string().starts_with("could not acquire lock"))
 }
 
 fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
@@ -250,30 +259,4 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreEr
 
 fn sync_file(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(failed("sync", path))
-}
-
-/// Whether an error says nothing of what is on the disk.
-pub(super) fn is_of_the_world(error: &StoreError) -> bool {
-    let source = match error {
-        // A disk that is slow says nothing of what is on it.
-        StoreError::Stuck(_) => return true,
-        StoreError::Io { source, .. } | StoreError::Sled { source: sled::Error::Io(source), .. } => source,
-        _ => return false,
-    };
-    let is_too_many_files = matches!(source.raw_os_error(), Some(23 | 24));
-    let is_locked = matches!(error, StoreError::Sled { source, .. } if is_locked(source));
-    let is_of_the_world = matches!(
-        source.kind(),
-        ErrorKind::StorageFull
-            | ErrorKind::QuotaExceeded
-            | ErrorKind::ReadOnlyFilesystem
-            | ErrorKind::PermissionDenied
-            | ErrorKind::OutOfMemory
-            | ErrorKind::Interrupted
-            | ErrorKind::TimedOut
-            | ErrorKind::WouldBlock
-            | ErrorKind::ResourceBusy
-            | ErrorKind::StaleNetworkFileHandle
-    );
-    is_of_the_world || is_too_many_files || is_locked
 }

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use super::disk::Disk;
-use super::sled_disk::is_of_the_world;
 
 /// The two files.
 pub(super) const NAMES: [&str; 2] = ["HEAD.a", "HEAD.b"];
@@ -51,7 +50,7 @@ pub(super) fn read(disk: &dyn Disk) -> Result<Option<Witness>, StoreError> {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(source) => {
                 let error = StoreError::Io { doing: "read", path: disk.path(name), source };
-                if is_of_the_world(&error) {
+                if error.is_of_the_world() {
                     return Err(error);
                 }
                 // The other file is as good as it is when this one is torn.

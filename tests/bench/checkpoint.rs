@@ -19,7 +19,7 @@ use deepfm_core::model::params::ModelParams;
 use deepfm_core::stream::{Arrival, Control, Partition};
 use deepfm_core::train::{BatchParams, Ledger, Restore, Scope, StateCut, StateDigest, TrainParams, Trainer};
 use deepfm_core::version::outbox::Outbox;
-use deepfm_stream::store::{SledStore, Store};
+use deepfm_stream::store::{CommitStore, Store};
 use deepfm_stream::thread::give_way;
 
 const FIELDS: u64 = 20;
@@ -136,7 +136,7 @@ fn lineage(cut: &StateCut) -> Lineage {
 }
 
 /// Takes a cut, encodes and commits it: how long learning stood still, how long the rest took, and bytes.
-fn commit(trainer: &mut Trainer, store: &mut SledStore) -> (Duration, Duration, u64) {
+fn commit(trainer: &mut Trainer, store: &mut CommitStore) -> (Duration, Duration, u64) {
     let start = Instant::now();
     let cut = trainer.cut(store.wants());
     let pause = start.elapsed();
@@ -145,7 +145,7 @@ fn commit(trainer: &mut Trainer, store: &mut SledStore) -> (Duration, Duration, 
     (pause, start.elapsed(), layer.bytes())
 }
 
-fn by_share(rows: u64, trainer: &mut Trainer, traffic: &mut Traffic, store: &mut SledStore) {
+fn by_share(rows: u64, trainer: &mut Trainer, traffic: &mut Traffic, store: &mut CommitStore) {
     println!("changed     pause ms   whole ms      MB");
     for (round, share) in [0.001, 0.01, 0.05, 0.1].into_iter().enumerate() {
         for again in 0..3 {
@@ -171,9 +171,9 @@ fn rounds(
     rows: u64,
     trainer: &mut Trainer,
     traffic: &mut Traffic,
-    store: Option<SledStore>,
+    store: Option<CommitStore>,
     first: u64,
-) -> (f64, Vec<Duration>, Option<SledStore>) {
+) -> (f64, Vec<Duration>, Option<CommitStore>) {
     const ROUNDS: u64 = 24;
     let hot = rows / 100;
     let per_round = 100_000.max(2 * hot);
@@ -221,7 +221,7 @@ fn main() {
     let temporary = tempfile::tempdir().expect("a directory of our own");
     let directory = words.next().map_or_else(|| temporary.path().to_owned(), PathBuf::from);
     tracing_subscriber::fmt().compact().with_target(false).init();
-    let mut store = SledStore::open(&directory).expect("nobody else has it");
+    let mut store = CommitStore::open(&directory).expect("nobody else has it");
     store.load().expect("it is new");
     let mut trainer = filled(rows, &params());
     let mut traffic = Traffic { rows, sent: 0 };
@@ -258,7 +258,7 @@ fn open_impressions(rows: u64) {
     let directory = tempfile::tempdir().expect("a directory of our own");
     let mut params = params();
     params.join.window_ms = 1_000_000_000;
-    let mut store = SledStore::open(directory.path()).expect("nobody else has it");
+    let mut store = CommitStore::open(directory.path()).expect("nobody else has it");
     store.load().expect("it is new");
     let (mut trainer, mut traffic) = (filled(rows, &params), Traffic { rows, sent: 0 });
     for round in 0..OPEN / 100_000 {
@@ -288,7 +288,7 @@ fn peak_memory_mb() -> u64 {
 }
 
 fn recover(directory: &Path, trainer: &mut Trainer) {
-    let mut store = SledStore::open(directory).expect("it was closed");
+    let mut store = CommitStore::open(directory).expect("it was closed");
     let expected = {
         store.load().expect("it is whole");
         let cut = trainer.cut(Scope::Changes);
@@ -304,7 +304,7 @@ fn recover(directory: &Path, trainer: &mut Trainer) {
 
 fn restart(cache: &str, directory: &Path, params: &TrainParams, expected: StateDigest) {
     let start = Instant::now();
-    let mut store = SledStore::open(directory).expect("it was closed");
+    let mut store = CommitStore::open(directory).expect("it was closed");
     let saved = store.load().expect("it is whole").expect("there are checkpoints");
     let loaded = start.elapsed();
     let (mut restored, _) = checkpoint::decode(params.clone(), &saved.layers).expect("what was written is read");

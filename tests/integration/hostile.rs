@@ -574,7 +574,7 @@ fn versions_are_made_for_their_readers_and_exports_for_the_owner_alone() {
     }
     assert!([MANIFEST, BLOCKS].iter().all(|name| mode(&path.join(name)) == 0o600));
     let state = root.path().join("state");
-    let store = deepfm_stream::store::SledStore::open(&state).expect("the disk takes it");
+    let store = deepfm_stream::store::CommitStore::open(&state).expect("the disk takes it");
     assert_eq!(mode(&state), 0o700);
     drop(store);
 }

@@ -17,7 +17,7 @@ use std::path::Path;
 use deepfm_core::checkpoint::{Block, Layer, Section};
 use deepfm_core::feature::hash;
 use deepfm_core::train::Scope;
-use deepfm_stream::store::{Saved, SledStore, Store, StoreError};
+use deepfm_stream::store::{CommitStore, Saved, Store, StoreError};
 
 use crate::support::copy_directory;
 
@@ -69,7 +69,7 @@ fn scope_of(commit: u64) -> Scope {
 }
 
 fn load(directory: &Path) -> Result<Option<Saved>, StoreError> {
-    SledStore::open(directory)?.load()
+    CommitStore::open(directory)?.load()
 }
 
 fn assert_is_commit(saved: &Saved, commit: u64) {
@@ -79,7 +79,7 @@ fn assert_is_commit(saved: &Saved, commit: u64) {
 
 /// Opens a store and commits `commits` times.
 fn filled(directory: &Path, commits: u64) {
-    let mut store = SledStore::open(directory).expect("nobody else has it");
+    let mut store = CommitStore::open(directory).expect("nobody else has it");
     store.load().expect("it is new");
     for commit in 1..=commits {
         assert_eq!(store.commit(&layer(commit, scope_of(commit))).expect("the disk takes it"), commit);
@@ -98,10 +98,10 @@ fn the_newest_commit_is_read_back() {
 #[test]
 fn one_process_has_a_state_directory() {
     let directory = tempfile::tempdir().expect("a directory of our own");
-    let first = SledStore::open(directory.path()).expect("nobody else has it");
-    assert!(matches!(SledStore::open(directory.path()), Err(StoreError::Locked(_))));
+    let first = CommitStore::open(directory.path()).expect("nobody else has it");
+    assert!(matches!(CommitStore::open(directory.path()), Err(StoreError::Locked(_))));
     drop(first);
-    SledStore::open(directory.path()).expect("the lock ends with its holder");
+    CommitStore::open(directory.path()).expect("the lock ends with its holder");
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn a_store_that_came_back_empty_or_old_is_refused_and_never_taken_for_a_new_one(
     filled(directory.path(), 3);
     let old = directory.path().join("old");
     copy_directory(&directory.path().join("base-1"), &old);
-    let mut store = SledStore::open(directory.path()).expect("nobody else has it");
+    let mut store = CommitStore::open(directory.path()).expect("nobody else has it");
     store.load().expect("it is whole");
     for commit in 4..=6 {
         store.commit(&layer(commit, scope_of(commit))).expect("the disk takes it");

@@ -1,13 +1,14 @@
 //! Damage on the disk: it is seen, or harmless, and never another state in silence.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use deepfm_core::checkpoint::{Block, Layer, Section};
 use deepfm_core::feature::hash;
 use deepfm_core::train::Scope;
-use deepfm_stream::store::{SledStore, Stage, Store, StoreError};
+use deepfm_stream::store::{CommitStore, Disk as _, Stage, Store, StoreError};
 
 use super::{Effective, assert_is_commit, effective, expected, filled, layer, load, scope_of, wide};
 use crate::support::{copy_directory, rounds};
@@ -29,7 +30,7 @@ struct Pristine {
 impl Pristine {
     fn new(layers: &[Layer]) -> Self {
         let directory = tempfile::tempdir().expect("a directory of our own");
-        let mut store = SledStore::open(directory.path()).expect("nobody else has it");
+        let mut store = CommitStore::open(directory.path()).expect("nobody else has it");
         store.load().expect("it is new");
         for layer in layers {
             store.commit(layer).expect("the disk takes it");
@@ -155,7 +156,7 @@ fn a_damaged_delta_costs_only_what_came_after_the_one_below_it() {
     let at = file.windows(wanted.len()).position(|window| window == wanted).expect("the delta is in the file");
     file[at] ^= 4;
     fs::write(&path, file).expect("the disk takes it");
-    let mut store = SledStore::open(directory.path()).expect("nobody else has it");
+    let mut store = CommitStore::open(directory.path()).expect("nobody else has it");
     let saved = store.load().expect("there is one that is whole").expect("there are commits");
     assert!(saved.fell_back.is_some(), "it says that it fell back");
     let (read, mut blocks) = (store.reader().expect("what was fallen back to can be exported"), Vec::new());
@@ -175,10 +176,55 @@ fn a_damaged_delta_costs_only_what_came_after_the_one_below_it() {
     assert!(effective(&saved.layers) == effective(&[layer(9, Scope::Everything)]));
 }
 
+/// Flips a bit of a block of a commit, where sled's own checksums do not see it.
+fn damage_block(root: &Path, name: &str, commit: u64) {
+    let database = CommitStore::disk(root).expect("nobody else has it").open(name).expect("it is whole");
+    let mut blocks = Vec::new();
+    let scanned = database.scan(&commit.to_be_bytes(), &mut |key, value| {
+        blocks.push((key.to_vec(), value.to_vec()));
+        ControlFlow::Continue(())
+    });
+    scanned.expect("it is whole");
+    let (key, mut value) = blocks.swap_remove(0);
+    value[0] ^= 4;
+    database.insert(&key, &value).and_then(|()| database.sync()).expect("the disk takes it");
+}
+
+#[test]
+fn a_damaged_commit_that_nobody_was_told_of_does_not_put_what_was_acknowledged_in_doubt() {
+    static SWITCHED: AtomicUsize = AtomicUsize::new(0);
+    let fails = |stage| match stage {
+        Stage::Switched => {
+            SWITCHED.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+        // Durable in its new database; the witness will not hear of it.
+        Stage::Committed if SWITCHED.load(Ordering::Relaxed) > 0 => Err(StoreError::NoBase),
+        _ => Ok(()),
+    };
+    let directory = tempfile::tempdir().expect("a directory of our own");
+    let mut store = CommitStore::open_with(directory.path(), 3, fails).expect("nobody else has it");
+    store.load().expect("it is new");
+    let mut commit = 1;
+    while store.commit(&layer(commit, scope_of(commit))).is_ok() {
+        commit += 1;
+        assert!(commit < 1000, "no merge");
+    }
+    drop(store);
+    let whole = tempfile::tempdir().expect("a directory of our own");
+    copy_directory(directory.path(), whole.path());
+    let saved = load(whole.path()).expect("it is whole").expect("there are commits");
+    assert_eq!((saved.commit, saved.fell_back), (commit, None), "it was durable");
+    damage_block(directory.path(), "base-2", commit);
+    let saved = load(directory.path()).expect("base-1 is whole").expect("there are commits");
+    assert_eq!((saved.commit, saved.fell_back.clone()), (commit - 1, None));
+    assert_is_commit(&saved, commit - 1);
+}
+
 #[test]
 fn a_newest_database_that_is_gone_is_never_passed_over_in_silence() {
     let directory = tempfile::tempdir().expect("a directory of our own");
-    let mut store = SledStore::open_with(directory.path(), 3, |_| Ok(())).expect("nobody else has it");
+    let mut store = CommitStore::open_with(directory.path(), 3, |_| Ok(())).expect("nobody else has it");
     store.load().expect("it is new");
     let mut commit = 0;
     let has = |name: &str| directory.path().join(name).exists();
@@ -224,11 +270,11 @@ fn what_a_commit_that_was_cut_short_left_is_not_read_as_part_of_the_next() {
         Stage::BlocksSynced => Err(StoreError::NoBase),
         _ => Ok(()),
     };
-    let mut store = SledStore::open_with(directory.path(), 9, fails).expect("nobody else has it");
+    let mut store = CommitStore::open_with(directory.path(), 9, fails).expect("nobody else has it");
     store.load().expect("it is whole");
     store.commit(&wide(2, 0, 9000, Scope::Changes)).expect_err("it is cut short");
     drop(store);
-    let mut store = SledStore::open(directory.path()).expect("nobody else has it");
+    let mut store = CommitStore::open(directory.path()).expect("nobody else has it");
     store.load().expect("it is whole");
     assert_eq!(store.commit(&layer(2, Scope::Changes)).expect("the disk takes it"), 2);
     drop(store);

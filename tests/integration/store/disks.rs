@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use deepfm_core::feature::hash;
 use deepfm_core::train::Scope;
-use deepfm_stream::store::{Aside, Database, Disk, SledStore, Stage, Store, StoreError, Take};
+use deepfm_stream::store::{Aside, CommitStore, Disk, Engine, Stage, Store, StoreError, Take};
 
 use super::{Effective, assert_is_commit, effective, filled, load, wide};
 use crate::support::{copy_directory, rounds};
@@ -26,7 +26,7 @@ fn bound(state: u64) -> u64 {
 
 /// Commits a state and changes of it; what the directory took at most.
 fn most_used(directory: &Path, state_rows: u64, delta_rows: u64, commits: u64) -> u64 {
-    let mut store = SledStore::open(directory).expect("nobody else has it");
+    let mut store = CommitStore::open(directory).expect("nobody else has it");
     store.load().expect("it is new");
     store.commit(&wide(1, 0, state_rows, Scope::Everything)).expect("the disk takes it");
     let mut most = 0;
@@ -134,7 +134,7 @@ impl<D: Disk> Disk for PlannedDisk<D> {
         self.disk.remove_leftovers(name)
     }
 
-    fn open(&self, name: &str) -> Result<Box<dyn Database>, StoreError> {
+    fn open(&self, name: &str) -> Result<Box<dyn Engine>, StoreError> {
         self.plan.operate()?;
         let (database, plan) = (self.disk.open(name)?, Arc::clone(&self.plan));
         Ok(Box::new(Planned::new(database, plan, Arc::new(AtomicU64::new(0)))))
@@ -146,13 +146,13 @@ impl<D: Disk> Disk for PlannedDisk<D> {
 }
 
 struct Planned {
-    database: Box<dyn Database>,
+    database: Box<dyn Engine>,
     plan: Arc<Plan>,
     has_failed: Arc<AtomicU64>,
 }
 
 impl Planned {
-    fn new(database: Box<dyn Database>, plan: Arc<Plan>, has_failed: Arc<AtomicU64>) -> Self {
+    fn new(database: Box<dyn Engine>, plan: Arc<Plan>, has_failed: Arc<AtomicU64>) -> Self {
         plan.handles.fetch_add(1, Ordering::SeqCst);
         Self { database, plan, has_failed }
     }
@@ -165,7 +165,7 @@ impl Planned {
     }
 }
 
-impl Database for Planned {
+impl Engine for Planned {
     fn head(&self) -> Result<Option<Vec<u8>>, StoreError> {
         self.database.head()
     }
@@ -194,7 +194,7 @@ impl Database for Planned {
         self.database.sync()
     }
 
-    fn another(&self) -> Box<dyn Database> {
+    fn another(&self) -> Box<dyn Engine> {
         let (plan, has_failed) = (Arc::clone(&self.plan), Arc::clone(&self.has_failed));
         Box::new(Self::new(self.database.another(), plan, has_failed))
     }
@@ -207,10 +207,10 @@ impl Drop for Planned {
 }
 
 /// A store on a real disk that goes by a plan.
-fn planned(root: &Path, plan: &Arc<Plan>, deltas_max: usize) -> SledStore {
-    let disk = SledStore::disk(root).expect("nobody else has it");
+fn planned(root: &Path, plan: &Arc<Plan>, deltas_max: usize) -> CommitStore {
+    let disk = CommitStore::disk(root).expect("nobody else has it");
     let disk = PlannedDisk { disk, plan: Arc::clone(plan) };
-    let mut store = SledStore::on(Arc::new(disk), deltas_max, |_| Ok(()));
+    let mut store = CommitStore::on(Arc::new(disk), deltas_max, |_| Ok(()));
     store.load().expect("nothing is wrong yet");
     store
 }
@@ -284,7 +284,7 @@ fn a_commit_is_not_failed_by_what_comes_after_it() {
         }
         _ => Ok(()),
     };
-    let mut store = SledStore::open_with(directory.path(), 4, fails).expect("nobody else has it");
+    let mut store = CommitStore::open_with(directory.path(), 4, fails).expect("nobody else has it");
     store.load().expect("it is new");
     for commit in 1..=5 {
         let scope = store.wants();
@@ -301,9 +301,9 @@ fn witnesses_that_cannot_be_read_are_no_damage() {
     // Too many open files, an error of the device.
     for error in [24, 5] {
         plan.unreadable.store(error, Ordering::SeqCst);
-        let disk = SledStore::disk(directory.path()).expect("nobody else has it");
+        let disk = CommitStore::disk(directory.path()).expect("nobody else has it");
         let disk = PlannedDisk { disk, plan: Arc::clone(&plan) };
-        let loaded = SledStore::on(Arc::new(disk), 64, |_| Ok(())).load();
+        let loaded = CommitStore::on(Arc::new(disk), 64, |_| Ok(())).load();
         assert!(matches!(loaded, Err(StoreError::Io { doing: "read", .. })), "{error}: {loaded:?}");
     }
     plan.unreadable.store(0, Ordering::SeqCst);
@@ -319,7 +319,7 @@ fn a_store_that_ends_does_not_wait_for_a_merge() {
         }
         Ok(())
     };
-    let mut store = SledStore::open_with(directory.path(), 4, merges_slowly).expect("nobody else has it");
+    let mut store = CommitStore::open_with(directory.path(), 4, merges_slowly).expect("nobody else has it");
     store.load().expect("it is new");
     store.commit(&wide(1, 0, 300_000, Scope::Everything)).expect("the disk takes it");
     let mut commit = 1;
@@ -347,9 +347,9 @@ fn a_database_that_failed_is_never_written_again_and_everything_goes_into_a_fres
         let directory = tempfile::tempdir().expect("a directory of our own");
         let start = Instant::now();
         let plan = Plan::new(fails_at);
-        let disk = SledStore::disk(directory.path()).expect("nobody else has it");
+        let disk = CommitStore::disk(directory.path()).expect("nobody else has it");
         let disk = Arc::new(PlannedDisk { disk, plan: Arc::clone(&plan) });
-        let mut store = SledStore::on(disk, 4, |_| Ok(()));
+        let mut store = CommitStore::on(disk, 4, |_| Ok(()));
         store.load().expect("it is new");
         let (mut layers, mut failed, mut last) = (Vec::new(), 0, 0);
         for commit in 1..=20 {
@@ -410,8 +410,8 @@ fn a_full_disk_is_an_error_and_the_next_commit_with_room_is_whole() {
     let filler = small.0.path().join("filler");
     let start = Instant::now();
     let plan = Plan::new(usize::MAX);
-    let disk = PlannedDisk { disk: SledStore::disk(&root).expect("nobody else has it"), plan };
-    let mut store = SledStore::on(Arc::new(disk), 64, |_| Ok(()));
+    let disk = PlannedDisk { disk: CommitStore::disk(&root).expect("nobody else has it"), plan };
+    let mut store = CommitStore::on(Arc::new(disk), 64, |_| Ok(()));
     store.load().expect("it is new");
     store.commit(&wide(1, 0, 10_000, Scope::Everything)).expect("there is room");
     fs::write(&filler, vec![1; 30 << 20]).expect("there is room");
@@ -455,7 +455,7 @@ fn load_elsewhere(root: &Path) -> Option<(u64, Effective)> {
 #[test]
 fn deltas_are_merged_into_a_new_base() {
     let directory = tempfile::tempdir().expect("a directory of our own");
-    let mut store = SledStore::open(directory.path()).expect("nobody else has it");
+    let mut store = CommitStore::open(directory.path()).expect("nobody else has it");
     store.load().expect("it is new");
     let mut layers = vec![wide(1, 0, 100_000, Scope::Everything)];
     store.commit(&layers[0]).expect("the disk takes it");

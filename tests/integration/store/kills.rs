@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use deepfm_core::feature::hash;
 use deepfm_core::train::Scope;
-use deepfm_stream::store::{SledStore, Stage, Store, StoreError};
+use deepfm_stream::store::{CommitStore, Stage, Store, StoreError};
 
 use super::{assert_is_commit, effective, filled, layer, load, scope_of, wide};
 use crate::support::rounds;
@@ -34,8 +34,9 @@ fn child_works_until_it_is_ended() {
     let Some(directory) = std::env::var_os(CHILD_DIRECTORY) else {
         return;
     };
-    let open = || SledStore::open_with(Path::new(&directory), DELTAS_MAX, end_at_stage).expect("nobody else has it");
-    let newest = |store: &mut SledStore| store.load().expect("what is there is whole").map_or(0, |saved| saved.commit);
+    let open = || CommitStore::open_with(Path::new(&directory), DELTAS_MAX, end_at_stage).expect("nobody else has it");
+    let newest =
+        |store: &mut CommitStore| store.load().expect("what is there is whole").map_or(0, |saved| saved.commit);
     if std::env::var(CHILD_WORK).is_ok_and(|work| work == "open") {
         for _ in 0..100_000 {
             println!("acknowledged {}", newest(&mut open()));
@@ -138,7 +139,7 @@ fn a_crash_at_every_arrow_leaves_the_old_state_or_the_new_one() {
                 Stage::Committed | Stage::Witnessed | Stage::Removed => assert_eq!(found, last + 1, "{at}: committed"),
                 _ => {}
             }
-            let mut store = SledStore::open(directory.path()).expect("nobody else has it");
+            let mut store = CommitStore::open(directory.path()).expect("nobody else has it");
             store.load().expect("it is whole");
             let next = found + 1;
             assert_eq!(store.commit(&layer(next, scope_of(next))).expect("it goes on"), next, "{at}");
@@ -175,7 +176,7 @@ fn kills_while_opening_leave_a_store_that_opens() {
     let mut newest = 0;
     for round in 0..rounds(20, 500) as u64 {
         if round % 10 == 0 {
-            let mut store = SledStore::open_with(directory.path(), 40, |_| Ok(())).expect("nobody else has it");
+            let mut store = CommitStore::open_with(directory.path(), 40, |_| Ok(())).expect("nobody else has it");
             store.load().unwrap_or_else(|error| panic!("round {round}: {error}"));
             for _ in 0..20 {
                 newest += 1;
@@ -227,7 +228,8 @@ fn after_a_failure_at_any_arrow_everything_is_committed_into_a_fresh_place() {
     let others = [Stage::Opened, Stage::Found, Stage::Settled, Stage::Removed];
     for (at, stage) in (1..).zip(Stage::ALL).filter(|(_, stage)| !others.contains(stage)) {
         let directory = tempfile::tempdir().expect("a directory of our own");
-        let mut store = SledStore::open_with(directory.path(), 256, fail_or_wait_at_stage).expect("nobody else has it");
+        let mut store =
+            CommitStore::open_with(directory.path(), 256, fail_or_wait_at_stage).expect("nobody else has it");
         store.load().expect("it is new");
         let mut layers = vec![wide(1, 0, 90_000, Scope::Everything)];
         store.commit(&layers[0]).expect("the disk takes it");
@@ -260,7 +262,7 @@ fn a_start_that_fails_at_any_arrow_passes_nothing_over() {
         let directory = tempfile::tempdir().expect("a directory of our own");
         filled(directory.path(), 9);
         let mut store =
-            SledStore::open_with(directory.path(), DELTAS_MAX, fail_or_wait_at_stage).expect("nobody else has it");
+            CommitStore::open_with(directory.path(), DELTAS_MAX, fail_or_wait_at_stage).expect("nobody else has it");
         FAILS_AT.store(at, Ordering::SeqCst);
         let loaded = store.load();
         FAILS_AT.store(0, Ordering::SeqCst);
@@ -278,7 +280,7 @@ fn an_arrow_that_takes_long_changes_nothing() {
         let directory = tempfile::tempdir().expect("a directory of our own");
         WAITS_AT.store(at, Ordering::SeqCst);
         for life in 0..2 {
-            let mut store = SledStore::open_with(directory.path(), DELTAS_MAX, fail_or_wait_at_stage).expect("ours");
+            let mut store = CommitStore::open_with(directory.path(), DELTAS_MAX, fail_or_wait_at_stage).expect("ours");
             let found = store.load().unwrap_or_else(|error| panic!("{stage:?}: {error}"));
             let known = found.map_or(0, |saved| saved.commit);
             assert_eq!(known, life * 12, "{stage:?}");

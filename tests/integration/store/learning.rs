@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use deepfm_core::checkpoint;
 use deepfm_core::train::{StateDigest, TrainParams, Trainer};
-use deepfm_stream::store::{SledStore, Store};
+use deepfm_stream::store::{CommitStore, Store};
 
 use super::simulated_disk::SimulatedDisk;
 use crate::integration::determinism::{
@@ -19,7 +19,7 @@ const CUTS: u64 = 8;
 /// A start from whatever the disk has, and learning with commits until the log ends or the power goes.
 fn live(params: &TrainParams, log: &Log, disk: &SimulatedDisk, dice: &mut Dice) -> Option<Trainer> {
     let deltas_max = 2 + dice.below(6) as usize;
-    let mut store = SledStore::on(Arc::new(disk.clone()), deltas_max, |_| Ok(()));
+    let mut store = CommitStore::on(Arc::new(disk.clone()), deltas_max, |_| Ok(()));
     let found = match store.load() {
         Ok(found) => found,
         Err(_) if disk.is_off() => return None,

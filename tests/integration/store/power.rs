@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use deepfm_stream::store::{Aside, Database, Disk, SledStore, Store, StoreError, Take};
+use deepfm_stream::store::{Aside, CommitStore, Disk, Engine, Store, StoreError, Take};
 
 use super::dice::Dice;
 use super::{assert_is_commit, layer, load, scope_of};
@@ -224,7 +224,7 @@ impl<D: Disk> Disk for JournaledDisk<D> {
         self.disk.remove_leftovers(name)
     }
 
-    fn open(&self, name: &str) -> Result<Box<dyn Database>, StoreError> {
+    fn open(&self, name: &str) -> Result<Box<dyn Engine>, StoreError> {
         self.journal.maybe_cut();
         let database = self.disk.open(name)?;
         self.journal.maybe_cut();
@@ -240,12 +240,12 @@ impl<D: Disk> Disk for JournaledDisk<D> {
 }
 
 struct Journaled {
-    database: Box<dyn Database>,
+    database: Box<dyn Engine>,
     name: String,
     journal: Arc<Journal>,
 }
 
-impl Database for Journaled {
+impl Engine for Journaled {
     fn head(&self) -> Result<Option<Vec<u8>>, StoreError> {
         self.database.head()
     }
@@ -276,7 +276,7 @@ impl Database for Journaled {
         Ok(())
     }
 
-    fn another(&self) -> Box<dyn Database> {
+    fn another(&self) -> Box<dyn Engine> {
         let journal = Arc::clone(&self.journal);
         Box::new(Self { database: self.database.another(), name: self.name.clone(), journal })
     }
@@ -291,9 +291,9 @@ fn the_power_may_go_at_any_moment_of_real_writing() {
         let directory = tempfile::tempdir().expect("a directory of our own");
         let root = directory.path().to_owned();
         (lock().acknowledged, lock().synced) = (0, Files::new());
-        let disk = SledStore::disk(&root).expect("nobody else has it");
+        let disk = CommitStore::disk(&root).expect("nobody else has it");
         let journal = Arc::new(Journal { root, known: Arc::clone(&known), cuts_one_in: rounds(30, 12) as u64 });
-        let mut store = SledStore::on(Arc::new(JournaledDisk { disk, journal }), DELTAS_MAX, |_| Ok(()));
+        let mut store = CommitStore::on(Arc::new(JournaledDisk { disk, journal }), DELTAS_MAX, |_| Ok(()));
         store.load().expect("it is new");
         for commit in 1..=40 {
             assert_eq!(store.commit(&layer(commit, scope_of(commit))).expect("the disk takes it"), commit);

@@ -8,7 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use deepfm_stream::store::{Aside, Database, Disk, StoreError, Take};
+use deepfm_stream::store::{Aside, Disk, Engine, StoreError, Take};
 
 use super::bugs::Bug;
 use super::dice::Dice;
@@ -364,7 +364,7 @@ impl Disk for SimulatedDisk {
         Ok(())
     }
 
-    fn open(&self, name: &str) -> Result<Box<dyn Database>, StoreError> {
+    fn open(&self, name: &str) -> Result<Box<dyn Engine>, StoreError> {
         let mut state = self.state();
         let opened = state.operate("open");
         if let Some(database) = state.databases.get_mut(name) {
@@ -425,7 +425,7 @@ struct Handle {
     name: String,
 }
 
-impl Database for Handle {
+impl Engine for Handle {
     fn head(&self) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.disk.state().database(&self.name)?.cached.head.clone())
     }
@@ -481,7 +481,7 @@ impl Database for Handle {
         self.disk.state().sync_database(&self.name)
     }
 
-    fn another(&self) -> Box<dyn Database> {
+    fn another(&self) -> Box<dyn Engine> {
         Box::new(Self { disk: self.disk.clone(), name: self.name.clone() })
     }
 }

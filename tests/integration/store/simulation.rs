@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use deepfm_core::checkpoint::{Block, Layer, Section};
 use deepfm_core::train::Scope;
-use deepfm_stream::store::{Saved, SledStore, Store};
+use deepfm_stream::store::{CommitStore, Saved, Store};
 
 use super::bugs::Bug;
 use super::dice::Dice;
@@ -122,7 +122,7 @@ impl Run {
     /// A start, and commits until the power goes or the process ends. `false` when the store refused, as it may.
     fn live(&mut self, commits: u64) -> Result<bool, String> {
         let deltas_max = 2 + self.dice.below(6) as usize;
-        let mut store = SledStore::on(Arc::new(self.disk.clone()), deltas_max, |_| Ok(()));
+        let mut store = CommitStore::on(Arc::new(self.disk.clone()), deltas_max, |_| Ok(()));
         let found = match store.load() {
             Ok(found) => found,
             Err(_) if self.disk.is_off() => {

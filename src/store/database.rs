@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::StoreError;
-use super::disk::{Database, Disk};
+use super::disk::{Disk, Engine};
 use deepfm_core::checkpoint::{BLOCK_BYTES_MAX, Block, Layer, Section};
 use deepfm_core::train::Scope;
 
@@ -91,17 +91,17 @@ impl SectionSums {
 /// An open database. After a failure of its own the handle is leaked: sled hangs in `Drop` on a failed handle. What is found
 /// in it, and what its callers make of that, is no failure of the database: a handle that is leaked keeps the space of a
 /// database that was removed.
-pub(super) struct Directory {
+pub(super) struct Database {
     path: PathBuf,
-    database: Option<Box<dyn Database>>,
+    engine: Option<Box<dyn Engine>>,
 }
 
-impl Directory {
+impl Database {
     /// Opens a database, or makes one. Only for the holder of the state directory's lock.
     pub(super) fn open(disk: &dyn Disk, name: &str) -> Result<Self, StoreError> {
         disk.remove_leftovers(name)?;
-        let database = disk.open(name)?;
-        Ok(Self { path: disk.path(name), database: Some(database) })
+        let engine = disk.open(name)?;
+        Ok(Self { path: disk.path(name), engine: Some(engine) })
     }
 
     /// Where it is.
@@ -111,7 +111,7 @@ impl Directory {
 
     /// The newest commit, as the database says.
     pub(super) fn head(&mut self) -> Result<Option<Head>, StoreError> {
-        let Some(bytes) = self.guarded(|database| database.head())? else {
+        let Some(bytes) = self.guarded(|engine| engine.head())? else {
             return Ok(None);
         };
         let damaged = |error| StoreError::Damaged { path: self.path.clone(), reason: format!("its head: {error}") };
@@ -150,8 +150,8 @@ impl Directory {
             take(Block { section, bytes: bytes.to_vec() })
         };
         let mut ended = Ok(());
-        self.guarded(|database| {
-            database.scan(&layer.commit.to_be_bytes(), &mut |key, value| {
+        self.guarded(|engine| {
+            engine.scan(&layer.commit.to_be_bytes(), &mut |key, value| {
                 ended = look(key, value);
                 if ended.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             })
@@ -162,20 +162,20 @@ impl Directory {
 
     /// Another handle on the same database, to read with.
     pub(super) fn reader(&self) -> Result<Self, StoreError> {
-        let database = self.database.as_ref().ok_or_else(|| StoreError::Poisoned(self.path.clone()))?;
-        Ok(Self { path: self.path.clone(), database: Some(database.another()) })
+        let engine = self.engine.as_ref().ok_or_else(|| StoreError::Poisoned(self.path.clone()))?;
+        Ok(Self { path: self.path.clone(), engine: Some(engine.another()) })
     }
 
     /// Begins a layer. Blocks under its number are those of a commit that a crash cut short: they are removed, or they
     /// would be read as part of it.
     pub(super) fn begin(&mut self, commit: u64, scope: Scope) -> Result<LayerWriter, StoreError> {
-        self.guarded(|database| {
+        self.guarded(|engine| {
             let mut left = Vec::new();
-            database.scan(&commit.to_be_bytes(), &mut |key, _| {
+            engine.scan(&commit.to_be_bytes(), &mut |key, _| {
                 left.push(key.to_vec());
                 ControlFlow::Continue(())
             })?;
-            left.iter().try_for_each(|key| database.remove(key))
+            left.iter().try_for_each(|key| engine.remove(key))
         })?;
         Ok(LayerWriter {
             layer: LayerHead { commit, scope, blocks: 0, bytes: 0, digest: [0; 32] },
@@ -194,12 +194,12 @@ impl Directory {
         writer.sums.take(&key[8..], sum);
         layer.blocks += 1;
         layer.bytes += block.bytes.len() as u64;
-        self.guarded(|database| database.insert(&key, &[block.bytes.as_slice(), &sum].concat()))
+        self.guarded(|engine| engine.insert(&key, &[block.bytes.as_slice(), &sum].concat()))
     }
 
     /// Syncs a layer; nothing refers to it yet.
     pub(super) fn end(&mut self, writer: LayerWriter) -> Result<LayerHead, StoreError> {
-        self.guarded(|database| database.sync())?;
+        self.guarded(|engine| engine.sync())?;
         Ok(LayerHead { digest: writer.sums.digest(), ..writer.layer })
     }
 
@@ -216,23 +216,23 @@ impl Directory {
     pub(super) fn commit(&mut self, parent: Option<&Head>, head: &Head) -> Result<(), StoreError> {
         let (from, to) = (parent.map(Head::to_bytes), head.to_bytes());
         let reason = "its head is not the parent of the commit".to_owned();
-        if !self.guarded(|database| database.move_head(from.as_deref(), &to))? {
+        if !self.guarded(|engine| engine.move_head(from.as_deref(), &to))? {
             return Err(StoreError::Damaged { path: self.path.clone(), reason });
         }
-        self.guarded(|database| database.sync())
+        self.guarded(|engine| engine.sync())
     }
 
     /// Runs against the database; an error or a panic makes the handle unusable and leaks it.
-    fn guarded<T>(&mut self, run: impl FnOnce(&dyn Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let Some(database) = &self.database else {
+    fn guarded<T>(&mut self, run: impl FnOnce(&dyn Engine) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let Some(engine) = &self.engine else {
             return Err(StoreError::Poisoned(self.path.clone()));
         };
-        let failed = match catch_unwind(AssertUnwindSafe(|| run(&**database))) {
+        let failed = match catch_unwind(AssertUnwindSafe(|| run(&**engine))) {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => error,
             Err(_) => StoreError::Damaged { path: self.path.clone(), reason: "reading it panicked".to_owned() },
         };
-        std::mem::forget(self.database.take());
+        std::mem::forget(self.engine.take());
         Err(failed)
     }
 }

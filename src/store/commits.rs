@@ -15,7 +15,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::directory::{Directory, Head};
+use super::choice;
+use super::database::{Database, Head};
 use super::disk::Disk;
 use super::merging::{self, Merged, Merging};
 use super::recovery::{self, Fault, Found};
@@ -36,7 +37,7 @@ const SLED_FACTOR: u64 = 4;
 const UNFIT_BYTES_MAX: u64 = 256 << 20;
 
 /// The store of a state directory.
-pub struct SledStore {
+pub struct CommitStore {
     disk: Arc<dyn Disk>,
     current: Option<Current>,
     /// What was fallen back to, to be read until the first commit.
@@ -60,11 +61,11 @@ pub struct SledStore {
 /// The database that takes commits.
 struct Current {
     name: String,
-    directory: Directory,
+    database: Database,
     head: Head,
 }
 
-impl SledStore {
+impl CommitStore {
     /// Opens a state directory, which is made if it is missing, and locks it.
     ///
     /// # Errors
@@ -115,15 +116,15 @@ impl SledStore {
     /// The databases, the newest first.
     fn bases(&self) -> Result<Vec<String>, StoreError> {
         let mut bases = self.disk.names()?;
-        bases.retain(|name| recovery::number(name).is_some());
-        bases.sort_unstable_by_key(|name| std::cmp::Reverse(recovery::number(name)));
+        bases.retain(|name| choice::number(name).is_some());
+        bases.sort_unstable_by_key(|name| std::cmp::Reverse(choice::number(name)));
         Ok(bases)
     }
 
     /// A name that no database has had.
     fn fresh_name(&self) -> Result<String, StoreError> {
-        let newest = self.bases()?.first().and_then(|name| recovery::number(name)).unwrap_or(0);
-        let witnessed = self.witness.as_ref().and_then(|witness| recovery::number(&witness.newest.directory));
+        let newest = self.bases()?.first().and_then(|name| choice::number(name)).unwrap_or(0);
+        let witnessed = self.witness.as_ref().and_then(|witness| choice::number(&witness.newest.directory));
         Ok(format!("base-{}", newest.max(witnessed.unwrap_or(0)) + 1))
     }
 
@@ -176,14 +177,14 @@ impl SledStore {
             merging.give_up();
         }
         let name = self.fresh_name()?;
-        let mut directory = Directory::open(&*self.disk, &name)?;
-        let base = directory.write(commit, layer)?;
-        directory.read_blocks(&base, |_| Ok(()))?;
+        let mut database = Database::open(&*self.disk, &name)?;
+        let base = database.write(commit, layer)?;
+        database.read_blocks(&base, |_| Ok(()))?;
         (self.at_stage)(Stage::BlocksSynced)?;
         let head = Head { layers: vec![base] };
-        directory.commit(None, &head)?;
+        database.commit(None, &head)?;
         self.is_suspect = false;
-        Ok(Current { name, directory, head })
+        Ok(Current { name, database, head })
     }
 
     /// Commits changes on top of what is there, or on top of the merged base if that is ready.
@@ -211,10 +212,10 @@ impl SledStore {
         }
         let waiting = unfit.iter().map(|(commit, layer)| (*commit, layer));
         for (commit, layer) in waiting.chain([(commit, layer)]) {
-            current.head.layers.push(current.directory.write(commit, layer)?);
+            current.head.layers.push(current.database.write(commit, layer)?);
         }
         (self.at_stage)(Stage::BlocksSynced)?;
-        current.directory.commit(parent.as_ref(), &current.head)?;
+        current.database.commit(parent.as_ref(), &current.head)?;
         Ok(current)
     }
 
@@ -236,7 +237,7 @@ impl SledStore {
         self.current = Some(current);
         // The commit is durable and known, whatever becomes of this: it is tried again after the next.
         if let Err(error) = self.tidy() {
-            tracing::warn!("after checkpoint {commit}: {}", recovery::text(&error));
+            tracing::warn!("after checkpoint {commit}: {}", error.text());
         }
         Ok(commit)
     }
@@ -279,7 +280,7 @@ impl SledStore {
             tracing::warn!("checkpoints are not merged: {full}");
             return Ok(());
         }
-        let (name, old) = (self.fresh_name()?, current.directory.reader()?);
+        let (name, old) = (self.fresh_name()?, current.database.reader()?);
         self.merging = Some(Merging::start(&self.disk, name, current.head.clone(), old, self.at_stage));
         Ok(())
     }
@@ -302,17 +303,17 @@ impl SledStore {
 
 /// Goes over to a merged base, with the deltas that were committed since it was begun.
 fn switch(mut old: Current, merged: Merged) -> Result<Current, StoreError> {
-    let Merged { name, mut directory, base } = merged;
+    let Merged { name, mut database, base } = merged;
     let since = base.commit;
     let mut head = Head { layers: vec![base] };
     for delta in old.head.layers.iter().filter(|layer| layer.commit > since) {
-        let layer = old.directory.read(delta)?;
-        head.layers.push(directory.write(delta.commit, &layer)?);
+        let layer = old.database.read(delta)?;
+        head.layers.push(database.write(delta.commit, &layer)?);
     }
-    Ok(Current { name, directory, head })
+    Ok(Current { name, database, head })
 }
 
-impl Store for SledStore {
+impl Store for CommitStore {
     fn load(&mut self) -> Result<Option<Saved>, StoreError> {
         self.witness = witness::read(&*self.disk)?;
         let names = self.disk.names()?;
@@ -326,7 +327,7 @@ impl Store for SledStore {
             Fault::Damage(reason) => self.damaged(reason),
             Fault::World(error) => error,
         })?;
-        let Some(Found { saved, name, directory, head }) = found else {
+        let Some(Found { saved, name, database, head }) = found else {
             // The first witness may be cut short; the commit that it was written for was durable before.
             return if self.witness.is_none() && files > 0 {
                 Err(self.damaged("the witness is damaged, and no checkpoint was found".to_owned()))
@@ -340,13 +341,13 @@ impl Store for SledStore {
         let testimony = Testimony { commit: head.commit(), directory: name.clone(), digest: head.digest() };
         if saved.fell_back.is_none() {
             self.testify(testimony)?;
-            self.current = Some(Current { name, directory, head });
+            self.current = Some(Current { name, database, head });
         } else {
             // What was fallen back to is the newest now; nothing is written behind the damage, nor comes back from there.
             let written = self.witness.as_ref().map_or(0, |witness| witness.written) + 1;
-            let passed_over = bases.first().and_then(|name| recovery::number(name)).unwrap_or(0);
+            let passed_over = bases.first().and_then(|name| choice::number(name)).unwrap_or(0);
             self.put_witness(Witness { written, newest: testimony, before: None, other: None, passed_over })?;
-            self.fallen_back = Some(Current { name, directory, head });
+            self.fallen_back = Some(Current { name, database, head });
         }
         (self.at_stage)(Stage::Settled)?;
         Ok(Some(saved))
@@ -388,12 +389,12 @@ impl Store for SledStore {
     fn reader(&self) -> Result<ReadMerged, StoreError> {
         let current = self.current.as_ref().or(self.fallen_back.as_ref()).ok_or(StoreError::NoBase)?;
         // Should the directory be removed by a rotation meanwhile, its files stay readable through the open handle.
-        let (mut directory, head) = (current.directory.reader()?, current.head.clone());
-        Ok(Box::new(move |take| merging::read_merged(&mut directory, &head, take)))
+        let (mut database, head) = (current.database.reader()?, current.head.clone());
+        Ok(Box::new(move |take| merging::read_merged(&mut database, &head, take)))
     }
 }
 
-impl Drop for SledStore {
+impl Drop for CommitStore {
     fn drop(&mut self) {
         self.end_soon();
     }

@@ -1,0 +1,177 @@
+//! Which checkpoint to go on from, as a function of what the witness says and what the databases hold. Nothing is read here:
+//! whoever asks reads what the answer wants to know, and asks again.
+//!
+//! Databases are looked at from the newest to the oldest, until one has what it must have. `known` is the newest commit
+//! that the witness knows: all that was acknowledged. What the witness says of a database, and what is found in it:
+//!
+//! | of the database the witness says | no head | its head | is |
+//! |---|---|---|---|
+//! | nothing, it is newer than all the witness knows: a successor | passed over: a commit or merge was cut short | after `known` | taken, if it is whole |
+//! | | | at `known` or before | passed over |
+//! | | | damaged | passed over; a fault where `known` is 0 |
+//! | | | of several layers, where `known` is 0 | a fault: there was a witness once |
+//! | it has the newest commit, and the one before | a fault | at the newest or after, where it was the newest | taken as it is now: a commit more was durable, and not acknowledged |
+//! | | | at the one before | cut there, with a fault |
+//! | | | anything else, damaged | a fault |
+//! | it has taken no commit since this one: the database before, or one that was fallen back to | a fault | at it or after | cut there |
+//! | | | anything else, damaged | a fault |
+//! | nothing, and it is no successor | never looked at | | |
+//!
+//! A checkpoint that is taken with a fault is older than something that was acknowledged; its faults are told. Where nothing is
+//! taken, the faults are the reason why there is no state; without any, there never was one.
+
+use std::collections::BTreeMap;
+
+use super::database::Head;
+use super::witness::{Testimony, Witness};
+
+/// What is known of a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Finding {
+    /// It opens, and has no commit.
+    Empty,
+    /// It is at this commit.
+    At(Head),
+    /// Something in it is not as it was written.
+    Damaged(String),
+}
+
+/// What is to be done next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// Look into this database.
+    Look(String),
+    /// Go on from this commit.
+    Take(Taken),
+    /// There never was a checkpoint.
+    Fresh,
+    /// There was one, and none is whole.
+    Lost(Vec<String>),
+}
+
+/// A commit to go on from, if its layers are whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// Its database.
+    pub(super) name: String,
+    /// The head, cut where it is to be gone on from.
+    pub(super) head: Head,
+    /// Why it is not the newest.
+    pub(super) faults: Vec<String>,
+    /// Whether it is worth nothing when a layer is damaged: the older database has what was acknowledged.
+    pub(super) must_be_whole: bool,
+}
+
+/// What to do next; `names` are the databases, the newest first, `findings` what is known of them.
+pub(super) fn choose(witness: Option<&Witness>, names: &[String], findings: &BTreeMap<String, Finding>) -> Choice {
+    let known = witness.map_or(0, |witness| witness.newest.commit);
+    let mut faults: Vec<String> = Vec::new();
+    if let Some(Witness { newest, passed_over, .. }) = witness {
+        if !names.contains(&newest.directory) {
+            faults.push(format!("{} is gone", newest.directory));
+        }
+        // Nothing was committed since; whoever started then may not have lived to say it.
+        if number(&newest.directory) <= Some(*passed_over) {
+            faults.push(format!("an earlier start fell back to checkpoint {known}"));
+        }
+    }
+    for name in names {
+        let expected = expectation(name, witness);
+        if matches!(expected, Expectation::Nothing) {
+            continue;
+        }
+        let Some(finding) = findings.get(name) else {
+            return Choice::Look(name.clone());
+        };
+        match judge(name, finding, &expected, known) {
+            Verdict::PassedOver => {}
+            Verdict::Fault(fault) => faults.push(format!("{name}: {fault}")),
+            Verdict::Good { head, fault } => {
+                faults.extend(fault);
+                let must_be_whole = matches!(expected, Expectation::Successor) && known > 0;
+                return Choice::Take(Taken { name: name.clone(), head, faults, must_be_whole });
+            }
+        }
+    }
+    if known > 0 {
+        faults.push(format!("the witness knows checkpoint {known}, and none that is whole was found"));
+    }
+    if faults.is_empty() { Choice::Fresh } else { Choice::Lost(faults) }
+}
+
+/// What the witness says of a database.
+enum Expectation<'w> {
+    /// It is the newest it knows, with the commit before it there.
+    Newest(&'w Testimony, Option<&'w Testimony>),
+    /// It is the one before, or what was fallen back to: it has taken no commit since.
+    Closed(&'w Testimony),
+    /// It is newer than the witness: a commit into a fresh database that a crash cut short.
+    Successor,
+    /// It is none of these, and to be removed.
+    Nothing,
+}
+
+fn expectation<'w>(name: &str, witness: Option<&'w Witness>) -> Expectation<'w> {
+    let Some(Witness { newest, before, other, passed_over, .. }) = witness else {
+        return Expectation::Successor;
+    };
+    match other {
+        _ if newest.directory == name && number(name) <= Some(*passed_over) => Expectation::Closed(newest),
+        _ if newest.directory == name => Expectation::Newest(newest, before.as_ref()),
+        Some(other) if other.directory == name => Expectation::Closed(other),
+        _ if number(name) > number(&newest.directory).max(Some(*passed_over)) => Expectation::Successor,
+        _ => Expectation::Nothing,
+    }
+}
+
+/// The number in a database's name.
+pub(super) fn number(name: &str) -> Option<u64> {
+    name.strip_prefix("base-")?.parse().ok()
+}
+
+enum Verdict {
+    PassedOver,
+    /// It has not what it must have.
+    Fault(String),
+    /// To be gone on from, with what is wrong with something newer.
+    Good {
+        head: Head,
+        fault: Option<String>,
+    },
+}
+
+fn judge(name: &str, finding: &Finding, expected: &Expectation<'_>, known: u64) -> Verdict {
+    let good = |head| Verdict::Good { head, fault: None };
+    let head = match (finding, expected) {
+        (Finding::At(head), _) => head,
+        // A fresh database without a commit: a merge or a commit was cut short.
+        (Finding::Empty, Expectation::Successor) => return Verdict::PassedOver,
+        (Finding::Empty, _) => return Verdict::Fault("it is empty".to_owned()),
+        // One that the witness does not know of holds nothing that was acknowledged.
+        (Finding::Damaged(_), Expectation::Successor) if known > 0 => return Verdict::PassedOver,
+        (Finding::Damaged(reason), _) => return Verdict::Fault(reason.clone()),
+    };
+    let testified = |testimony: &Testimony| head.at(testimony.commit).filter(|at| at.digest() == testimony.digest);
+    let differs = |commit: u64| format!("{name} is at checkpoint {}, the witness knows {commit}", head.commit());
+    match expected {
+        Expectation::Newest(newest, before) => match (testified(newest), before) {
+            (Some(_), _) => good(head.clone()),
+            (None, Some(before)) if head.commit() == before.commit => match testified(before) {
+                Some(head) => Verdict::Good { head, fault: Some(differs(newest.commit)) },
+                None => Verdict::Fault(differs(before.commit)),
+            },
+            (None, _) => Verdict::Fault(differs(newest.commit)),
+        },
+        Expectation::Closed(testimony) => {
+            testified(testimony).map_or_else(|| Verdict::Fault(differs(testimony.commit)), good)
+        }
+        Expectation::Successor if known == 0 && head.layers.len() > 1 => {
+            Verdict::Fault(format!("it is at checkpoint {}, and there is no witness of any", head.commit()))
+        }
+        Expectation::Successor if head.commit() > known => good(head.clone()),
+        Expectation::Successor | Expectation::Nothing => Verdict::PassedOver,
+    }
+}
+
+#[cfg(test)]
+mod tests;
