@@ -11,13 +11,13 @@ use std::time::Instant;
 pub use journal::{VersionCheck, replay_journal};
 pub use report::{BacktestReport, Quality, Scores};
 
+use crate::artefacts::ArtefactIoError;
 use crate::config::Config;
 use crate::drive::attendance::{Attendance, Horizon};
 use crate::drive::losses::Seen;
 use crate::drive::{Drive, DriveError, Pilot, Witness};
 use crate::lines::Line;
 use crate::progress::Progress;
-use crate::publish::artefacts::ArtefactIoError;
 use crate::source::files::LineOrder;
 use crate::source::ingest::Message;
 use crate::source::topics::KafkaLog;

@@ -6,7 +6,7 @@
 //! | `impressions-reading`, `clicks-reading` | `source::topics` | the brokers | `kafka.queue_records_max` a partition | ends the run, 70 | the learner |
 //! | `ends-asking` | `source::topics` | the learner | 64 questions, a second each | ends the run, 70 | who goes idle |
 //! | `farewell` | a reader whose client hangs | nothing | ends by itself | is its own | nothing |
-//! | `writing` | [`committer`] | a cut | one commit | ends the run, 70 | the next checkpoint or version |
+//! | `writing` | [`committer`] | a cut of the state or of a version | one of them | ends the run, 70 | the next checkpoint or version |
 //! | `merging`, `opening` | `store` | a commit, a start | one merge; an opening is waited for | is damage, and said | the second merge after |
 //! | `exporting` | [`exporter`] | a commit | one export | is said | nothing |
 //! | `announcing` | [`publisher`] | an installed version | 8 versions | ends the run, 70 | the next version |

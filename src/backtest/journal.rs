@@ -6,9 +6,11 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::{BacktestError, Collector};
+use crate::artefacts::directory::Directory;
+use crate::artefacts::{Artefacts as _, Shelf};
 use crate::config::Config;
+use crate::config::operation::Readers;
 use crate::drive::{Drive, DriveError, Pilot};
-use crate::publish::artefacts::{self, Installed};
 use crate::source::Ingest;
 use crate::source::topics::{KafkaLog, KafkaSource};
 use deepfm_core::event::Decoder;
@@ -83,16 +85,17 @@ pub fn replay_journal(config: &Config, directory: &Path) -> Result<Vec<VersionCh
 fn read_segments(config: &Config, directory: &Path) -> Result<Vec<Segment>, BacktestError> {
     let mut segments = Vec::new();
     let own = directory.join(&config.model.name);
-    let root = if own.is_dir() { own.as_path() } else { directory };
-    let mut versions = artefacts::list_journals(root)?;
-    versions.extend(artefacts::list(root)?);
+    let root = if own.is_dir() { own } else { directory.to_owned() };
+    let artefacts = Directory::new(root, Readers::Owner);
+    let mut versions = artefacts.list(Shelf::Journals)?;
+    versions.extend(artefacts.list(Shelf::Versions)?);
     // A removal that was cut short leaves both, with one name.
-    versions.sort_unstable();
+    versions.sort_unstable_by(|one, other| (one.version, &one.directory).cmp(&(other.version, &other.directory)));
     versions.dedup_by(|one, other| one.directory == other.directory);
-    for Installed { path, .. } in versions {
-        let (manifest, digest) = artefacts::manifest(&path)?;
+    for version in versions {
+        let (manifest, digest) = artefacts.manifest(&version)?;
         if manifest.model == config.model.name {
-            let entries = read_journal(&artefacts::file(&path, &manifest, JOURNAL)?)?;
+            let entries = read_journal(&artefacts.file(&version, &manifest, JOURNAL)?)?;
             segments.push(Segment { manifest, digest, entries });
         }
     }

@@ -7,8 +7,8 @@ use clap::Subcommand;
 use deepfm_core::checkpoint;
 use deepfm_core::checkpoint::export::ExportManifest;
 use deepfm_core::version::artefact::Verified;
+use deepfm_stream::artefacts::{ArtefactIoError, directory};
 use deepfm_stream::durable;
-use deepfm_stream::publish::artefacts::{self, ArtefactIoError};
 use deepfm_stream::publish::exports;
 use deepfm_stream::publish::outbox::check_outbox;
 use deepfm_stream::store::{CommitStore, Store as _};
@@ -162,7 +162,7 @@ impl Found {
 }
 
 fn verify(directory: &Path) -> Result<Verified, Failure> {
-    artefacts::verify(directory).map_err(|error| {
+    directory::verify(directory).map_err(|error| {
         let exit = if matches!(error, ArtefactIoError::Io { .. }) { Exit::Disk } else { Exit::BadInput };
         Failure::new(exit, error)
     })

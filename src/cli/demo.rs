@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use deepfm_core::event::EventKind;
 use deepfm_core::feature::field::{Field, FieldKind};
+use deepfm_stream::artefacts::{self, Shelf};
 use deepfm_stream::config::Config;
 use deepfm_stream::durable;
-use deepfm_stream::publish::artefacts;
 use deepfm_stream::simulate::{self, BayesTally, SimulationParams, Simulator};
 use deepfm_stream::source::send::{EventSender, Timestamps};
 use deepfm_stream::store::CommitStore;
@@ -118,7 +118,7 @@ fn play(args: &Args, directory: &Path) -> Result<(), Failure> {
     runtime.spawn(stop_on_interrupt(stop.clone()));
     let traffic = start_traffic(args, &config, stop.clone(), Arc::clone(&shown));
     let worker = start_worker(&config, stop.clone(), board.clone())?;
-    let mut view = View::new(args.json, directory, &config.versions.of(&config.model.name), metrics);
+    let mut view = View::new(args.json, directory, artefacts::of_model(&config.versions, &config.model.name), metrics);
     let mut bayes = BayesTally::default();
     let start = Instant::now();
     let is_over = |elapsed: Duration| args.seconds.is_some_and(|seconds| elapsed >= Duration::from_secs(seconds));
@@ -238,9 +238,9 @@ fn report(args: &Args, config: &Config, summary: &RunSummary, bayes: &BayesTally
     // A demo is short, and before its first labels mature the model knows nothing: what it has become is the newest window.
     let is_complete = summary.newest_window.examples > 0;
     let metrics = if is_complete { &summary.newest_window } else { &summary.metrics };
-    let root = config.versions.of(&config.model.name);
-    let installed = artefacts::list(&root).unwrap_or_default();
-    let directory = |version: u64| installed.iter().find(|one| one.version == version).map(|one| &one.path);
+    let artefacts = artefacts::of_model(&config.versions, &config.model.name);
+    let installed = artefacts.list(Shelf::Versions).unwrap_or_default();
+    let directory = |version: u64| installed.iter().find(|one| one.version == version).map(|one| artefacts.place(one));
     let versions: Vec<_> =
         summary.versions.iter().map(|version| json!({"version": version, "directory": directory(*version)})).collect();
     if args.json {
@@ -262,6 +262,6 @@ fn report(args: &Args, config: &Config, summary: &RunSummary, bayes: &BayesTally
         format!("(base rate {}, best possible {})", number(metrics.base_log_loss), number(bayes.log_loss())),
         format!("AUC {}, calibration {}", number(metrics.auc), number(metrics.calibration)),
         "the versions are left:".to_owned(),
-        format!("deepfm artifact verify {}/*-*", root.display()),
+        format!("deepfm artifact verify {}/*-*", artefacts.root().display()),
     ])
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use deepfm_core::version::announcement::Announcement;
 use deepfm_core::version::known::KnownVersions;
+use deepfm_stream::artefacts;
 use deepfm_stream::config::Config;
 use deepfm_stream::publish::retention;
 use deepfm_stream::publish::topic;
@@ -85,25 +86,26 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
 fn collect(file: &std::path::Path, is_dry: bool, json: bool) -> Result<(), Failure> {
     let config = config::load(file)?;
     let model = &config.model.name;
-    let (root, exports) = (config.versions.of(model), config.exports.of(model));
+    let (artefacts, exports) = (artefacts::of_model(&config.versions, model), config.exports.of(model));
     let known = read(&config)?;
     let plan =
-        retention::plan(&config.versions, &known, &root, &exports, jiff::Timestamp::now()).or_exit(Exit::Disk)?;
+        retention::plan(&config.versions, &known, &*artefacts, &exports, jiff::Timestamp::now()).or_exit(Exit::Disk)?;
     let mut failed = Vec::new();
     if !is_dry {
         let keys: Vec<String> = plan.versions.iter().filter_map(|removal| removal.key.clone()).collect();
         topic::bury(&config.kafka, &keys).or_exit(Exit::Unreachable)?;
-        failed = retention::carry_out(&plan, &root);
+        failed = retention::carry_out(&plan, &*artefacts);
     }
+    let journals: Vec<PathBuf> = plan.journals.iter().map(|journal| artefacts.place(journal)).collect();
     if json {
-        output::json(&serde_json::json!({"removed": !is_dry, "versions": plan.versions, "journals": plan.journals}))?;
+        output::json(&serde_json::json!({"removed": !is_dry, "versions": plan.versions, "journals": journals}))?;
     } else {
         let removed = plan.versions.iter().map(|one| {
             let journal = if one.keeps_journal { ", its journal stays for the training exports" } else { "" };
             let announced = if one.key.is_some() { "" } else { ", never announced" };
             format!("{:>8}  {:<26} {:>14} bytes{announced}{journal}", one.version, one.directory, one.bytes)
         });
-        let journals = plan.journals.iter().map(|path| format!("journal   {}", path.display()));
+        let journals = journals.iter().map(|path| format!("journal   {}", path.display()));
         let bytes: u64 = plan.versions.iter().map(|one| one.bytes).sum();
         let verb = if is_dry { "would be removed" } else { "removed" };
         let sum =

@@ -236,9 +236,9 @@ impl<E: Executor> Trainer<E> {
         self.intake.sequencer.lengthen_journal(segment);
     }
 
-    /// Takes the journal segment that ends here; it belongs to the version that is cut here.
-    pub fn cut_journal(&mut self) -> Vec<JournalEntry> {
-        self.intake.sequencer.cut_journal()
+    /// Takes the first `entries` of the journal, which are a version's segment now.
+    pub fn cut_journal(&mut self, entries: usize) -> Vec<JournalEntry> {
+        self.intake.sequencer.cut_journal(entries)
     }
 
     /// The next offset of each partition.

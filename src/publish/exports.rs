@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use super::files::{self, Length, ReadError};
+use crate::bounded::{self, Length, ReadError};
 use crate::config::operation::Readers;
 use crate::durable::{self, DurableError, StagedDirectory, failed};
 use crate::store::{ReadMerged, StoreError};
@@ -120,7 +120,7 @@ pub fn read(path: &Path) -> Result<(ExportManifest, Layer), ExportIoError> {
 
 fn read_file(path: &Path, name: &'static str, length: Length) -> Result<Vec<u8>, ExportIoError> {
     let file = path.join(name);
-    files::read(&file, length).map_err(|error| {
+    bounded::read(&file, length).map_err(|error| {
         let source = match (error, length) {
             (ReadError::Io(source), _) => return failed("read", &file)(source).into(),
             (ReadError::Missing, _) => ExportError::Missing(name),

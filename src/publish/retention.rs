@@ -4,15 +4,14 @@
 //! does not find it announced. What a crash in between leaves is removed by a later run.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::artefacts::{self, ArtefactIoError, Installed, Journal};
 use super::exports;
+use crate::artefacts::{ArtefactIoError, Artefacts, Installed, Journal, Shelf};
 use crate::config::operation;
-use crate::durable;
 use deepfm_core::version::known::KnownVersions;
 
 /// How long a directory is left alone that is not announced under its own name: its worker may be about to do that.
@@ -35,12 +34,12 @@ pub struct Removal {
 }
 
 /// What is to be removed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Versions, by rising number.
     pub versions: Vec<Removal>,
     /// Journals of versions that were removed before, which no export needs any more.
-    pub journals: Vec<PathBuf>,
+    pub journals: Vec<Installed>,
 }
 
 impl Plan {
@@ -58,11 +57,11 @@ impl Plan {
 pub fn plan(
     settings: &operation::Versions,
     known: &KnownVersions,
-    root: &Path,
+    artefacts: &dyn Artefacts,
     exports: &Path,
     now: jiff::Timestamp,
 ) -> Result<Plan, ArtefactIoError> {
-    let Some(newest) = known.newest().filter(|_| settings.keep > 0 && root.exists()) else {
+    let Some(newest) = known.newest().filter(|_| settings.keep > 0) else {
         return Ok(Plan::default());
     };
     let parent = known.announced.values().rev().find(|one| one.abandoned.is_none()).map(|one| one.version);
@@ -76,10 +75,9 @@ pub fn plan(
             && created_at.parse::<jiff::Timestamp>().is_ok_and(|created| now.duration_since(created) < days)
     };
     let needed_since = needed_since(exports);
-    let installed = artefacts::list(root)?;
-    let bytes = |directory: &str| {
-        installed.iter().find(|one| one.directory == directory).map_or(0, |one| artefacts::size(&one.path))
-    };
+    let installed = artefacts.list(Shelf::Versions)?;
+    let bytes =
+        |directory: &str| installed.iter().find(|one| one.directory == directory).map_or(0, |one| artefacts.bytes(one));
     let announced = known.announced.values().filter(|one| !kept.contains(&one.version) && !is_young(&one.created_at));
     let mut versions: Vec<Removal> = announced
         .map(|one| Removal {
@@ -94,28 +92,28 @@ pub fn plan(
         known.unreadable.contains(&one.version)
             || known.announced.get(&one.version).is_some_and(|announced| announced.directory == one.directory)
     };
-    let is_unwanted = |one: &&Installed| one.version <= newest && !is_announced(one) && is_old(&one.path);
+    let is_unwanted = |one: &&Installed| one.version <= newest && !is_announced(one) && is_old(artefacts.modified(one));
     versions.extend(installed.iter().filter(is_unwanted).map(|one| Removal {
         version: one.version,
         directory: one.directory.clone(),
         key: None,
-        bytes: artefacts::size(&one.path),
+        bytes: artefacts.bytes(one),
         // Where its number is announced with another content it is nobody's; else a removal was cut short here.
         keeps_journal: one.version > needed_since && !known.announced.contains_key(&one.version),
     }));
     versions.sort_unstable_by(|one, other| (one.version, &one.directory).cmp(&(other.version, &other.directory)));
-    let journals = artefacts::list_journals(root)?.into_iter().filter(|journal| journal.version <= needed_since);
-    Ok(Plan { versions, journals: journals.map(|journal| journal.path).collect() })
+    let journals = artefacts.list(Shelf::Journals)?.into_iter().filter(|journal| journal.version <= needed_since);
+    Ok(Plan { versions, journals: journals.collect() })
 }
 
 /// Removes the directories of a plan, whose announcements are tombstones by now; says what could not be removed.
-pub fn carry_out(plan: &Plan, root: &Path) -> Vec<ArtefactIoError> {
+pub fn carry_out(plan: &Plan, artefacts: &dyn Artefacts) -> Vec<ArtefactIoError> {
     let mut failed = Vec::new();
     for removal in &plan.versions {
         let journal = if removal.keeps_journal { Journal::Keep } else { Journal::Remove };
-        failed.extend(artefacts::retire(root, &removal.directory, journal).err());
+        failed.extend(artefacts.retire(&removal.directory, journal).err());
     }
-    plan.journals.iter().for_each(|path| durable::remove_or_say(path));
+    plan.journals.iter().for_each(|journal| artefacts.remove_journal(journal));
     failed
 }
 
@@ -127,7 +125,7 @@ fn needed_since(root: &Path) -> u64 {
     manifest.and_then(|manifest| manifest.parent).map_or(0, |parent| parent.version)
 }
 
-fn is_old(path: &Path) -> bool {
-    let modified = path.metadata().and_then(|metadata| metadata.modified());
-    modified.is_ok_and(|modified| SystemTime::now().duration_since(modified).is_ok_and(|age| age >= UNANNOUNCED_MIN))
+fn is_old(modified: Option<SystemTime>) -> bool {
+    let age = modified.and_then(|modified| SystemTime::now().duration_since(modified).ok());
+    age.is_some_and(|age| age >= UNANNOUNCED_MIN)
 }

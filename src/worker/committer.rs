@@ -1,18 +1,20 @@
-//! The writing thread: learning goes on while a cut is encoded, committed, and the versions that it knows of installed.
-//! At most one commit is in flight. A commit that fails is tried again, with everything, when the next one is due; until
+//! The writing thread: learning goes on while a version is encoded and staged, and while a cut of the state is encoded,
+//! committed, and the versions that it knows of installed. At most one of them is in flight. A commit that fails is tried again, with everything, when the next one is due; until
 //! then nothing is lost, only undurable.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::error::WorkerError;
 use super::exporter::Exporter;
-use crate::publish::artefacts;
+use crate::artefacts::Artefacts;
 use crate::store::Store;
 use crate::thread::{Hand, Panicked, give_way};
 use deepfm_core::checkpoint::{self, Lineage};
 use deepfm_core::train::{Scope, StateCut};
+use deepfm_core::version::announcement::Announcement;
+use deepfm_core::version::artefact::VersionCut;
 use deepfm_core::version::outbox::OutboxEntry;
 
 /// How long a commit may take before the worker gives up on the disk: as long as it may be undurable, but no less than this, …
@@ -21,9 +23,29 @@ const COMMIT_MIN: Duration = Duration::from_mins(1);
 /// … and no more than this.
 const COMMIT_MAX: Duration = Duration::from_mins(10);
 
-/// What is to be committed.
+/// What is to be written.
 #[derive(Debug)]
-pub struct Job {
+pub enum Job {
+    /// A version.
+    Version(Box<NewVersion>),
+    /// A checkpoint.
+    Checkpoint(Box<NewCheckpoint>),
+}
+
+/// A version that is to be staged.
+#[derive(Debug)]
+pub struct NewVersion {
+    /// What is in it.
+    pub cut: VersionCut,
+    /// Why it does not go live.
+    pub held: Option<String>,
+    /// Whether the `live` alias moves to it.
+    pub goes_live: bool,
+}
+
+/// A checkpoint that is to be committed.
+#[derive(Debug)]
+pub struct NewCheckpoint {
     /// The state.
     pub cut: StateCut,
     /// Where its versions come from, and what is to be sent.
@@ -34,15 +56,28 @@ pub struct Job {
     pub is_last: bool,
 }
 
-/// What has become of the commit in flight.
+/// What has become of what is in flight.
 #[derive(Debug)]
-pub enum CommitProgress {
-    /// There is none, or it has not ended.
+pub enum WriteProgress {
+    /// There is nothing, or it has not ended.
     Pending,
-    /// It is durable.
+    /// The version is staged. Nobody knows of it until it is committed with its place in the outbox.
+    Staged(Box<StagedVersion>),
+    /// The version could not be staged: nothing of it is there.
+    NotStaged(WorkerError),
+    /// The checkpoint is durable.
     Durable(Committed),
-    /// It failed, which was logged; there is time to try again.
+    /// The checkpoint failed, which was logged; there is time to try again.
     Failed,
+}
+
+/// A version that is staged.
+#[derive(Debug)]
+pub struct StagedVersion {
+    /// What is owed to the world.
+    pub entry: OutboxEntry,
+    /// Examples learned when it was cut.
+    pub learned: u64,
 }
 
 /// A commit that is durable, and its versions in place.
@@ -58,15 +93,15 @@ pub struct Committed {
     pub elapsed: Duration,
 }
 
-struct Outcome {
-    result: Result<Committed, WorkerError>,
-    wants: Scope,
+enum Outcome {
+    Version(Result<Box<StagedVersion>, WorkerError>),
+    Checkpoint { result: Result<Committed, WorkerError>, wants: Scope },
 }
 
 /// The hand that gives cuts to the writing thread.
 pub struct Committer {
     hand: Hand<Job, Outcome>,
-    /// Since when a commit is in flight.
+    /// Since when something is in flight.
     busy_since: Option<Instant>,
     wants: Scope,
     durable_at: Instant,
@@ -77,28 +112,33 @@ impl Committer {
     /// Starts the thread over a store that was loaded. Past `undurable_max` without a durable commit a failure is final.
     pub fn start(
         mut store: Box<dyn Store>,
-        versions_dir: PathBuf,
+        artefacts: Arc<dyn Artefacts>,
         undurable_max: Duration,
         mut exporter: Option<Exporter>,
     ) -> Self {
         let wants = store.wants();
         let work = move |job: Job, tell: &mut dyn FnMut(Outcome)| {
             give_way();
-            let result = commit(&mut *store, job, &versions_dir);
-            if result.is_ok()
-                && let Some(exporter) = &mut exporter
-            {
-                exporter.after_commit(&*store);
+            match job {
+                Job::Version(version) => tell(Outcome::Version(stage(*version, &*artefacts))),
+                Job::Checkpoint(checkpoint) => {
+                    let result = commit(&mut *store, *checkpoint, &*artefacts);
+                    if result.is_ok()
+                        && let Some(exporter) = &mut exporter
+                    {
+                        exporter.after_commit(&*store);
+                    }
+                    tell(Outcome::Checkpoint { result, wants: store.wants() });
+                }
             }
-            tell(Outcome { result, wants: store.wants() });
             ControlFlow::Continue(())
         };
-        let last_words = |panicked: Panicked| Outcome { result: Err(panicked.into()), wants: Scope::Everything };
+        let last_words = |panicked: Panicked| Outcome::Version(Err(panicked.into()));
         let hand = Hand::start("writing", 1, work, last_words);
         Self { hand, busy_since: None, wants, durable_at: Instant::now(), undurable_max }
     }
 
-    /// Whether a commit is in flight.
+    /// Whether something is in flight.
     pub fn is_busy(&self) -> bool {
         self.busy_since.is_some()
     }
@@ -114,31 +154,36 @@ impl Committer {
         self.hand.give(job);
     }
 
-    /// What becomes of the commit in flight within `patience`.
+    /// What becomes of what is in flight within `patience`.
     ///
     /// # Errors
     /// When nothing has become durable for too long, or a commit does not end.
-    pub fn poll(&mut self, patience: Duration) -> Result<CommitProgress, WorkerError> {
+    pub fn poll(&mut self, patience: Duration) -> Result<WriteProgress, WorkerError> {
         let Some(since) = self.busy_since else {
-            return Ok(CommitProgress::Pending);
+            return Ok(WriteProgress::Pending);
         };
         let patience_max = self.undurable_max.clamp(COMMIT_MIN, COMMIT_MAX);
         match self.hand.take_within(patience) {
             Ok(Some(outcome)) => self.take(outcome),
-            Ok(None) if since.elapsed() < patience_max => Ok(CommitProgress::Pending),
+            Ok(None) if since.elapsed() < patience_max => Ok(WriteProgress::Pending),
             Ok(None) | Err(_) => Err(WorkerError::CommitStuck(patience_max)),
         }
     }
 
-    fn take(&mut self, outcome: Outcome) -> Result<CommitProgress, WorkerError> {
+    fn take(&mut self, outcome: Outcome) -> Result<WriteProgress, WorkerError> {
         self.busy_since = None;
-        self.wants = outcome.wants;
-        match outcome.result {
+        let (result, wants) = match outcome {
+            Outcome::Version(Ok(staged)) => return Ok(WriteProgress::Staged(staged)),
+            Outcome::Version(Err(error @ WorkerError::Panicked(_))) => return Err(error),
+            Outcome::Version(Err(error)) => return Ok(WriteProgress::NotStaged(error)),
+            Outcome::Checkpoint { result, wants } => (result, wants),
+        };
+        self.wants = wants;
+        match result {
             Ok(committed) => {
                 self.durable_at = Instant::now();
-                Ok(CommitProgress::Durable(committed))
+                Ok(WriteProgress::Durable(committed))
             }
-            Err(error @ WorkerError::Panicked(_)) => Err(error),
             Err(error) if self.durable_at.elapsed() >= self.undurable_max => Err(error),
             Err(error) => {
                 let undurable = self.durable_at.elapsed().as_secs();
@@ -148,13 +193,22 @@ impl Committer {
                     self.undurable_max,
                     anyhow::Error::from(error)
                 );
-                Ok(CommitProgress::Failed)
+                Ok(WriteProgress::Failed)
             }
         }
     }
 }
 
-fn commit(store: &mut dyn Store, job: Job, versions_dir: &std::path::Path) -> Result<Committed, WorkerError> {
+fn stage(version: NewVersion, artefacts: &dyn Artefacts) -> Result<Box<StagedVersion>, WorkerError> {
+    let NewVersion { cut, held, goes_live } = version;
+    let (learned, journal) = (cut.learned(), cut.journal().to_vec());
+    let artefact = cut.encode();
+    artefacts.stage(&artefact)?;
+    let announcement = Announcement { held, ..Announcement::of(&artefact) };
+    Ok(Box::new(StagedVersion { entry: OutboxEntry { announcement, goes_live, journal }, learned }))
+}
+
+fn commit(store: &mut dyn Store, job: NewCheckpoint, artefacts: &dyn Artefacts) -> Result<Committed, WorkerError> {
     let start = Instant::now();
     if job.is_last {
         store.end_soon();
@@ -165,7 +219,7 @@ fn commit(store: &mut dyn Store, job: Job, versions_dir: &std::path::Path) -> Re
     let commit = store.commit(&layer).map_err(WorkerError::Store)?;
     let mut installed = Vec::new();
     for entry in job.staged {
-        if let Err(error) = artefacts::install(versions_dir, entry.directory()) {
+        if let Err(error) = artefacts.install(entry.directory()) {
             // The commit is durable all the same, and knows of the version: it is tried again with the next one.
             tracing::error!("version {} cannot be installed: {:#}", entry.version(), anyhow::Error::from(error));
             metrics::counter!("deepfm_version_failures_total").increment(1);

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
+use crate::artefacts::ArtefactIoError;
 use crate::drive::DriveError;
 use crate::letters::DeadLetterError;
-use crate::publish::artefacts::ArtefactIoError;
 use crate::publish::outbox::OutboxError;
 use crate::publish::topic::TopicError;
 use crate::source::SourceError;

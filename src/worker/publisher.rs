@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::error::WorkerError;
 use super::narrator;
+use crate::artefacts::{self, ArtefactIoError};
 use crate::config::Config;
-use crate::publish::artefacts::ArtefactIoError;
 use crate::publish::retention;
 use crate::publish::topic::{Announcer, Record, TopicError};
 use crate::thread::Hand;
@@ -126,13 +126,14 @@ impl Desk {
     /// Removes the versions that are kept no longer. What the disk does not let go of is tried again after the next version.
     fn remove_old(&mut self) -> Result<(), TopicError> {
         let model = &self.config.model.name;
-        let (settings, root) = (&self.config.versions, self.config.versions.of(model));
+        let settings = &self.config.versions;
+        let artefacts = artefacts::of_model(settings, model);
         let failed = |error: ArtefactIoError| {
             metrics::counter!("deepfm_version_removal_failures_total").increment(1);
             tracing::warn!("old versions cannot be removed: {:#}", anyhow::Error::from(error));
         };
         let now = jiff::Timestamp::now();
-        let plan = match retention::plan(settings, &self.known, &root, &self.config.exports.of(model), now) {
+        let plan = match retention::plan(settings, &self.known, &*artefacts, &self.config.exports.of(model), now) {
             Ok(plan) => plan,
             Err(error) => {
                 failed(error);
@@ -144,7 +145,7 @@ impl Desk {
         }
         let keys: Vec<String> = plan.versions.iter().filter_map(|removal| removal.key.clone()).collect();
         self.announcer.bury(&keys)?;
-        retention::carry_out(&plan, &root).into_iter().for_each(failed);
+        retention::carry_out(&plan, &*artefacts).into_iter().for_each(failed);
         for removal in plan.versions.iter().filter(|removal| removal.key.is_some()) {
             self.known.announced.remove(&removal.version);
         }

@@ -9,9 +9,8 @@ use jiff::Timestamp;
 use super::error::WorkerError;
 use super::options::{OnAhead, OnGap};
 use super::status::Status;
+use crate::artefacts::{self, Artefacts, Shelf};
 use crate::config::Config;
-use crate::durable;
-use crate::publish::artefacts;
 use crate::publish::outbox::{self, OutboxError};
 use crate::source::topics::KafkaLog;
 use crate::source::{Gap, SourceError};
@@ -194,12 +193,12 @@ pub fn settle(
     log: &KafkaLog,
 ) -> Result<(Ancestry, Outbox), WorkerError> {
     // Versions that were made and never announced have numbers too.
-    let root = config.versions.of(&config.model.name);
-    let installed = artefacts::list(&root).unwrap_or_default();
+    let artefacts = artefacts::of_model(&config.versions, &config.model.name);
+    let installed = artefacts.list(Shelf::Versions).unwrap_or_default();
     let newest = known.newest().max(installed.last().map(|newest| newest.version));
     let first_free = newest.map_or(Some(1), |newest| newest.checked_add(1)).unwrap_or(u64::MAX);
     let Some(lineage) = lineage else {
-        durable::sweep(&root, &[]);
+        artefacts.sweep();
         let origin = Ancestry { next_version: number(config, first_free)?, parent: None, topic_ids: log.topic_ids() };
         return Ok((origin, Outbox::default()));
     };
@@ -208,7 +207,7 @@ pub fn settle(
     } else {
         settled(config, &lineage, known)
     };
-    carry_out(&root, &settled)?;
+    carry_out(&*artefacts, &settled)?;
     let Settled { parent, pending: versions, journal, .. } = settled;
     trainer.lengthen_journal(journal);
     let Lineage { outbox: Outbox { letters, .. }, mut topic_ids, .. } = lineage;
@@ -304,19 +303,19 @@ pub fn refuse_ahead(
 
 /// What becomes of what the last run owed.
 fn settled(config: &Config, lineage: &Lineage, known: &KnownVersions) -> Settled {
-    let root = config.versions.of(&config.model.name);
+    let artefacts = artefacts::of_model(&config.versions, &config.model.name);
     settlement::settle(&lineage.outbox.versions, lineage.parent.as_ref(), known, |entry| {
         // A copy of a state directory may come without its artefacts.
-        artefacts::is_present(&root, entry.directory(), entry.manifest_digest())
+        artefacts.is_present(entry.directory(), entry.manifest_digest())
     })
 }
 
 /// Does what was settled.
-fn carry_out(root: &Path, settled: &Settled) -> Result<(), WorkerError> {
+fn carry_out(artefacts: &dyn Artefacts, settled: &Settled) -> Result<(), WorkerError> {
     for (version, loss) in &settled.lost {
         match loss {
             VersionLoss::Missing => {
-                tracing::error!("version {version} is not in {}: it will not be announced", root.display());
+                tracing::error!("version {version} is not in {}: it will not be announced", artefacts.root().display());
             }
             VersionLoss::Overtaken => {
                 tracing::error!("version {version} was announced with another content; ours is dropped");
@@ -327,9 +326,9 @@ fn carry_out(root: &Path, settled: &Settled) -> Result<(), WorkerError> {
         }
         metrics::counter!("deepfm_versions_dropped_total").increment(1);
     }
-    settled.install.iter().try_for_each(|directory| artefacts::install(root, directory))?;
-    settled.remove.iter().try_for_each(|directory| artefacts::remove(root, directory))?;
-    durable::sweep(root, &[]);
+    settled.install.iter().try_for_each(|directory| artefacts.install(directory))?;
+    settled.remove.iter().try_for_each(|directory| artefacts.remove(directory))?;
+    artefacts.sweep();
     Ok(())
 }
 

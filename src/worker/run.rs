@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::committer::{CommitProgress, Committed, Committer, Job};
+use super::committer::{Committed, Committer, Job, NewCheckpoint, NewVersion, StagedVersion, WriteProgress};
 use super::error::WorkerError;
 use super::heart::{HEARTBEAT, Heart};
 use super::narrator::Minute;
@@ -23,7 +23,6 @@ use crate::config::Config;
 use crate::drive::losses::{self, Loss};
 use crate::drive::{Drive, Witness as _};
 use crate::letters::Letters;
-use crate::publish::artefacts;
 use crate::source::topics::KafkaSource;
 use crate::store::Store;
 use crate::thread::vital;
@@ -31,10 +30,9 @@ use deepfm_core::checkpoint::clicks::ClickTimes;
 use deepfm_core::feature::field::FieldSet;
 use deepfm_core::metric::Report;
 use deepfm_core::train::{Fate, Tally};
-use deepfm_core::version::announcement::Announcement;
-use deepfm_core::version::artefact::{Artefact, Cut};
+use deepfm_core::version::artefact::{Cut, VersionCut};
 use deepfm_core::version::manifest::ParentVersion;
-use deepfm_core::version::outbox::{Outbox, OutboxEntry};
+use deepfm_core::version::outbox::Outbox;
 
 /// Bytes of changes at which a checkpoint is taken before its time; at twice as many, learning waits for the disk.
 const UNSAVED_BYTES_MAX: usize = 128 << 20;
@@ -82,6 +80,8 @@ struct Worker<'w> {
     clicks: ClickTimes,
     /// Whether it learns no more: what is committed now is the last.
     is_ending: bool,
+    /// Why the last version was not written.
+    not_staged: Option<WorkerError>,
     minute: Minute,
 }
 
@@ -108,6 +108,7 @@ pub fn run(
         letters,
         clicks,
         is_ending: false,
+        not_staged: None,
         config,
         fields,
         committer,
@@ -149,10 +150,14 @@ impl Worker<'_> {
         self.wait_for_commit()?;
         let wants_version =
             options.until_end && is_done && self.publication.has_learned_since(self.drive.trainer.learned());
-        let cut = if wants_version { self.cut_version() } else { Ok(()) };
+        if wants_version {
+            self.cut_version();
+        }
         // What was learned is kept also when its version cannot be written.
         self.commit_last()?;
-        cut?;
+        if let Some(error) = self.not_staged.take().filter(|_| wants_version) {
+            return Err(error);
+        }
         if options.until_end && !self.letters.is_empty() {
             // Those of a live run are durable, and sent by the next one if this one cannot. Sent letters are forgotten by the commit after.
             self.wait_for_letters(stop)?;
@@ -187,18 +192,12 @@ impl Worker<'_> {
         }
     }
 
-    /// Cuts a version, or takes a checkpoint, if one is due: a version that cannot be written is in no checkpoint's way.
+    /// Cuts a version, or takes a checkpoint, if one is due.
     fn save_if_due(&mut self) -> Result<(), WorkerError> {
         let (now, trainer) = (Instant::now(), &self.drive.trainer);
         let learned = Progressed { examples: trainer.learned(), has_matured: trainer.has_matured() };
         if self.publication.is_version_due(now, learned, self.committer.is_busy()) {
-            let Err(error) = self.cut_version() else {
-                return Ok(());
-            };
-            // Nothing of it was published, and its place in the journal is kept: it is tried again.
-            tracing::error!("a version could not be written: {:#}", anyhow::Error::from(error));
-            metrics::counter!("deepfm_version_failures_total").increment(1);
-            self.publication.version_failed(Instant::now());
+            self.cut_version();
         }
         if self.is_checkpoint_due()? {
             self.checkpoint();
@@ -225,12 +224,12 @@ impl Worker<'_> {
         let beside = kept_beside(self.config, self.clicks, &self.probes);
         let lineage = resume::lineage(self.config, trainer, cut.digest, self.publication.ancestry(), outbox, beside);
         self.board.update(|status| status.checkpoint_pause_seconds = Some(start.elapsed().as_secs_f64()));
-        self.committer.submit(Job {
+        self.committer.submit(Job::Checkpoint(Box::new(NewCheckpoint {
             cut,
             lineage,
             staged: self.publication.staged().to_vec(),
             is_last: self.is_ending,
-        });
+        })));
         self.publication.checkpoint_begun(Instant::now());
     }
 
@@ -264,7 +263,7 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Waits for the commit in flight, and shows meanwhile that the worker lives.
+    /// Waits for what is in flight, with the commit that a staged version asks for, and shows meanwhile that the worker lives.
     fn wait_for_commit(&mut self) -> Result<(), WorkerError> {
         while self.committer.is_busy() {
             let progress = self.committer.poll(HEARTBEAT)?;
@@ -274,11 +273,33 @@ impl Worker<'_> {
         Ok(())
     }
 
-    fn note(&mut self, progress: CommitProgress) {
+    fn note(&mut self, progress: WriteProgress) {
         match progress {
-            CommitProgress::Pending => {}
-            CommitProgress::Durable(committed) => self.note_committed(committed),
-            CommitProgress::Failed => self.publication.checkpoint_failed(Instant::now()),
+            WriteProgress::Pending => {}
+            WriteProgress::Staged(staged) => self.note_staged(*staged),
+            WriteProgress::NotStaged(error) => self.note_not_staged(error),
+            WriteProgress::Durable(committed) => self.note_committed(committed),
+            WriteProgress::Failed => self.publication.checkpoint_failed(Instant::now()),
+        }
+    }
+
+    /// A version is durable where no server looks: it is committed with its place in the outbox. What was read since it was cut
+    /// belongs to the next.
+    fn note_staged(&mut self, staged: StagedVersion) {
+        let StagedVersion { entry, learned } = staged;
+        self.drive.trainer.cut_journal(entry.journal.len());
+        self.publication.version_cut(entry, learned, Instant::now());
+        self.checkpoint();
+    }
+
+    /// Nothing of a version was published, and its place in the journal is kept: it is tried again.
+    fn note_not_staged(&mut self, error: WorkerError) {
+        metrics::counter!("deepfm_version_failures_total").increment(1);
+        self.publication.version_failed(Instant::now());
+        if self.is_ending {
+            self.not_staged = Some(error);
+        } else {
+            tracing::error!("a version could not be written: {:#}", anyhow::Error::from(error));
         }
     }
 
@@ -292,45 +313,35 @@ impl Worker<'_> {
         }
     }
 
-    /// Cuts a version between two records: staged, committed with its place in the outbox, installed, announced.
-    fn cut_version(&mut self) -> Result<(), WorkerError> {
+    /// Cuts a version between two records, and gives it to the writing thread: it is staged, committed with its place in the
+    /// outbox, installed, announced.
+    fn cut_version(&mut self) {
         let Ancestry { next_version: version, parent, .. } = self.publication.ancestry();
         let (version, parent) = (*version, parent.as_ref().map(ParentVersion::from));
         let trainer = &mut self.drive.trainer;
         let state_digest = trainer.state_digest();
-        let journal = trainer.sequencer().journal().to_vec();
         let probes = self.probes.rows();
-        let artefact = Artefact::cut(
-            trainer,
-            &Cut {
-                model: &self.config.model.name,
-                version,
-                parent,
-                created_at: jiff::Timestamp::now().to_string(),
-                state_digest,
-                journal: &journal,
-                probes: &probes,
-                fields: &self.fields,
-                configuration: self.config.fingerprint(),
-            },
-        );
-        let root = self.config.versions.of(&self.config.model.name);
-        artefacts::stage(&root, &artefact, self.config.versions.readers)?;
-        trainer.cut_journal();
         if probes.len() + 1 < PROBES_MIN {
             tracing::warn!(
                 "version {version} has {} probes, fewer than {PROBES_MIN}: they hardly check it",
                 probes.len() + 1
             );
         }
+        let cut = Cut {
+            model: &self.config.model.name,
+            version,
+            parent,
+            created_at: jiff::Timestamp::now().to_string(),
+            state_digest,
+            journal: trainer.sequencer().journal(),
+            probes,
+            fields: &self.fields,
+            configuration: self.config.fingerprint(),
+        };
+        let cut = VersionCut::of(trainer, cut);
         let held = held(self.config, &self.clicks, version);
-        let announcement = Announcement { held, ..Announcement::of(&artefact) };
-        let goes_live = trainer.has_matured() && announcement.held.is_none();
-        let entry = OutboxEntry { announcement, goes_live, journal };
-        let learned = trainer.learned();
-        self.publication.version_cut(entry, learned, Instant::now());
-        self.checkpoint();
-        Ok(())
+        let goes_live = trainer.has_matured() && held.is_none();
+        self.committer.submit(Job::Version(Box::new(NewVersion { cut, held, goes_live })));
     }
 
     /// Clears what was announced; the next checkpoint forgets it for good.

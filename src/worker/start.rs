@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::census::Census;
-use super::committer::{CommitProgress, Committer, Job};
+use super::committer::{Committer, Job, NewCheckpoint, WriteProgress};
 use super::error::WorkerError;
 use super::exporter::Exporter;
 use super::heart::HEARTBEAT;
@@ -18,6 +18,7 @@ use super::publisher::Publisher;
 use super::resume::{self, Ancestry, Basis, Beginning};
 use super::status::{Phase, StatusBoard};
 use super::stop::Stop;
+use crate::artefacts;
 use crate::config::Config;
 use crate::drive::attendance::{Attendance, Horizon};
 use crate::drive::{Drive, Pilot};
@@ -183,8 +184,8 @@ impl Settled<'_> {
         let ingest = probes.clone().observing(config, decoder, census);
         let undurable_max = Duration::from_secs(config.state.undurable_max_seconds);
         let exporter = Exporter::new(&config.exports, &config.model.name);
-        let versions_dir = config.versions.of(&config.model.name);
-        let mut committer = Committer::start(self.store, versions_dir, undurable_max, exporter);
+        let artefacts = artefacts::of_model(&config.versions, &config.model.name);
+        let mut committer = Committer::start(self.store, artefacts, undurable_max, exporter);
         let mut publisher = Publisher::start(config, self.announcer, &self.known);
         for entry in &self.outbox.versions {
             publisher.announce(entry.clone());
@@ -198,7 +199,8 @@ impl Settled<'_> {
             let unsent = Outbox { versions: self.outbox.versions.clone(), letters: letters.submit() };
             let beside = kept_beside(config, self.beside.clicks, &probes);
             let lineage = resume::lineage(config, &trainer, cut.digest, &self.ancestry, unsent, beside);
-            committer.submit(Job { cut, lineage, staged: Vec::new(), is_last: false });
+            let first = NewCheckpoint { cut, lineage, staged: Vec::new(), is_last: false };
+            committer.submit(Job::Checkpoint(Box::new(first)));
             checkpoint = first_commit(&mut committer, board)?;
         }
         let drive = read_on(self.setting, self.log, trainer, checkpoint, ingest)?;
@@ -255,7 +257,7 @@ fn read_on(
 /// Waits for the commit in flight; its number.
 fn first_commit(committer: &mut Committer, board: &StatusBoard) -> Result<u64, WorkerError> {
     while committer.is_busy() {
-        if let CommitProgress::Durable(committed) = committer.poll(HEARTBEAT)? {
+        if let WriteProgress::Durable(committed) = committer.poll(HEARTBEAT)? {
             board.update(|status| status.committed(committed.commit, committed.bytes, committed.elapsed));
             return Ok(committed.commit);
         }

@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench checkpoint -- ROWS [DIR]`, a million rows in a temporary directory unless given. Shows time and
 //! bytes against the share of rows that changed, how long learning stood still, what learning loses to checkpoints of 1 %
-//! taken one after the other (a merge among them), how long a restart takes with a warm and a cold page cache, what a million
-//! open impressions cost, and how much memory all of it took.
+//! taken one after the other (a merge among them), the same of a version, how long a restart takes with a warm and a cold page
+//! cache, what a million open impressions cost, and how much memory all of it took.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,12 +13,17 @@ use std::time::{Duration, Instant};
 
 use deepfm_core::checkpoint::{self, Beside, FORMAT_VERSION, Lineage};
 use deepfm_core::event::{Decoded, Event, EventKind, Impression};
+use deepfm_core::feature::field::{Field, FieldKind, FieldSet};
 use deepfm_core::feature::{Entry, Features, hash};
 use deepfm_core::join::params::{JoinParams, LabelPolicy, LatePolicy};
 use deepfm_core::model::params::ModelParams;
 use deepfm_core::stream::{Arrival, Control, Partition};
 use deepfm_core::train::{BatchParams, Ledger, Restore, Scope, StateCut, StateDigest, TrainParams, Trainer};
+use deepfm_core::version::artefact::{Cut, VersionCut};
 use deepfm_core::version::outbox::Outbox;
+use deepfm_stream::artefacts::Artefacts as _;
+use deepfm_stream::artefacts::directory::Directory;
+use deepfm_stream::config::operation::Readers;
 use deepfm_stream::store::{CommitStore, Store};
 use deepfm_stream::thread::give_way;
 
@@ -145,6 +150,31 @@ fn commit(trainer: &mut Trainer, store: &mut CommitStore) -> (Duration, Duration
     (pause, start.elapsed(), layer.bytes())
 }
 
+/// How long learning stands still for a version, and how long its files take.
+fn version(trainer: &mut Trainer) {
+    let directory = tempfile::tempdir().expect("a directory of our own");
+    let field = |number: u64| Field { name: format!("field{number}"), kind: FieldKind::Categorical };
+    let fields = FieldSet::new((0..FIELDS).map(field).collect()).expect("they are valid");
+    let start = Instant::now();
+    let cut = Cut {
+        model: "bench",
+        version: 1,
+        parent: None,
+        created_at: "2026-01-01T00:00:00Z".to_owned(),
+        state_digest: trainer.state_digest(),
+        journal: trainer.sequencer().journal(),
+        probes: Vec::new(),
+        fields: &fields,
+        configuration: String::new(),
+    };
+    let cut = VersionCut::of(trainer, cut);
+    let pause = start.elapsed();
+    let artefact = cut.encode();
+    Directory::new(directory.path().to_owned(), Readers::Owner).stage(&artefact).expect("the disk takes it");
+    let bytes: usize = artefact.files.values().map(Vec::len).sum();
+    println!("a version: pause {pause:.2?}, whole {:.2?}, {} MB", start.elapsed(), bytes / 1_000_000);
+}
+
 fn by_share(rows: u64, trainer: &mut Trainer, traffic: &mut Traffic, store: &mut CommitStore) {
     println!("changed     pause ms   whole ms      MB");
     for (round, share) in [0.001, 0.01, 0.05, 0.1].into_iter().enumerate() {
@@ -232,6 +262,7 @@ fn main() {
     store.commit(&checkpoint::encode(&cut, &lineage(&cut))).expect("the disk takes it");
     drop(cut);
     println!("{rows} rows; everything: pause {pause:.2?}, whole {:.2?}", start.elapsed());
+    version(&mut trainer);
     by_share(rows, &mut trainer, &mut traffic, &mut store);
     let (with, mut pauses, store) = rounds(rows, &mut trainer, &mut traffic, Some(store), 2000);
     drop(store);

@@ -10,10 +10,10 @@ use deepfm_core::event::options::EventOptions;
 use deepfm_core::feature::encoder::Encoder;
 use deepfm_core::feature::hash;
 use deepfm_core::metric::Metrics;
+use deepfm_stream::artefacts::directory;
 use deepfm_stream::backtest::{self, BacktestReport, Files, LabelTiming};
 use deepfm_stream::config::Config;
 use deepfm_stream::progress::Progress;
-use deepfm_stream::publish::artefacts;
 use deepfm_stream::source::files::LineOrder;
 use serde_json::{Value, json};
 
@@ -141,7 +141,7 @@ fn frozen(version: &Path, impressions: &[Value], clicks: &Path, window_ms: i64) 
         .collect();
     let fields = Config::parse(&simulated_fields(), "test", []).expect("it is valid").field_set().expect("it is valid");
     let encoder = Encoder::new(fields, EventOptions::default().bounds());
-    let servable = artefacts::verify(version).expect("it is whole").servable;
+    let servable = directory::verify(version).expect("it is whole").servable;
     let mut metrics = Metrics::default();
     for impression in impressions {
         let features = encoder.encode_json(&impression["features"].to_string()).expect("it is valid");

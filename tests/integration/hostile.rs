@@ -19,14 +19,15 @@ use deepfm_core::version::manifest::Parent;
 use deepfm_core::version::manifest::{FileDigest, sha256};
 use deepfm_core::version::names;
 use deepfm_core::version::outbox::{Letter, Outbox, OutboxEntry};
+use deepfm_stream::artefacts::directory::{self, Directory};
+use deepfm_stream::artefacts::{Artefacts as _, Journal, Shelf};
 use deepfm_stream::config::Config;
 use deepfm_stream::config::operation::Readers;
-use deepfm_stream::publish::artefacts;
 use deepfm_stream::publish::exports;
 use serde_json::{Value, json};
 
 use super::commands::{Place, simulated_fields};
-use super::versions::{artefact, installed, trained};
+use super::versions::{artefact, below, installed, trained};
 use crate::support::broker;
 use crate::support::command::run;
 
@@ -232,7 +233,7 @@ fn what_a_manifest_does_not_name_is_not_read_and_what_it_names_is_a_file_of_that
     fs::create_dir(path.join("more")).expect("the disk takes it");
     let read = |path: &Path| {
         let path = path.to_owned();
-        soon("reading a version", move || artefacts::verify(&path).map(|verified| verified.probes))
+        soon("reading a version", move || directory::verify(&path).map(|verified| verified.probes))
     };
     assert_eq!(read(&path).expect("it is whole"), 3);
     for name in [MANIFEST, MODEL, PROBES, JOURNAL] {
@@ -380,8 +381,8 @@ fn a_restored_export_touches_no_directory_and_moves_no_alias() {
     let exported = exported["directory"].as_str().expect("a directory").to_owned();
     let root = place.path("forged-artefacts");
     let root = root.join("forged");
-    let newest = artefacts::list(&root).expect("it is there").pop().expect("there is a version");
-    let (number, victim) = (newest.version, newest.path);
+    let newest = below(&root).list(Shelf::Versions).expect("it is there").pop().expect("there is a version");
+    let (number, victim) = (newest.version, root.join(&newest.directory));
     let digest = sha256(&fs::read(victim.join(MANIFEST)).expect("it is there"));
     let forged_digest = format!("{}{}", &digest[..12], "0".repeat(52));
     let listed = |what: &str| run(&["versions", "list", "--config", &config, "--json"]).json()[what].clone();
@@ -503,17 +504,19 @@ fn a_directory_that_is_no_versions_is_neither_renamed_nor_removed() {
     let precious = root.path().join("precious");
     fs::create_dir_all(&versions).expect("the disk takes it");
     fs::create_dir_all(&precious).expect("the disk takes it");
+    let artefacts = below(&versions);
     for name in ["../precious", "", ".", "..", "7", "7-", "7-0123456789AB", "x-0123456789ab"] {
-        assert!(artefacts::remove(&versions, name).is_err(), "{name:?}");
-        assert!(artefacts::install(&versions, name).is_err(), "{name:?}");
-        assert!(!artefacts::is_present(&versions, name, &"0".repeat(64)), "{name:?}");
+        assert!(artefacts.remove(name).is_err(), "{name:?}");
+        assert!(artefacts.install(name).is_err(), "{name:?}");
+        assert!(artefacts.retire(name, Journal::Remove).is_err(), "{name:?}");
+        assert!(!artefacts.is_present(name, &"0".repeat(64)), "{name:?}");
     }
     assert!(precious.exists() && versions.exists());
     let one = artefact(7, 0);
     installed(&versions, &one);
-    assert!(artefacts::is_present(&versions, &one.directory(), &one.digest));
+    assert!(artefacts.is_present(&one.directory(), &one.digest));
     let alike = format!("{}{}", &one.digest[..12], "0".repeat(52));
-    assert!(!artefacts::is_present(&versions, &one.directory(), &alike), "its digest only begins so");
+    assert!(!artefacts.is_present(&one.directory(), &alike), "its digest only begins so");
 }
 
 #[test]
@@ -555,8 +558,9 @@ fn versions_are_made_for_their_readers_and_exports_for_the_owner_alone() {
     {
         let root = tempfile::tempdir().expect("a directory of our own");
         let (versions, one) = (root.path().join("a/versions"), artefact(7, 0));
-        artefacts::stage(&versions, &one, readers).expect("the disk takes it");
-        artefacts::install(&versions, &one.directory()).expect("it was staged");
+        let artefacts = Directory::new(versions.clone(), readers);
+        artefacts.stage(&one).expect("the disk takes it");
+        artefacts.install(&one.directory()).expect("it was staged");
         let path = versions.join(one.directory());
         assert_eq!([&versions, &path].map(|path| mode(path)), [directory; 2], "{readers:?}");
         assert!([MANIFEST, MODEL, PROBES, JOURNAL].iter().all(|name| mode(&path.join(name)) == file), "{readers:?}");

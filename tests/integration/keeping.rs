@@ -9,12 +9,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use deepfm_core::version::announcement::{Abandoned, Alias, Announcement};
 use deepfm_core::version::known::KnownVersions;
+use deepfm_stream::artefacts::{Artefacts as _, Shelf};
 use deepfm_stream::config::operation;
-use deepfm_stream::publish::{artefacts, retention};
+use deepfm_stream::publish::retention;
 use serde_json::{Value, json};
 
 use super::commands::{Place, digest, simulated_fields};
 use super::live::{Live, announcements};
+use super::versions::below;
 use crate::support::broker::{self, Broker, Outgoing};
 use crate::support::command::{Running, installed, run};
 use crate::support::wait_for;
@@ -208,8 +210,9 @@ fn what_is_served_or_built_on_is_never_removed_and_contents_of_one_number_are_to
     }
     let mut settings = operation::Versions { keep: 1, ..operation::Versions::default() };
     let now: jiff::Timestamp = "2026-01-12T00:00:00Z".parse().expect("it is a time");
+    let artefacts = below(&root);
     let plan = |settings: &operation::Versions| {
-        retention::plan(settings, &known, &root, &directory.path().join("none"), now).expect("it is readable")
+        retention::plan(settings, &known, &artefacts, &directory.path().join("none"), now).expect("it is readable")
     };
     let found = plan(&settings);
     let numbers: Vec<u64> = found.versions.iter().map(|one| one.version).collect();
@@ -231,13 +234,14 @@ fn what_is_served_or_built_on_is_never_removed_and_contents_of_one_number_are_to
     );
     settings.keep = 0;
     assert!(plan(&settings).is_empty(), "0 removes none");
-    assert!(retention::carry_out(&found, &root).is_empty());
-    let left: Vec<String> = artefacts::list(&root).expect("it is there").into_iter().map(|one| one.directory).collect();
+    assert!(retention::carry_out(&found, &artefacts).is_empty());
+    let left: Vec<String> =
+        artefacts.list(Shelf::Versions).expect("it is there").into_iter().map(|one| one.directory).collect();
     let kept = ["2-aaaaaaaaaaaa", "4-aaaaaaaaaaaa", "6-bbbbbbbbbbbb", "8-aaaaaaaaaaaa", "10-aaaaaaaaaaaa"];
     assert_eq!(left[..5], kept);
     assert_eq!(left[5..], [name_of(&foreign), name_of(&next)]);
     assert!(young.exists());
-    let journals = artefacts::list_journals(&root).expect("it is there");
+    let journals = artefacts.list(Shelf::Journals).expect("it is there");
     assert_eq!(journals.iter().map(|one| one.version).collect::<Vec<_>>(), [1, 3, 5, 6, 7]);
 }
 

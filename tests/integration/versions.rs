@@ -10,15 +10,16 @@ use deepfm_core::feature::encoder::Encoder;
 use deepfm_core::stream::{Arrival, Control, JournalEntry, Partition};
 use deepfm_core::train::Trainer;
 use deepfm_core::version::announcement::{Alias, Announcement};
-use deepfm_core::version::artefact::{Artefact, Cut, MODEL, PROBES, verify};
+use deepfm_core::version::artefact::{Artefact, Cut, MODEL, PROBES, VersionCut, verify};
 use deepfm_core::version::known::KnownVersions;
 use deepfm_core::version::manifest::{Parent, ParentVersion};
 use deepfm_core::version::outbox::OutboxEntry;
 use deepfm_core::version::settlement::{VersionLoss, settle, settle_restored};
+use deepfm_stream::artefacts::directory::{self, Directory};
+use deepfm_stream::artefacts::{Artefacts as _, Installed, Shelf};
 use deepfm_stream::config::Config;
 use deepfm_stream::config::operation::Readers;
 use deepfm_stream::durable;
-use deepfm_stream::publish::artefacts::{self, Installed};
 
 const IMPRESSIONS: Partition = Partition { kind: EventKind::Impression, number: 0 };
 const CLICKS: Partition = Partition { kind: EventKind::Click, number: 0 };
@@ -51,7 +52,7 @@ pub(super) fn learned(config: &Config, version: u64, row: impl Fn(u64) -> String
     let fields = config.field_set().expect("the fields are valid");
     let mut trainer = trainer(config, row);
     let state_digest = trainer.state_digest();
-    let journal = trainer.cut_journal();
+    let journal = trainer.cut_journal(usize::MAX);
     let cut = Cut {
         model: "ctr",
         version,
@@ -59,11 +60,11 @@ pub(super) fn learned(config: &Config, version: u64, row: impl Fn(u64) -> String
         created_at: "2026-01-01T00:00:00Z".to_owned(),
         state_digest,
         journal: &journal,
-        probes,
+        probes: probes.to_vec(),
         fields: &fields,
         configuration: config.fingerprint(),
     };
-    Artefact::cut(&trainer, &cut)
+    VersionCut::of(&trainer, cut).encode()
 }
 
 /// A trainer of a configuration that has learned from 300 impressions with these features, every fifth of them clicked.
@@ -98,23 +99,29 @@ pub(super) fn trainer(config: &Config, row: impl Fn(u64) -> String) -> Trainer {
     trainer
 }
 
+/// The versions below a directory.
+pub(super) fn below(root: &Path) -> Directory {
+    Directory::new(root.to_owned(), Readers::Group)
+}
+
 pub(super) fn installed(root: &Path, artefact: &Artefact) -> PathBuf {
-    artefacts::stage(root, artefact, Readers::Group).expect("the disk takes it");
-    artefacts::install(root, &artefact.directory()).expect("it was staged");
+    let artefacts = below(root);
+    artefacts.stage(artefact).expect("the disk takes it");
+    artefacts.install(&artefact.directory()).expect("it was staged");
     root.join(artefact.directory())
 }
 
 #[test]
 fn a_version_exists_only_when_it_was_installed_and_then_it_is_whole() {
     let root = tempfile::tempdir().expect("a directory of our own");
-    let artefact = artefact(7, 0);
-    artefacts::stage(root.path(), &artefact, Readers::Group).expect("the disk takes it");
-    assert!(artefacts::list(root.path()).expect("it is there").is_empty(), "a staged version is none");
-    artefacts::install(root.path(), &artefact.directory()).expect("it was staged");
-    artefacts::install(root.path(), &artefact.directory()).expect("once more does no harm");
-    let versions = artefacts::list(root.path()).expect("it is there");
-    let [Installed { version: 7, path, .. }] = &versions[..] else { panic!("{versions:?}") };
-    let verified = artefacts::verify(path).expect("it is whole");
+    let (artefact, artefacts) = (artefact(7, 0), below(root.path()));
+    artefacts.stage(&artefact).expect("the disk takes it");
+    assert!(artefacts.list(Shelf::Versions).expect("it is there").is_empty(), "a staged version is none");
+    artefacts.install(&artefact.directory()).expect("it was staged");
+    artefacts.install(&artefact.directory()).expect("once more does no harm");
+    let versions = artefacts.list(Shelf::Versions).expect("it is there");
+    let [one @ Installed { version: 7, .. }] = &versions[..] else { panic!("{versions:?}") };
+    let verified = directory::verify(&artefacts.place(one)).expect("it is whole");
     assert_eq!((verified.digest, verified.probes), (artefact.digest, 3));
     assert!(verified.servable.rows() > 10 && verified.servable.is_finite());
 }
@@ -123,11 +130,12 @@ fn a_version_exists_only_when_it_was_installed_and_then_it_is_whole() {
 fn staged_versions_that_no_checkpoint_knows_are_removed() {
     let root = tempfile::tempdir().expect("a directory of our own");
     let (known, stray) = (artefact(1, 0), artefact(2, 0));
-    artefacts::stage(root.path(), &known, Readers::Group).expect("the disk takes it");
-    artefacts::stage(root.path(), &stray, Readers::Group).expect("the disk takes it");
+    let artefacts = below(root.path());
+    artefacts.stage(&known).expect("the disk takes it");
+    artefacts.stage(&stray).expect("the disk takes it");
     durable::sweep(root.path(), &[&known.directory()]);
-    artefacts::install(root.path(), &known.directory()).expect("the known one is still there");
-    assert!(artefacts::install(root.path(), &stray.directory()).is_err());
+    artefacts.install(&known.directory()).expect("the known one is still there");
+    assert!(artefacts.install(&stray.directory()).is_err());
 }
 
 #[test]
@@ -160,7 +168,7 @@ fn a_directory_named_after_another_content_is_refused() {
     let path = installed(root.path(), &artefact(7, 0));
     let other = root.path().join("7-000000000000");
     fs::rename(&path, &other).expect("it is ours");
-    assert!(artefacts::verify(&other).is_err());
+    assert!(directory::verify(&other).is_err());
 }
 
 #[test]

@@ -5,9 +5,9 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
+use deepfm_stream::bounded::{self, Length};
 use deepfm_stream::config::operation::Readers;
 use deepfm_stream::durable;
-use deepfm_stream::publish::files::{self, Length};
 
 use super::super::failure::{Exit, Failure, OrExit};
 use super::{ARTEFACTS, CONFIGURATION, STATE};
@@ -52,7 +52,7 @@ pub(super) fn given(directory: &Path) -> Result<(), Failure> {
         }
     }
     let is_in_use = [STATE, CONFIGURATION].iter().any(|name| there(name).is_some());
-    let configuration = files::read(&directory.join(CONFIGURATION), Length::AtMost(CONFIGURATION_BYTES_MAX));
+    let configuration = bounded::read(&directory.join(CONFIGURATION), Length::AtMost(CONFIGURATION_BYTES_MAX));
     let is_a_demos = configuration.is_ok_and(|text| text.starts_with(MARK.as_bytes()));
     if is_in_use && !is_a_demos {
         return refused("it holds a state or a configuration that is not a demo's: give another --dir");

@@ -4,10 +4,11 @@
 use std::collections::VecDeque;
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use deepfm_stream::publish::artefacts;
+use deepfm_stream::artefacts::{Artefacts, Shelf};
 use deepfm_stream::simulate::BayesTally;
 use deepfm_stream::worker::status::Status;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -46,7 +47,7 @@ pub(super) struct Frame<'a> {
 /// The view.
 pub(super) struct View {
     out: Out,
-    artefacts: PathBuf,
+    artefacts: Arc<dyn Artefacts>,
     metrics: Option<SocketAddr>,
     curve: Curve,
     rate: Rate,
@@ -71,7 +72,12 @@ struct Published {
 }
 
 impl View {
-    pub(super) fn new(json: bool, directory: &Path, artefacts: &Path, metrics: Option<SocketAddr>) -> Self {
+    pub(super) fn new(
+        json: bool,
+        directory: &Path,
+        artefacts: Arc<dyn Artefacts>,
+        metrics: Option<SocketAddr>,
+    ) -> Self {
         let out = if json {
             Out::Nothing
         } else {
@@ -80,7 +86,7 @@ impl View {
             if is_block(json) { block() } else { Out::Lines(Instant::now()) }
         };
         let (curve, rate, versions) = (Curve::default(), Rate::default(), VecDeque::new());
-        Self { out, artefacts: artefacts.to_owned(), metrics, curve, rate, versions }
+        Self { out, artefacts, metrics, curve, rate, versions }
     }
 
     pub(super) fn show(&mut self, frame: &Frame<'_>) {
@@ -90,7 +96,7 @@ impl View {
         if let Some(version) = frame.status.version
             && self.versions.front().is_none_or(|newest| newest.number != version)
         {
-            self.versions.push_front(published(&self.artefacts, version, frame.elapsed));
+            self.versions.push_front(published(&*self.artefacts, version, frame.elapsed));
             self.versions.truncate(VERSIONS_SHOWN);
         }
         let lines = self.lines(frame);
@@ -162,10 +168,10 @@ fn block() -> Out {
     Out::Block(ProgressBar::new_spinner().with_style(style))
 }
 
-fn published(artefacts: &Path, number: u64, at: Duration) -> Published {
-    let versions = artefacts::list(artefacts).unwrap_or_default();
+fn published(artefacts: &dyn Artefacts, number: u64, at: Duration) -> Published {
+    let versions = artefacts.list(Shelf::Versions).unwrap_or_default();
     let version = versions.iter().find(|version| version.version == number);
-    let manifest = version.and_then(|version| artefacts::manifest(&version.path).ok()).map(|(manifest, _)| manifest);
+    let manifest = version.and_then(|version| artefacts.manifest(version).ok()).map(|(manifest, _)| manifest);
     let log_loss = manifest.as_ref().and_then(|manifest| manifest.metrics.get("window")?["log_loss"].as_f64());
     Published { number, log_loss, watermark: manifest.and_then(|manifest| manifest.watermark), at }
 }
@@ -257,6 +263,8 @@ impl Rate {
 #[cfg(test)]
 mod tests {
     use deepfm_core::metric::Report;
+    use deepfm_stream::artefacts::directory::Directory;
+    use deepfm_stream::config::operation::Readers;
 
     use super::*;
 
@@ -282,7 +290,7 @@ mod tests {
         let metrics = Some(SocketAddr::from(([127, 0, 0, 1], 65_535)));
         View {
             out: Out::Nothing,
-            artefacts: PathBuf::new(),
+            artefacts: Arc::new(Directory::new(std::path::PathBuf::new(), Readers::Owner)),
             metrics,
             curve: Curve::default(),
             rate: Rate::default(),

@@ -238,9 +238,9 @@ impl<T> Sequencer<T> {
         self.journal.extend(since);
     }
 
-    /// Takes the journal segment that ends here.
-    pub fn cut_journal(&mut self) -> Vec<JournalEntry> {
-        std::mem::take(&mut self.journal)
+    /// Takes the first `entries` of the journal, which are a version's segment now.
+    pub fn cut_journal(&mut self, entries: usize) -> Vec<JournalEntry> {
+        self.journal.drain(..entries.min(self.journal.len())).collect()
     }
 
     /// Queues a record. `time` is its event time; a refused record has none and sorts with the largest before it.

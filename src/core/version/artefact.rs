@@ -166,7 +166,7 @@ pub struct Cut<'a> {
     /// The journal since the parent.
     pub journal: &'a [JournalEntry],
     /// Raw feature rows for probes, as JSON objects.
-    pub probes: &'a [String],
+    pub probes: Vec<String>,
     /// The fields.
     pub fields: &'a FieldSet,
     /// Fingerprint of the configuration.
@@ -184,24 +184,30 @@ pub struct Artefact {
     pub files: BTreeMap<String, Vec<u8>>,
 }
 
-impl Artefact {
+/// A version as it was cut between two records, as a copy: learning goes on while it is encoded.
+#[derive(Debug)]
+pub struct VersionCut {
+    servable: Servable,
+    /// Whole, but for its files.
+    manifest: Manifest,
+    fields: FieldSet,
+    probes: Vec<String>,
+    journal: Vec<JournalEntry>,
+}
+
+impl VersionCut {
     /// Cuts a version from a trainer as it stands.
-    pub fn cut(trainer: &Trainer, cut: &Cut<'_>) -> Self {
+    pub fn of(trainer: &Trainer, cut: Cut<'_>) -> Self {
         let params = trainer.params();
-        let servable = Servable::of(trainer.model(), params.logit_offset());
-        let mut files = BTreeMap::from([
-            (MODEL.to_owned(), safetensors::write(&servable.tensors())),
-            (PROBES.to_owned(), probes(&servable, cut)),
-            (JOURNAL.to_owned(), json_lines(cut.journal)),
-        ]);
+        let servable = Servable::unsorted(trainer.model(), params.logit_offset());
         let report = |report| serde_json::to_value(report).expect("a report always encodes");
         let manifest = Manifest {
             format: FORMAT,
             model: cut.model.to_owned(),
             version: cut.version,
             kind: Kind::Full,
-            parent: cut.parent.clone(),
-            created_at: cut.created_at.clone(),
+            parent: cut.parent,
+            created_at: cut.created_at,
             records: trainer.released(),
             positions: trainer.positions().iter().map(|(partition, next)| (partition.to_string(), *next)).collect(),
             watermark: trainer.join().watermark(),
@@ -215,7 +221,7 @@ impl Artefact {
             fingerprints: Fingerprints {
                 fields: cut.fields.fingerprint(),
                 hashing: HASHING.to_owned(),
-                configuration: cut.configuration.clone(),
+                configuration: cut.configuration,
             },
             fields: cut.fields.as_slice().to_vec(),
             architecture: Shape {
@@ -224,14 +230,41 @@ impl Artefact {
                 mlp: params.model.mlp.clone(),
                 logit_offset: params.logit_offset(),
             },
-            files: files.iter().map(|(name, content)| (name.clone(), FileDigest::of(content))).collect(),
+            files: BTreeMap::new(),
         };
+        Self { servable, manifest, fields: cut.fields.clone(), probes: cut.probes, journal: cut.journal.to_vec() }
+    }
+
+    /// Examples learned when it was cut.
+    pub fn learned(&self) -> u64 {
+        self.manifest.learned
+    }
+
+    /// The journal since its parent.
+    pub fn journal(&self) -> &[JournalEntry] {
+        &self.journal
+    }
+
+    /// The files of the version.
+    pub fn encode(self) -> Artefact {
+        let Self { servable, manifest, fields, probes, journal } = self;
+        let servable = servable.sorted();
+        let mut files = BTreeMap::from([
+            (MODEL.to_owned(), safetensors::write(&servable.tensors())),
+            (PROBES.to_owned(), probe_lines(&servable, fields, &probes)),
+            (JOURNAL.to_owned(), json_lines(&journal)),
+        ]);
+        drop(servable);
+        let digests = files.iter().map(|(name, content)| (name.clone(), FileDigest::of(content))).collect();
+        let manifest = Manifest { files: digests, ..manifest };
         let bytes = manifest.to_bytes();
         let digest = sha256(&bytes);
         files.insert(MANIFEST.to_owned(), bytes);
-        Self { manifest, digest, files }
+        Artefact { manifest, digest, files }
     }
+}
 
+impl Artefact {
     /// The name of its directory.
     pub fn directory(&self) -> String {
         names::directory(self.manifest.version, &self.digest)
@@ -354,9 +387,9 @@ fn check_probes(servable: &Servable, fields: FieldSet, lines: &[u8]) -> Result<u
 }
 
 /// The rows that encode, each with its logit. The empty row is always there: it shows the bias.
-fn probes(servable: &Servable, cut: &Cut<'_>) -> Vec<u8> {
-    let encoder = Encoder::new(cut.fields.clone(), PROBE_BOUNDS);
-    let rows = std::iter::once("{}").chain(cut.probes.iter().map(String::as_str));
+fn probe_lines(servable: &Servable, fields: FieldSet, rows: &[String]) -> Vec<u8> {
+    let encoder = Encoder::new(fields, PROBE_BOUNDS);
+    let rows = std::iter::once("{}").chain(rows.iter().map(String::as_str));
     let probe = |row: &str| {
         let features = encoder.encode_json(row).ok()?;
         let logit = servable.logits(&[features])[0];

@@ -53,24 +53,38 @@ pub struct Servable {
 }
 
 impl Servable {
-    /// The weights of a model as it stands.
-    pub fn of(model: &DeepFm, logit_offset: f64) -> Self {
-        let dim = model.params().embedding_dim;
-        let table = model.table();
-        let mut rows: Vec<(FeatureId, u32)> = table.numbers().map(|row| (table.head(row).id, row)).collect();
-        rows.sort_unstable();
-        let mut embeddings = vec![0.0; rows.len() * dim];
-        let weights = rows.iter().zip(embeddings.chunks_exact_mut(dim));
-        let linear = weights.map(|((_, row), v)| model.row_weights(*row, v)).collect();
+    /// The weights of a model as it stands. Its rows must be [sorted](Self::sorted) before anything is looked up.
+    pub(super) fn unsorted(model: &DeepFm, logit_offset: f64) -> Self {
+        let (dim, table) = (model.params().embedding_dim, model.table());
+        let rows = table.len();
+        let (mut ids, mut linear) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
+        let mut embeddings = vec![0.0; rows * dim];
+        for (row, v) in table.numbers().zip(embeddings.chunks_exact_mut(dim)) {
+            ids.push(table.head(row).id);
+            linear.push(model.row_weights(row, v));
+        }
         Self {
             architecture: model.architecture().clone(),
             bias: model.bias(),
             logit_offset,
-            ids: rows.into_iter().map(|(id, _)| id).collect(),
+            ids,
             linear,
             embeddings,
             mlp: model.dense().mlp,
         }
+    }
+
+    /// The same with its rows by rising id.
+    pub(super) fn sorted(self) -> Self {
+        let dim = self.architecture.dim;
+        let mut order: Vec<(FeatureId, u32)> = self.ids.iter().copied().zip(0..).collect();
+        order.sort_unstable();
+        let mut embeddings = Vec::with_capacity(self.embeddings.len());
+        for (_, row) in &order {
+            embeddings.extend_from_slice(&self.embeddings[*row as usize * dim..][..dim]);
+        }
+        let linear = order.iter().map(|(_, row)| self.linear[*row as usize]).collect();
+        Self { ids: order.into_iter().map(|(id, _)| id).collect(), linear, embeddings, ..self }
     }
 
     /// Reads the weights of a version with this many fields and this shape.

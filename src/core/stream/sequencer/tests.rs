@@ -85,6 +85,18 @@ fn an_idle_partition_is_passed_over_even_when_it_has_records_until_it_returns() 
 }
 
 #[test]
+fn decisions_since_a_version_was_cut_belong_to_the_next_and_those_of_one_that_is_given_up_come_back() {
+    let mut sequencer = started(&[IMPRESSIONS, CLICKS]);
+    let at_the_cut = sequencer.journal().to_vec();
+    sequencer.control(&Control::Idle(CLICKS)).expect("it is live");
+    let all = sequencer.journal().to_vec();
+    assert_eq!(sequencer.cut_journal(at_the_cut.len()), at_the_cut);
+    assert_eq!(sequencer.journal(), &all[2..]);
+    sequencer.lengthen_journal(at_the_cut);
+    assert_eq!(sequencer.journal(), all);
+}
+
+#[test]
 fn a_decision_that_does_not_fit_changes_nothing() {
     let mut sequencer = started(&[IMPRESSIONS]);
     assert_eq!(sequencer.control(&Control::Idle(CLICKS)), Err(StreamError::Unknown(CLICKS)));

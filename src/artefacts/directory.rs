@@ -1,0 +1,212 @@
+//! Versions in directories of their own, below one directory: staged under a temporary name, installed by one rename.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::{ArtefactIoError, Artefacts, Installed, Journal, Shelf};
+use crate::bounded::{self, Length, ReadError};
+use crate::config::operation::Readers;
+use crate::durable::{self, StagedDirectory, failed};
+use deepfm_core::version::artefact::{self, Artefact, ArtefactError, MANIFEST, Verified};
+use deepfm_core::version::journal::JOURNAL;
+use deepfm_core::version::manifest::{MANIFEST_BYTES_MAX, Manifest, sha256};
+use deepfm_core::version::names;
+
+/// Where the journals of removed versions are, below the versions.
+const JOURNALS: &str = "journals";
+
+/// A directory of versions.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    root: PathBuf,
+    readers: Readers,
+}
+
+impl Directory {
+    /// A directory, which is made with the first version; `readers` may read what is written to it.
+    pub fn new(root: PathBuf, readers: Readers) -> Self {
+        Self { root, readers }
+    }
+
+    /// Where a version of this name is, installed and staged.
+    fn places(&self, name: &str) -> Result<[PathBuf; 2], ArtefactIoError> {
+        if names::number_of_directory(name).is_none() {
+            return Err(ArtefactIoError::NotAVersion(name.chars().take(100).collect()));
+        }
+        Ok([self.root.join(name), durable::staged_path(&self.root, name)])
+    }
+}
+
+impl Artefacts for Directory {
+    fn stage(&self, artefact: &Artefact) -> Result<(), ArtefactIoError> {
+        let name = artefact.directory();
+        self.places(&name)?;
+        let staged = StagedDirectory::begin(&self.root, &name, self.readers)?;
+        for (name, content) in &artefact.files {
+            staged.write(name, content)?;
+        }
+        Ok(staged.keep()?)
+    }
+
+    fn is_present(&self, name: &str, manifest_digest: &str) -> bool {
+        let is_it = |place: &PathBuf| read_manifest(place).is_ok_and(|bytes| sha256(&bytes) == manifest_digest);
+        self.places(name).is_ok_and(|places| places.iter().any(is_it))
+    }
+
+    fn install(&self, name: &str) -> Result<(), ArtefactIoError> {
+        self.places(name)?;
+        Ok(durable::install(&self.root, name)?)
+    }
+
+    fn remove(&self, name: &str) -> Result<(), ArtefactIoError> {
+        for path in self.places(name)? {
+            if path.exists() {
+                fs::remove_dir_all(&path).map_err(failed("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn retire(&self, name: &str, journal: Journal) -> Result<(), ArtefactIoError> {
+        let [path, _] = self.places(name)?;
+        if !path.exists() {
+            return Ok(());
+        }
+        if journal == Journal::Keep {
+            let staged = StagedDirectory::begin(&self.root.join(JOURNALS), name, Readers::Owner)?;
+            for file in [MANIFEST, JOURNAL] {
+                let from = path.join(file);
+                staged.write(file, &fs::read(&from).map_err(failed("read", &from))?)?;
+            }
+            staged.install()?;
+            durable::sync(&self.root)?;
+        }
+        Ok(durable::take_away(&self.root, name)?)
+    }
+
+    fn sweep(&self) {
+        durable::sweep(&self.root, &[]);
+    }
+
+    fn list(&self, shelf: Shelf) -> Result<Vec<Installed>, ArtefactIoError> {
+        let root = match shelf {
+            Shelf::Versions => self.root.clone(),
+            Shelf::Journals => self.root.join(JOURNALS),
+        };
+        let mut versions = Vec::new();
+        if !root.exists() {
+            return Ok(versions);
+        }
+        for entry in fs::read_dir(&root).map_err(failed("read", &root))? {
+            let name = entry.map_err(failed("read", &root))?.file_name();
+            let directory = name.to_string_lossy().into_owned();
+            if let Some(version) = names::number_of_directory(&directory) {
+                versions.push(Installed { version, directory, shelf });
+            }
+        }
+        versions.sort_unstable();
+        Ok(versions)
+    }
+
+    fn manifest(&self, version: &Installed) -> Result<(Manifest, String), ArtefactIoError> {
+        let path = self.place(version);
+        let bytes = read_manifest(&path)?;
+        let manifest = artefact::read_manifest(&bytes).map_err(artefact_error(&path))?;
+        let digest = sha256(&bytes);
+        check_name(&path, &manifest, &digest)?;
+        Ok((manifest, digest))
+    }
+
+    fn file(&self, version: &Installed, manifest: &Manifest, name: &str) -> Result<Vec<u8>, ArtefactIoError> {
+        let path = self.place(version);
+        let content = read_named(&path, manifest, name)?;
+        artefact::check_file(manifest, name, &content).map_err(artefact_error(&path))?;
+        Ok(content)
+    }
+
+    fn bytes(&self, version: &Installed) -> u64 {
+        let files = fs::read_dir(self.place(version)).into_iter().flatten().flatten();
+        files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
+    }
+
+    fn modified(&self, version: &Installed) -> Option<SystemTime> {
+        self.place(version).metadata().and_then(|metadata| metadata.modified()).ok()
+    }
+
+    fn remove_journal(&self, journal: &Installed) {
+        durable::remove_or_say(&self.place(journal));
+    }
+
+    fn place(&self, version: &Installed) -> PathBuf {
+        match version.shelf {
+            Shelf::Versions => self.root.join(&version.directory),
+            Shelf::Journals => self.root.join(JOURNALS).join(&version.directory),
+        }
+    }
+
+    fn root(&self) -> &Path {
+        &self.root
+    }
+}
+
+/// Reads and checks an installed version: its manifest first, then the files that this names, each a regular file of the length
+/// that it states.
+///
+/// # Errors
+/// When a file cannot be read, or the version is not what it says.
+pub fn verify(path: &Path) -> Result<Verified, ArtefactIoError> {
+    let bytes = read_manifest(path)?;
+    let named = artefact::read_manifest(&bytes).map_err(artefact_error(path))?;
+    let mut contents = BTreeMap::from([(MANIFEST.to_owned(), bytes)]);
+    for name in named.files.keys() {
+        contents.insert(name.clone(), read_named(path, &named, name)?);
+    }
+    let verified = artefact::verify(&contents).map_err(artefact_error(path))?;
+    check_name(path, &verified.manifest, &verified.digest)?;
+    Ok(verified)
+}
+
+fn read_manifest(path: &Path) -> Result<Vec<u8>, ArtefactIoError> {
+    let file = path.join(MANIFEST);
+    bounded::read(&file, Length::AtMost(MANIFEST_BYTES_MAX)).map_err(|error| match error {
+        ReadError::Length(found) => artefact_error(path)(ArtefactError::Long(found)),
+        error => unread(path, MANIFEST, error),
+    })
+}
+
+/// A file that a manifest names, of the length that it states.
+fn read_named(path: &Path, manifest: &Manifest, name: &str) -> Result<Vec<u8>, ArtefactIoError> {
+    let missing = || artefact_error(path)(ArtefactError::Missing(name.to_owned()));
+    let expected = manifest.files.get(name).ok_or_else(missing)?.bytes;
+    bounded::read(&path.join(name), Length::Exactly(expected)).map_err(|error| match error {
+        ReadError::Length(found) => {
+            artefact_error(path)(ArtefactError::Length { file: name.to_owned(), found, expected })
+        }
+        error => unread(path, name, error),
+    })
+}
+
+fn unread(path: &Path, name: &str, error: ReadError) -> ArtefactIoError {
+    let name = name.to_owned();
+    match error {
+        ReadError::Missing => artefact_error(path)(ArtefactError::Missing(name)),
+        ReadError::NotRegular | ReadError::Length(_) => artefact_error(path)(ArtefactError::NotRegular(name)),
+        ReadError::Io(source) => failed("read", &path.join(name))(source).into(),
+    }
+}
+
+fn artefact_error(path: &Path) -> impl FnOnce(ArtefactError) -> ArtefactIoError {
+    let path = path.to_owned();
+    move |source| ArtefactIoError::Artefact { path, source }
+}
+
+fn check_name(path: &Path, manifest: &Manifest, digest: &str) -> Result<(), ArtefactIoError> {
+    let name = path.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+    if name.is_some_and(|name| name != names::directory(manifest.version, digest)) {
+        let (version, digest) = (manifest.version, digest.to_owned());
+        return Err(ArtefactIoError::Name { path: path.to_owned(), version, digest });
+    }
+    Ok(())
+}
