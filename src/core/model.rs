@@ -15,7 +15,7 @@ pub mod executor;
 pub mod gather;
 pub mod loss;
 pub mod mlp;
-mod oldest;
+mod ageing;
 pub mod params;
 mod slot;
 pub mod table;
@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::feature::{FeatureId, Features, hash};
 use crate::optim::{ftrl, sgd};
+use ageing::Ageing as _;
 use batch::{Architecture, Dense, Slot};
 use candidates::Candidates;
 use params::ModelParams;
@@ -34,7 +35,7 @@ pub use executor::{Executor, Inline};
 pub use loss::Importance;
 
 /// Parts of the table that are swept one at a time.
-pub const SHARDS: usize = table::SHARDS;
+pub const SHARDS: usize = ageing::SHARDS;
 
 /// Bias, MLP and their optimizer state: everything but the table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -7,9 +7,8 @@ use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::RepeatedId;
-use super::oldest::{looked_through, oldest};
+use super::ageing::{Age, Ageing, SHARDS, shard};
 use super::slot::SlotKey;
-use super::table::{SHARDS, shard};
 use crate::feature::FeatureId;
 
 /// Bytes of a candidate.
@@ -62,6 +61,20 @@ impl Default for Candidates {
     }
 }
 
+impl Ageing for Candidates {
+    fn size(&self, shard: usize) -> usize {
+        self.shards[shard].len()
+    }
+
+    fn ages(&self, shard: usize) -> impl Iterator<Item = Age> {
+        self.shards[shard].iter().map(|found| Age { last_seen: found.last_seen, id: found.id })
+    }
+
+    fn remove_aged(&mut self, id: FeatureId) {
+        self.remove(id);
+    }
+}
+
 impl Candidates {
     /// How many there are.
     pub fn len(&self) -> usize {
@@ -93,33 +106,6 @@ impl Candidates {
         if self.remove_silently(id).is_some() {
             self.note(Candidate { id, last_seen: 0, count: 0 });
         }
-    }
-
-    /// Forgets the ids of a shard that were last counted before a time; says how many.
-    pub fn sweep(&mut self, shard: usize, before_seconds: u32) -> usize {
-        let all = self.shards[shard].iter().map(|candidate| (candidate.last_seen, candidate.id));
-        let mut old: Vec<(u32, FeatureId)> = all.filter(|(last_seen, _)| *last_seen < before_seconds).collect();
-        old.sort_unstable();
-        self.remove_all(&old)
-    }
-
-    /// Forgets at least `count` of them, or all: those last counted the longest ago, as
-    /// [`Table::evict`](super::table::Table::evict) does with rows. Says how many.
-    pub fn evict(&mut self, count: usize) -> usize {
-        let mut evicted = 0;
-        while evicted < count && !self.is_empty() {
-            let (shards, due) = looked_through(self.shards.iter().map(HashTable::len), count - evicted);
-            let ages = self.shards[shards].iter().flatten().map(|found| (found.last_seen, found.id)).collect();
-            evicted += self.remove_all(&oldest(ages, due));
-        }
-        evicted
-    }
-
-    fn remove_all(&mut self, old: &[(u32, FeatureId)]) -> usize {
-        for (_, id) in old {
-            self.remove(*id);
-        }
-        old.len()
     }
 
     /// The digest of all candidates.

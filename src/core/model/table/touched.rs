@@ -1,54 +1,76 @@
-//! Which rows were touched since something was last taken: a bit a row, and a list.
+//! Which rows of a shard were touched since somebody last took them, for each who asks.
 
-use super::RowNumber;
+/// Who takes the touched rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Subscriber {
+    /// The digest: its sum does not cover them.
+    Digest,
+    /// The next checkpoint: the last one has not their present form.
+    Checkpoint,
+}
 
-/// A set of rows that is filled one by one and emptied at once. The bits say what is in it. Invariant: every row whose bit
-/// is set is listed; a row that was taken out singly may still be.
+/// The rows of a shard that each subscriber has not taken. Invariant: whose bit is set is listed; a row that was taken out
+/// singly may still be.
 #[derive(Debug, Default)]
-pub(super) struct Touched {
+pub(super) struct Touched([Set; 2]);
+
+/// A set of rows that is filled one by one and emptied at once: a bit a row, and a list. The bits say what is in it.
+#[derive(Debug, Default)]
+struct Set {
     bits: Vec<u64>,
-    rows: Vec<RowNumber>,
+    rows: Vec<u32>,
 }
 
 impl Touched {
     /// Makes room for rows below this number.
     pub(super) fn grow(&mut self, rows: usize) {
-        self.bits.resize(rows.div_ceil(64), 0);
+        for set in &mut self.0 {
+            set.bits.resize(rows.div_ceil(64), 0);
+        }
     }
 
-    /// Adds a row; says whether it was new.
+    /// Adds a row; says whether it was new to the subscriber.
     #[inline]
-    pub(super) fn mark(&mut self, row: RowNumber) -> bool {
+    pub(super) fn mark(&mut self, subscriber: Subscriber, row: u32) -> bool {
+        let set = &mut self.0[subscriber as usize];
         let (word, bit) = (row as usize / 64, 1 << (row % 64));
-        let is_new = self.bits[word] & bit == 0;
+        let is_new = set.bits[word] & bit == 0;
         if is_new {
-            self.bits[word] |= bit;
-            self.rows.push(row);
+            set.bits[word] |= bit;
+            set.rows.push(row);
         }
         is_new
     }
 
     /// Takes a row out; says whether it was in.
     #[inline]
-    pub(super) fn unmark(&mut self, row: RowNumber) -> bool {
+    pub(super) fn unmark(&mut self, subscriber: Subscriber, row: u32) -> bool {
+        self.0[subscriber as usize].unmark(row)
+    }
+
+    /// Takes all rows out, in the order in which they came.
+    pub(super) fn take(&mut self, subscriber: Subscriber) -> Vec<u32> {
+        let set = &mut self.0[subscriber as usize];
+        let mut rows = std::mem::take(&mut set.rows);
+        rows.retain(|row| set.unmark(*row));
+        rows
+    }
+
+    /// About how many a subscriber has not taken.
+    pub(super) fn len(&self, subscriber: Subscriber) -> usize {
+        self.0[subscriber as usize].rows.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.0.iter().map(|set| 8 * set.bits.capacity() + 4 * set.rows.capacity()).sum()
+    }
+}
+
+impl Set {
+    fn unmark(&mut self, row: u32) -> bool {
         let (word, bit) = (row as usize / 64, 1 << (row % 64));
         let was_in = self.bits[word] & bit != 0;
         self.bits[word] &= !bit;
         was_in
-    }
-
-    /// Takes all rows out, in the order in which they came.
-    pub(super) fn take(&mut self) -> Vec<RowNumber> {
-        let mut rows = std::mem::take(&mut self.rows);
-        rows.retain(|row| self.unmark(*row));
-        rows
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    pub(super) fn bytes(&self) -> usize {
-        8 * self.bits.len() + 4 * self.rows.capacity()
     }
 }

@@ -1,0 +1,173 @@
+//! What a table keeps, forgets and says of itself.
+
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::super::slot::SlotKey;
+use super::touched::Subscriber;
+use super::*;
+use crate::feature::hash::mix64;
+
+fn filled(rows: u64) -> Table {
+    let mut table = Table::new(10);
+    for id in 0..rows {
+        let row = table.insert(mix64(id));
+        table.write(row, (id as f32, &[id as f32; 10]), (1.0, &[1.0; 10]), 7);
+    }
+    table
+}
+
+#[test]
+fn what_is_copied_out_does_not_show_the_key_of_places() {
+    let bytes = |seed| {
+        let mut table = Table { key: SlotKey { key: mix64(seed), factor: mix64(!seed) | 1 }, ..Table::new(2) };
+        let mut copied = table.copy_all();
+        for id in 0..12_000_u64 {
+            let row = table.insert(mix64(id));
+            table.write(row, (0.5, &[0.25; 2]), (1.0, &[1.0; 2]), (id % 50) as u32);
+        }
+        copied.extend(table.copy_unsaved().expect("everything was saved before"));
+        for shard in 0..SHARDS {
+            table.sweep(shard, 3);
+        }
+        table.evict(1500);
+        for id in 20_000..21_000_u64 {
+            table.insert(mix64(id));
+        }
+        copied.extend(table.copy_unsaved().expect("everything was saved before"));
+        copied.extend(table.copy_all());
+        (table.digest(), copied)
+    };
+    let (one, other) = (bytes(1), bytes(2));
+    assert_eq!(one.0, other.0);
+    assert!(one.1 == other.1, "copies differ");
+}
+
+#[test]
+fn the_rows_seen_the_longest_ago_make_room_at_equal_times_the_lowest_ids() {
+    let mut table = Table::new(1);
+    for id in 1..=10_u64 {
+        let row = table.insert(id);
+        table.write(row, (0.0, &[0.0]), (0.0, &[0.0]), if id <= 4 { 20 } else { 10 });
+    }
+    assert_eq!(table.evict(3), 3);
+    let left: Vec<u64> = (1..=10).filter(|id| table.find(*id).is_some()).collect();
+    assert_eq!(left, [1, 2, 3, 4, 8, 9, 10]);
+    assert_eq!((table.evict(100), table.len()), (7, 0));
+}
+
+#[test]
+fn a_large_table_makes_room_a_shard_at_a_time_and_keeps_nearly_all_of_the_newest() {
+    let mut table = Table::new(1);
+    for id in 0..100_000_u64 {
+        let row = table.insert(mix64(id));
+        table.write(row, (0.0, &[0.0]), (0.0, &[0.0]), id as u32);
+    }
+    let mut evicted = 0;
+    while evicted < 10_000 {
+        let now = table.evict(100);
+        assert!((100..200).contains(&now), "{now} at once");
+        evicted += now;
+    }
+    assert_eq!(table.len(), 100_000 - evicted);
+    let newest_gone = (14_000..100_000_u64).filter(|id| table.find(mix64(*id)).is_none()).count();
+    assert!(newest_gone < 1_000, "{newest_gone} went that were younger than 14 in 100");
+    assert_eq!(table.digest(), recomputed(&table));
+}
+
+fn recomputed(table: &Table) -> u128 {
+    table.rows().fold(0, |sum, row| sum.wrapping_add(xxh3_128(row)))
+}
+
+#[test]
+fn a_row_is_104_bytes_at_dimension_10_and_at_most_130_with_its_share_of_the_index() {
+    for rows in [300_000, 470_000, 1_000_000] {
+        let table = filled(rows);
+        assert_eq!(table.row_bytes(), 104);
+        let each = table.bytes() as f64 / rows as f64;
+        assert!(each <= 130.0, "{each} bytes a row at {rows} rows");
+    }
+}
+
+#[test]
+fn every_id_finds_its_own_row_and_no_other() {
+    let table = filled(10_000);
+    for id in 0..10_000 {
+        let row = table.find(mix64(id)).expect("it was inserted");
+        assert_eq!(table.state(row)[0], id as f32);
+        assert_eq!(table.head(row), RowHead { id: mix64(id), last_seen: 7, count: 1 });
+    }
+    assert_eq!(table.find(mix64(10_000)), None);
+}
+
+#[test]
+fn the_digest_kept_from_changes_is_the_digest_of_all_rows() {
+    let mut table = filled(5000);
+    assert_eq!(table.digest(), recomputed(&table));
+    for id in [3, 4999, 3] {
+        let row = table.find(mix64(id)).expect("it was inserted");
+        table.write(row, (-1.0, &[-1.0; 10]), (2.0, &[2.0; 10]), 9);
+    }
+    let untaken: usize = table.shards.iter().map(|shard| shard.touched_len(Subscriber::Digest)).sum();
+    assert_eq!(untaken, 2, "a digest costs what changed");
+    assert_eq!(table.digest(), recomputed(&table));
+}
+
+#[test]
+fn the_digest_does_not_depend_on_the_order_of_creation_and_rows_survive_as_bytes() {
+    let mut table = filled(2000);
+    let mut reversed = Table::new(10);
+    let rows: Vec<Vec<u8>> = table.rows().map(<[u8]>::to_vec).collect();
+    rows.iter().rev().for_each(|row| reversed.restore(row).expect("each id has one row"));
+    assert_eq!(reversed.digest(), table.digest());
+}
+
+#[test]
+fn a_copy_has_what_changed_since_the_last_one_whatever_digests_were_taken_between() {
+    let mut table = filled(100);
+    assert_eq!(table.copy_unsaved(), None, "nothing was saved before");
+    assert_eq!(table.copy_all().len(), 100 * table.row_bytes());
+    let row = table.find(mix64(7)).expect("it was inserted");
+    table.write(row, (5.0, &[5.0; 10]), (2.0, &[2.0; 10]), 9);
+    table.digest();
+    let new = table.insert(12_345);
+    table.write(new, (1.0, &[1.0; 10]), (1.0, &[1.0; 10]), 9);
+    table.digest();
+    let copied = table.copy_unsaved().expect("everything was saved before");
+    let mut changed = [row, new];
+    changed.sort_unstable();
+    let bytes = |row: &RowNumber| table.shards[row.shard as usize].row_bytes(row.at).to_vec();
+    let expected: Vec<u8> = changed.iter().flat_map(bytes).collect();
+    assert_eq!(copied, expected);
+    assert_eq!(table.copy_unsaved(), Some(Vec::new()));
+}
+
+#[test]
+fn rows_that_were_not_seen_for_long_are_removed_and_their_places_used_again() {
+    let mut table = filled(1000);
+    table.copy_all();
+    let kept = table.find(mix64(3)).expect("it was inserted");
+    table.write(kept, (1.0, &[1.0; 10]), (1.0, &[1.0; 10]), 50);
+    let removed: usize = (0..SHARDS).map(|shard| table.sweep(shard, 8)).sum();
+    assert_eq!((removed, table.len()), (999, 1));
+    assert_eq!(table.find(mix64(4)), None);
+    assert_eq!(table.digest(), recomputed(&table));
+    let back = table.insert(mix64(4));
+    table.write(back, (2.0, &[2.0; 10]), (2.0, &[2.0; 10]), 60);
+    let places: u32 = table.shards.iter().map(Shard::places).sum();
+    assert_eq!((places, table.len()), (1000, 2), "a place is used again");
+    assert_eq!(table.digest(), recomputed(&table));
+    let copied = table.copy_unsaved().expect("everything was saved before");
+    assert_eq!(copied.len(), 1000 * table.row_bytes(), "two rows and 998 tombstones");
+    let tombstones = copied.chunks_exact(table.row_bytes()).filter(|row| row[12..16] == [0; 4]).count();
+    assert_eq!(tombstones, 998);
+}
+
+#[test]
+fn small_consecutive_ids_spread_over_the_shards() {
+    let mut table = Table::new(1);
+    for id in 0..25_600 {
+        table.insert(id);
+    }
+    let largest = table.shards.iter().map(Shard::len).max().expect("there are shards");
+    assert!(largest < 200, "a shard holds {largest} of 25,600 ids where 100 are due");
+}
