@@ -1,7 +1,7 @@
 //! What is built in: where it comes from, under which licences, and that nothing unmaintained comes in unnoticed. Without a tool of
 //! its own, since building one costs continuous integration more minutes than all of these checks; advisories are not looked up.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
@@ -39,6 +39,21 @@ const REFUSED: [&str; 12] = [
     "serde_yaml",
     "time",
     "yaml-rust",
+];
+
+/// Crates that are built in two incompatible versions, and what asks for the older.
+const TWICE: [(&str, &str); 11] = [
+    ("bit-set", "jsonschema, in tests"),
+    ("bit-vec", "jsonschema, in tests"),
+    ("cpufeatures", "sha2"),
+    ("embedded-io", "postcard"),
+    ("getrandom", "jsonschema, in tests"),
+    ("hashbrown", "metrics-util"),
+    ("parking_lot", "sled"),
+    ("parking_lot_core", "sled"),
+    ("rand", "metrics-util"),
+    ("rand_core", "metrics-util"),
+    ("syn", "macros of num_enum and tracing"),
 ];
 
 fn lock_file() -> String {
@@ -88,8 +103,8 @@ fn unmaintained_dependencies_are_named_in_the_readme() {
     }
 }
 
-#[test]
-fn every_dependency_has_a_licence_that_allows_passing_a_binary_on() {
+/// The packages that are built here, tests included.
+fn packages() -> Vec<Value> {
     let rustc = Command::new("rustc").arg("-vV").output().expect("rustc is there");
     let rustc = String::from_utf8(rustc.stdout).expect("it is text");
     let host = rustc.lines().find_map(|line| line.strip_prefix("host: ")).expect("rustc names its host");
@@ -105,10 +120,31 @@ fn every_dependency_has_a_licence_that_allows_passing_a_binary_on() {
         .filter_map(|node| node["id"].as_str())
         .collect();
     let packages = metadata["packages"].as_array().expect("a list");
-    let packages: Vec<&Value> =
-        packages.iter().filter(|package| package["id"].as_str().is_some_and(|id| used.contains(id))).collect();
+    let packages: Vec<Value> =
+        packages.iter().filter(|package| package["id"].as_str().is_some_and(|id| used.contains(id))).cloned().collect();
     assert!(packages.len() > 100, "{}", packages.len());
-    for package in packages {
+    packages
+}
+
+#[test]
+fn crates_that_are_built_in_two_incompatible_versions_are_stated() {
+    let mut versions = BTreeMap::<String, BTreeSet<String>>::new();
+    for package in packages() {
+        let version = package["version"].as_str().expect("a version");
+        let mut parts = version.split('.');
+        // Below 1 the second number is the one that breaks.
+        let major = parts.next().filter(|major| *major != "0").or_else(|| parts.next()).expect("it has numbers");
+        let name = package["name"].as_str().expect("a name");
+        versions.entry(name.to_owned()).or_default().insert(major.to_owned());
+    }
+    versions.retain(|_, versions| versions.len() > 1);
+    let found: Vec<&str> = versions.keys().map(String::as_str).collect();
+    assert_eq!(found, TWICE.map(|(name, _)| name), "{versions:?}");
+}
+
+#[test]
+fn every_dependency_has_a_licence_that_allows_passing_a_binary_on() {
+    for package in packages() {
         let licence = package["license"].as_str().unwrap_or("none");
         assert!(is_allowed(licence), "{} is under {licence}", package["name"]);
     }
