@@ -45,31 +45,20 @@ pub enum Journal {
 
 /// An artefact cannot be written or read.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum ArtefactIoError {
     /// A file operation failed.
     #[error(transparent)]
     Io(#[from] DurableError),
     /// The artefact is not what it says.
     #[error("artefact {path}")]
-    Artefact {
-        /// Its directory.
-        path: PathBuf,
-        /// What is wrong.
-        source: ArtefactError,
-    },
+    Artefact { path: PathBuf, source: ArtefactError },
     /// A directory was asked for that no version has.
     #[error("{0:?} is no directory of a version")]
     NotAVersion(String),
     /// The directory is named after another version or content.
     #[error("directory {path} holds version {version} with digest {digest}")]
-    Name {
-        /// The directory.
-        path: PathBuf,
-        /// The version in it.
-        version: u64,
-        /// Its digest.
-        digest: String,
-    },
+    Name { path: PathBuf, version: u64, digest: String },
 }
 
 /// The versions of a model. A name that is no version's is refused: whatever else it leads to is not ours.

@@ -41,6 +41,7 @@ pub enum LabelTiming {
 
 /// A backtest cannot be run to its end.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum BacktestError {
     /// The fields are not a model's.
     #[error(transparent)]
@@ -65,43 +66,23 @@ pub enum BacktestError {
     Segment(#[from] JournalError),
     /// A chain of versions does not say what it was learned with.
     #[error("the journal of version {version}, which has no parent, does not begin with its parameters")]
-    Unconfigured {
-        /// The version.
-        version: u64,
-    },
+    Unconfigured { version: u64 },
     /// A journal has decisions that do not fit the log.
     #[error("the journal of version {version} is not one of this log")]
-    Journal {
-        /// The version.
-        version: u64,
-        /// What does not fit.
-        source: StreamError,
-    },
+    Journal { version: u64, source: StreamError },
     /// A journal has parameters that no state can be made of.
     #[error("the journal of version {version}")]
-    Params {
-        /// The version.
-        version: u64,
-        /// What is wrong.
-        source: ParamsError,
-    },
+    Params { version: u64, source: ParamsError },
     /// The journals of the versions before it are gone.
     #[error(
         "version {version} follows version {parent}, whose journal is not here: journals from before the oldest training \
          export are removed with their versions (versions.keep), and a replay begins where the log does"
     )]
-    JournalsRemoved {
-        /// The first version here.
-        version: u64,
-        /// Its parent.
-        parent: u64,
-    },
+    JournalsRemoved { version: u64, parent: u64 },
     /// The versions do not follow each other.
     #[error("version {version} follows {parent:?}, but the version before it here is {before:?}")]
     Chain {
-        /// The version.
         version: u64,
-        /// Its parent.
         parent: Option<u64>,
         /// The version that was replayed before it.
         before: Option<u64>,

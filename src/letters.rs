@@ -34,20 +34,14 @@ const BATCHES_MAX: usize = 4;
 
 /// Dead letters could not be delivered.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum DeadLetterError {
     /// The producer could not be made.
     #[error("cannot make a producer for dead letters")]
     Producer(#[source] KafkaError),
     /// The broker did not take them in time.
     #[error("{waiting} dead letters were not taken by topic {topic} within {bound:?}")]
-    Undelivered {
-        /// The dead-letter topic.
-        topic: String,
-        /// How many.
-        waiting: usize,
-        /// How long was waited.
-        bound: Duration,
-    },
+    Undelivered { topic: String, waiting: usize, bound: Duration },
     /// The sending thread has ended.
     #[error(transparent)]
     Ended(#[from] HandEnded),
@@ -56,14 +50,7 @@ pub enum DeadLetterError {
     Panicked(#[from] Panicked),
     /// The broker refused some.
     #[error("topic {topic} refused {failed} dead letters")]
-    Refused {
-        /// The dead-letter topic.
-        topic: String,
-        /// How many.
-        failed: u64,
-        /// Why the first of them.
-        source: KafkaError,
-    },
+    Refused { topic: String, failed: u64, source: KafkaError },
 }
 
 /// Writes the letters of refused records.

@@ -85,6 +85,7 @@ fn list(gaps: &[Gap]) -> String {
 
 /// Reading failed for good.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum SourceError {
     /// The brokers do not do what they are asked for.
     #[error(transparent)]
@@ -96,10 +97,7 @@ pub enum SourceError {
          from kafka.start; a worker that must not miss them needs the topic restored with its offsets",
         list(gaps)
     )]
-    Lost {
-        /// What is missing, by partition.
-        gaps: Vec<Gap>,
-    },
+    Lost { gaps: Vec<Gap> },
     /// The broker does not have as many records as were read from it.
     #[error(
         "{partition} is due at offset {offset}, but the broker's records end at {high}: the topic was truncated or \
@@ -107,9 +105,7 @@ pub enum SourceError {
          start anew from kafka.start with `deepfm run --reset-state`"
     )]
     Beyond {
-        /// The partition.
         partition: Partition,
-        /// The offset that is due.
         offset: i64,
         /// The offset after the last record that the broker has.
         high: i64,
@@ -120,33 +116,17 @@ pub enum SourceError {
          now: restore the topic, or start anew from kafka.start with `deepfm run --reset-state`"
     )]
     Recreated {
-        /// The topic.
         topic: String,
-        /// The id that was read.
         was: String,
         /// The id that the broker gives now.
         is: String,
     },
     /// A file cannot be read.
     #[error("cannot read {path}")]
-    File {
-        /// Its path.
-        path: std::path::PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    File { path: std::path::PathBuf, source: std::io::Error },
     /// A line is too long to be sent.
     #[error("line {line} of {path} has {bytes} bytes; at most {most} are sent")]
-    LongLine {
-        /// Its file.
-        path: std::path::PathBuf,
-        /// Its number, from 1.
-        line: u64,
-        /// Its length.
-        bytes: u64,
-        /// The bound.
-        most: usize,
-    },
+    LongLine { path: std::path::PathBuf, line: u64, bytes: u64, most: usize },
     /// A directory has no event files.
     #[error("{0} has neither impressions.jsonl nor impressions.jsonl.zst")]
     NoEvents(std::path::PathBuf),

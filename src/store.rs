@@ -39,28 +39,17 @@ pub struct Saved {
 /// The store failed. Whether a commit that failed is durable is only known after a restart; the next one must be of
 /// everything, and goes into a fresh place.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum StoreError {
     /// Another process uses the directory.
     #[error("the state directory {0} (state.dir) is in use by another worker")]
     Locked(PathBuf),
     /// A file operation failed.
     #[error("cannot {doing} {path}")]
-    Io {
-        /// What was being done.
-        doing: &'static str,
-        /// To which file.
-        path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
-    },
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
     /// A database failed.
     #[error("the store in {path} failed")]
-    Engine {
-        /// Its directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Engine { path: PathBuf, source: io::Error },
     /// Opening took too long.
     #[error("the store in {0} did not open within a minute")]
     Stuck(PathBuf),
@@ -69,18 +58,11 @@ pub enum StoreError {
         "the checkpoints in {path} are damaged: {reason}; `--restore EXPORT` goes on from a training export, \
          `--reset-state` starts anew and keeps version numbers rising"
     )]
-    Damaged {
-        /// The state directory.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
+    Damaged { path: PathBuf, reason: String },
     /// The disk is too full for a commit.
     #[error("{path} has {available} bytes free, a checkpoint needs {needed}")]
     Full {
-        /// The state directory.
         path: PathBuf,
-        /// Bytes free.
         available: u64,
         /// Bytes that the checkpoint may take.
         needed: u64,

@@ -141,31 +141,19 @@ pub struct Beside {
 
 /// A checkpoint that cannot be read.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum CheckpointError {
     /// A section does not decode.
     #[error("section {section:?} of the checkpoint does not decode")]
-    Decode {
-        /// The section.
-        section: Section,
-        /// Why.
-        source: postcard::Error,
-    },
+    Decode { section: Section, source: postcard::Error },
     /// It was written by another version of the program.
     #[error(
         "it has format {found}, this program reads {FORMAT_VERSION}: go on with the version of deepfm that wrote it"
     )]
-    Format {
-        /// Its format.
-        found: u32,
-    },
+    Format { found: u32 },
     /// A block of rows is not a whole number of rows of the model's length.
     #[error("a block of {bytes} bytes does not hold rows of {row_bytes}")]
-    Rows {
-        /// Its length.
-        bytes: usize,
-        /// Bytes of a row.
-        row_bytes: usize,
-    },
+    Rows { bytes: usize, row_bytes: usize },
     /// The entries of the join end within one.
     #[error("the entries of the join are cut off")]
     Truncated,
@@ -180,22 +168,10 @@ pub enum CheckpointError {
     Name(#[from] NameError),
     /// An entry of its journal is no decision of a worker.
     #[error("entry {number} of its journal is no decision of a worker")]
-    Journal {
-        /// Its number, from 1.
-        number: usize,
-        /// What is wrong.
-        source: EntryError,
-    },
+    Journal { number: usize, source: EntryError },
     /// A part of the state has another shape than its parameters say.
     #[error("{what} of the checkpoint: {found} where the parameters ask for {expected}")]
-    Shape {
-        /// The part.
-        what: &'static str,
-        /// What there is.
-        found: usize,
-        /// What there should be.
-        expected: usize,
-    },
+    Shape { what: &'static str, found: usize, expected: usize },
     /// There is no layer, or the first one is not a base.
     #[error("the checkpoint has no base")]
     NoBase,
@@ -204,12 +180,7 @@ pub enum CheckpointError {
     Restore(#[from] RestoreError),
     /// The state that was read back is not the one that was written.
     #[error("the checkpoint's state has digest {found}, its lineage says {expected}")]
-    Digest {
-        /// What was read.
-        found: StateDigest,
-        /// What was written.
-        expected: StateDigest,
-    },
+    Digest { found: StateDigest, expected: StateDigest },
 }
 
 /// Encodes a cut as a layer.

@@ -8,17 +8,11 @@ use super::contact::Trouble;
 
 /// Brokers did not do what they were asked for.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum BrokerError {
     /// They did not answer within the bound.
     #[error("the brokers {brokers} did not answer within {bound:?} (kafka.retry_max_seconds): {reason}")]
-    Unreachable {
-        /// The bootstrap addresses.
-        brokers: String,
-        /// How long was tried.
-        bound: Duration,
-        /// What the client said last.
-        reason: String,
-    },
+    Unreachable { brokers: String, bound: Duration, reason: String },
     /// They cannot be talked to with these settings; no waiting mends it.
     #[error("{0}")]
     Misconfigured(Trouble),
@@ -34,18 +28,10 @@ pub enum BrokerError {
     },
     /// A topic cannot be used as it is.
     #[error("topic {topic}: {problem}")]
-    Unfit {
-        /// Its name.
-        topic: String,
-        /// What is wrong.
-        problem: String,
-    },
+    Unfit { topic: String, problem: String },
     /// A topic does not exist.
     #[error("topic {topic} does not exist; `deepfm topics apply --config FILE` creates it")]
-    MissingTopic {
-        /// Its name.
-        topic: String,
-    },
+    MissingTopic { topic: String },
     /// The system has no room for what administration runs on.
     #[error("the system lets no runtime be made")]
     Runtime(#[source] std::io::Error),

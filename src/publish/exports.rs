@@ -26,6 +26,7 @@ const NAME: &str = "%Y%m%dT%H%M%SZ";
 
 /// An export cannot be written or read.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum ExportIoError {
     /// A file operation failed.
     #[error(transparent)]
@@ -35,12 +36,7 @@ pub enum ExportIoError {
     Store(#[from] StoreError),
     /// There is not one that can be used.
     #[error("training export {path}")]
-    Export {
-        /// Its directory.
-        path: PathBuf,
-        /// What is wrong.
-        source: ExportError,
-    },
+    Export { path: PathBuf, source: ExportError },
     /// The writer was told to give up.
     #[error("the export was given up, since the worker ends")]
     GivenUp,

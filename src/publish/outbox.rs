@@ -6,15 +6,11 @@ use deepfm_core::version::outbox::{Outbox, OutboxEntry};
 
 /// What a checkpoint says it owes the world is not what a worker of this model owes.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum OutboxError {
     /// An announcement.
     #[error("the announcement of version {version} in its outbox")]
-    Announcement {
-        /// The version.
-        version: u64,
-        /// What is wrong with it.
-        source: RecordError,
-    },
+    Announcement { version: u64, source: RecordError },
     /// An announcement of another model, or of a version that is given up.
     #[error("version {0} in its outbox is of another model, or abandoned")]
     Other(u64),

@@ -28,47 +28,23 @@ const TOMBSTONES: usize = 500;
 
 /// The versions topic cannot be read or written.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum TopicError {
     /// The client failed.
     #[error("the versions topic {topic}")]
-    Client {
-        /// Its name.
-        topic: String,
-        /// Why.
-        source: KafkaError,
-    },
+    Client { topic: String, source: KafkaError },
     /// It cannot be read or written.
     #[error("the versions topic {topic}")]
-    Broker {
-        /// Its name.
-        topic: String,
-        /// Why.
-        source: BrokerError,
-    },
+    Broker { topic: String, source: BrokerError },
     /// It does not exist.
     #[error("the versions topic {topic} does not exist; `deepfm topics apply --config FILE` creates it")]
-    Missing {
-        /// Its name.
-        topic: String,
-    },
+    Missing { topic: String },
     /// Another worker has begun to write the model's versions.
     #[error("another worker publishes versions of model {model} to {topic} now: this one is fenced off and ends")]
-    Fenced {
-        /// The topic.
-        topic: String,
-        /// The model.
-        model: String,
-    },
+    Fenced { topic: String, model: String },
     /// The broker did not answer within the bound.
     #[error("the versions topic {topic} did not answer within {bound:?} (kafka.retry_max_seconds): {reason}")]
-    Unreachable {
-        /// Its name.
-        topic: String,
-        /// How long was tried.
-        bound: Duration,
-        /// What the client said last.
-        reason: String,
-    },
+    Unreachable { topic: String, bound: Duration, reason: String },
 }
 
 /// The transactional id of a model's one writer.

@@ -17,6 +17,7 @@ use deepfm_core::stream::StreamError;
 
 /// A worker cannot start or go on. What was committed is safe.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum WorkerError {
     /// It was asked to stop before it had begun: nothing was consumed.
     #[error("asked to stop during the start: nothing was consumed")]
@@ -44,7 +45,6 @@ pub enum WorkerError {
     Checkpoint {
         /// The state directory, or the training export.
         path: PathBuf,
-        /// Why.
         source: CheckpointError,
     },
     /// The checkpoint asks for things that a worker of this model does not owe.
@@ -52,19 +52,13 @@ pub enum WorkerError {
     Outbox {
         /// The state directory, or the training export.
         path: PathBuf,
-        /// What is wrong.
         source: Box<OutboxError>,
     },
     /// There is no number left that is larger than those of all versions.
     #[error(
         "the versions topic {topic}, the directory of versions or the state knows the largest number that a version of model          {model} can have: none is left. Whoever wrote it did so by mistake: go on under another model.name"
     )]
-    NumbersUsedUp {
-        /// The model.
-        model: String,
-        /// The versions topic.
-        topic: String,
-    },
+    NumbersUsedUp { model: String, topic: String },
     /// The configuration would give another state from the same log.
     #[error(
         "the checkpoint in {path} was made with another configuration: {}. Undo the change, or start anew with \
@@ -74,7 +68,6 @@ pub enum WorkerError {
     Configuration {
         /// The state directory, or the training export.
         path: PathBuf,
-        /// What differs.
         differences: Vec<String>,
     },
     /// The versions topic knows the model, but the state directory is empty: the state is lost, not new.
@@ -84,26 +77,12 @@ pub enum WorkerError {
          with `--reset-state` (versions go on at {})",
         version + 1
     )]
-    StateLost {
-        /// The versions topic.
-        topic: String,
-        /// The model.
-        model: String,
-        /// Its newest version.
-        version: u64,
-        /// The state directory.
-        path: PathBuf,
-    },
+    StateLost { topic: String, model: String, version: u64, path: PathBuf },
     /// A training export was to replace a state that is whole.
     #[error(
         "{path} holds checkpoint {checkpoint}, which is whole: start without `--restore`, or give it up with `--reset-state`"
     )]
-    StateIsWhole {
-        /// The state directory.
-        path: PathBuf,
-        /// Its newest checkpoint.
-        checkpoint: u64,
-    },
+    StateIsWhole { path: PathBuf, checkpoint: u64 },
     /// The state is another model's.
     #[error(
         "{path} holds the state of model {theirs}, the configuration (model.name) is of {ours}: give each model a directory of \
@@ -112,9 +91,7 @@ pub enum WorkerError {
     OtherModel {
         /// The state directory, or the training export.
         path: PathBuf,
-        /// Its model.
         theirs: String,
-        /// The configuration's.
         ours: String,
     },
     /// The state is from before versions that are announced.
@@ -125,11 +102,8 @@ pub enum WorkerError {
         named(versions)
     )]
     VersionsAhead {
-        /// The state directory.
         path: PathBuf,
-        /// The versions topic.
         topic: String,
-        /// The model.
         model: String,
         /// The versions that would be abandoned, rising.
         versions: Vec<u64>,
@@ -157,12 +131,7 @@ pub enum WorkerError {
     Panicked(#[from] Panicked),
     /// The admin port cannot be opened.
     #[error("the admin port {address} (admin.listen) cannot be opened")]
-    Admin {
-        /// Its address.
-        address: String,
-        /// Why.
-        source: std::io::Error,
-    },
+    Admin { address: String, source: std::io::Error },
 }
 
 /// Versions in words: `version 7`, `versions 7 to 9 (3)`.

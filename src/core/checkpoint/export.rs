@@ -52,6 +52,7 @@ pub struct ExportManifest {
 
 /// An export that cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum ExportError {
     /// The manifest does not decode.
     #[error("its manifest does not decode")]
@@ -70,36 +71,18 @@ pub enum ExportError {
     NotRegular(&'static str),
     /// The file has not the length that the manifest states.
     #[error("{BLOCKS} has {found} bytes, the manifest says {expected}")]
-    Length {
-        /// What it has.
-        found: u64,
-        /// What the manifest says.
-        expected: u64,
-    },
+    Length { found: u64, expected: u64 },
     /// It has a form that this program does not know.
     #[error(
         "it has format {format} with checkpoints of format {checkpoint_format}, this program reads {FORMAT} with {FORMAT_VERSION}"
     )]
-    Format {
-        /// Its form.
-        format: u32,
-        /// The form of its blocks.
-        checkpoint_format: u32,
-    },
+    Format { format: u32, checkpoint_format: u32 },
     /// The file is not the one that the manifest names.
     #[error("{BLOCKS} has {found:?}, the manifest says {expected:?}")]
-    Digest {
-        /// What the manifest says.
-        expected: FileDigest,
-        /// What there is.
-        found: FileDigest,
-    },
+    Digest { expected: FileDigest, found: FileDigest },
     /// The file ends within a block, or has a block of a section or length that there is not.
     #[error("{BLOCKS} is no sequence of blocks: it breaks at byte {at}")]
-    Frame {
-        /// Where.
-        at: usize,
-    },
+    Frame { at: usize },
     /// The manifest says of the state what is not so.
     #[error("its manifest is that of another state than {BLOCKS} has")]
     Other,

@@ -35,35 +35,17 @@ impl Part {
 
 /// A mapping that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum MappingError {
     /// A pointer is not one.
     #[error("{pointer:?} for {part} is not a JSON pointer: it is empty or begins with '/'")]
-    NotAPointer {
-        /// The part it is for.
-        part: &'static str,
-        /// The text.
-        pointer: String,
-    },
+    NotAPointer { part: &'static str, pointer: String },
     /// Two parts are read from one place.
     #[error("{part} and {other} are both read from {pointer:?}")]
-    Twice {
-        /// A part.
-        part: &'static str,
-        /// Another one.
-        other: &'static str,
-        /// The place.
-        pointer: String,
-    },
+    Twice { part: &'static str, other: &'static str, pointer: String },
     /// A part is read from the place of a field, or from within it.
     #[error("{part} is read from {pointer:?}, which is the field {field:?} too")]
-    Field {
-        /// The part.
-        part: &'static str,
-        /// Its place.
-        pointer: String,
-        /// The field.
-        field: String,
-    },
+    Field { part: &'static str, pointer: String, field: String },
 }
 
 impl MappingError {

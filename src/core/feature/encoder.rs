@@ -35,20 +35,14 @@ pub struct EntryBounds {
 
 /// Features that do not fit.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum Misfit {
     /// The text is not JSON.
     #[error("{0}")]
     Malformed(String),
     /// A value is of another type than its place asks for.
     #[error("{path}: expected {expected}, found {found}")]
-    Mistyped {
-        /// Where it is.
-        path: String,
-        /// What was expected there.
-        expected: &'static str,
-        /// What is there.
-        found: Cow<'static, str>,
-    },
+    Mistyped { path: String, expected: &'static str, found: Cow<'static, str> },
     /// A key stands twice in one object.
     #[error("{0} is there twice")]
     Duplicate(String),
@@ -57,14 +51,7 @@ pub enum Misfit {
     TooMany(usize),
     /// A weight is beyond the bound, or below 0 where it may not be.
     #[error("{path}: a weight of {weight:?}, at most {max:?} is taken")]
-    Weight {
-        /// Where it is.
-        path: String,
-        /// The weight.
-        weight: f64,
-        /// The bound that it is beyond.
-        max: f64,
-    },
+    Weight { path: String, weight: f64, max: f64 },
 }
 
 /// The event at hand: what was found so far.

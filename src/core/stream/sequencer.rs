@@ -23,6 +23,7 @@ pub enum Standing {
 
 /// A breach of the sequencer's rules: a fault of the caller, or of the journal that is replayed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum StreamError {
     /// The partition has not been started.
     #[error("partition {0} is not part of the log")]
@@ -32,32 +33,13 @@ pub enum StreamError {
     Known(Partition),
     /// A record came twice or out of order.
     #[error("partition {partition} gave offset {offset}, but {expected} or later was due")]
-    OutOfOrder {
-        /// The partition.
-        partition: Partition,
-        /// The offset of the record.
-        offset: i64,
-        /// The least offset that was due.
-        expected: i64,
-    },
+    OutOfOrder { partition: Partition, offset: i64, expected: i64 },
     /// The state cannot go on with these parameters.
     #[error("the state cannot go on with these parameters: {reason}")]
-    Parameters {
-        /// Why.
-        reason: String,
-    },
+    Parameters { reason: String },
     /// The decision does not fit how the partition stands.
     #[error("partition {partition} is {standing:?} with {queued} records queued: {control} does not apply")]
-    Unfit {
-        /// The partition.
-        partition: Partition,
-        /// How it stands.
-        standing: Standing,
-        /// Records queued for it.
-        queued: usize,
-        /// Name of the decision.
-        control: &'static str,
-    },
+    Unfit { partition: Partition, standing: Standing, queued: usize, control: &'static str },
 }
 
 /// A record in its place of the merged order.

@@ -29,20 +29,14 @@ pub const DURATION_MAX_MS: i64 = 10 * 366 * 86_400_000;
 
 /// Parameters that no state can have.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum ParamsError {
     /// They are no parameters.
     #[error("the parameters do not decode")]
     Decode(#[from] serde_json::Error),
     /// One is out of its bounds.
     #[error("{name} is {found}, it must be {allowed}")]
-    Bounds {
-        /// Its name.
-        name: &'static str,
-        /// What it is.
-        found: Box<str>,
-        /// What it may be.
-        allowed: Box<str>,
-    },
+    Bounds { name: &'static str, found: Box<str>, allowed: Box<str> },
     /// The fields are not a model's.
     #[error(transparent)]
     Fields(#[from] FieldError),

@@ -19,6 +19,7 @@ pub const LIVE: &str = "live";
 
 /// A record that is not what its key says: whoever may write to the topic may have written anything.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum RecordError {
     /// It does not decode.
     #[error("it does not decode")]
@@ -28,12 +29,7 @@ pub enum RecordError {
     Format(u32),
     /// It stands under a key that is not its own.
     #[error("it belongs under the key {expected:?}, not under {found:?}")]
-    Key {
-        /// The record's key.
-        found: String,
-        /// The key that it should have.
-        expected: String,
-    },
+    Key { found: String, expected: String },
     /// A name, number or digest is not of its form.
     #[error(transparent)]
     Name(#[from] NameError),

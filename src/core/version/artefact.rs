@@ -46,18 +46,14 @@ pub struct Probe {
 
 /// A version cannot be read, or is not what it says.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum ArtefactError {
     /// A file is missing.
     #[error("{0} is missing")]
     Missing(String),
     /// A document does not decode.
     #[error("{file} does not decode")]
-    Decode {
-        /// The file.
-        file: &'static str,
-        /// Why.
-        source: serde_json::Error,
-    },
+    Decode { file: &'static str, source: serde_json::Error },
     /// The form is another.
     #[error("the artefact has format {0}, this program reads {FORMAT}")]
     Format(u32),
@@ -72,32 +68,13 @@ pub enum ArtefactError {
     NotRegular(String),
     /// A file has not the length that the manifest states.
     #[error("{file} has {found} bytes, the manifest says {expected}")]
-    Length {
-        /// The file.
-        file: String,
-        /// What it has.
-        found: u64,
-        /// What the manifest says.
-        expected: u64,
-    },
+    Length { file: String, found: u64, expected: u64 },
     /// The manifest states more bytes of weights than its rows and shape can have.
     #[error("{MODEL} cannot have {stated} bytes: {rows} rows of this shape take less than {most}")]
-    Weights {
-        /// What the manifest states.
-        stated: u64,
-        /// Its rows.
-        rows: u64,
-        /// What they take at most.
-        most: u64,
-    },
+    Weights { stated: u64, rows: u64, most: u64 },
     /// The weights have not the rows that the manifest states.
     #[error("{MODEL} has {found} rows, the manifest says {expected}")]
-    Rows {
-        /// What there are.
-        found: usize,
-        /// What the manifest says.
-        expected: u64,
-    },
+    Rows { found: usize, expected: u64 },
     /// There is no probe: nothing shows that the weights are scored as they were.
     #[error("{PROBES} is empty")]
     NoProbes,
@@ -106,14 +83,7 @@ pub enum ArtefactError {
     Journal(#[from] JournalError),
     /// A file is not the one that the manifest digests.
     #[error("{file} has digest {found}, the manifest says {expected}")]
-    Digest {
-        /// The file.
-        file: String,
-        /// What it has.
-        found: String,
-        /// What the manifest says.
-        expected: String,
-    },
+    Digest { file: String, found: String, expected: String },
     /// The weights cannot be used.
     #[error(transparent)]
     Servable(#[from] ServableError),
@@ -122,32 +92,13 @@ pub enum ArtefactError {
     Fields(#[from] FieldError),
     /// This program's encoder is not the version's.
     #[error("the version's {what} fingerprint is {found}, this program has {expected}")]
-    Fingerprint {
-        /// Of what.
-        what: &'static str,
-        /// The version's.
-        found: String,
-        /// This program's.
-        expected: String,
-    },
+    Fingerprint { what: &'static str, found: String, expected: String },
     /// A probe does not encode.
     #[error("probe {number} does not encode")]
-    ProbeFeatures {
-        /// Its line.
-        number: usize,
-        /// Why.
-        source: Misfit,
-    },
+    ProbeFeatures { number: usize, source: Misfit },
     /// A probe's logit is not reproduced.
     #[error("probe {number} gives logit {found}, expected {expected}")]
-    Probe {
-        /// Its line.
-        number: usize,
-        /// What this program computes.
-        found: f64,
-        /// What the version says.
-        expected: f64,
-    },
+    Probe { number: usize, found: f64, expected: f64 },
 }
 
 /// What a version is cut with, beside the trainer.

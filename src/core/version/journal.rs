@@ -12,15 +12,11 @@ const OFFSET_MAX: i64 = i64::MAX / 4;
 
 /// A decision that no worker makes.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum EntryError {
     /// It stands before the decision above it.
     #[error("its place {at} is before that of the decision above it, {before}")]
-    Order {
-        /// Its place.
-        at: u64,
-        /// The place of the one before.
-        before: u64,
-    },
+    Order { at: u64, before: u64 },
     /// There is no such partition or offset.
     #[error("partition {0} has no such offset, or there is no such partition")]
     Place(Partition),
@@ -31,18 +27,14 @@ pub enum EntryError {
 
 /// A segment cannot be read.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum JournalError {
     /// A line does not decode.
     #[error("{JOURNAL} does not decode")]
     Decode(#[source] serde_json::Error),
     /// A line is no decision of a worker.
     #[error("line {line} of {JOURNAL} is no decision of a worker")]
-    Line {
-        /// Its number, from 1.
-        line: usize,
-        /// What is wrong.
-        source: EntryError,
-    },
+    Line { line: usize, source: EntryError },
 }
 
 /// Reads a segment.

@@ -12,6 +12,7 @@ const FILE_NAME_MAX: usize = 100;
 
 /// A name, number or digest that is not of its form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum NameError {
     /// The model's name.
     #[error("{0:?} is no name of a model: 1 to 64 letters, digits, `.`, `_` or `-`, a letter or digit first")]
@@ -28,7 +29,6 @@ pub enum NameError {
     /// A directory's name.
     #[error("{found:?} is not the directory of the version, {expected:?}")]
     Directory {
-        /// What it is.
         found: String,
         /// What number and digest make of it.
         expected: String,

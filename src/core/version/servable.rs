@@ -12,6 +12,7 @@ use super::safetensors::Tensor;
 
 /// Weights that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum ServableError {
     /// The shape is not a model's.
     #[error("{0}")]
@@ -24,14 +25,7 @@ pub enum ServableError {
     Missing(String),
     /// A tensor has another type or shape than the manifest asks for.
     #[error("tensor {name} is {found}, expected {expected}")]
-    Shape {
-        /// Its name.
-        name: String,
-        /// Its type and shape.
-        found: String,
-        /// What was expected.
-        expected: String,
-    },
+    Shape { name: String, found: String, expected: String },
     /// A value is NaN or infinite.
     #[error("tensor {0} has a value that is not finite")]
     NotFinite(String),
