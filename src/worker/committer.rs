@@ -37,6 +37,8 @@ pub enum Job {
 pub struct NewVersion {
     /// What is in it.
     pub cut: VersionCut,
+    /// When it was cut.
+    pub at: Instant,
     /// Why it does not go live.
     pub held: Option<String>,
     /// Whether the `live` alias moves to it.
@@ -78,6 +80,8 @@ pub struct StagedVersion {
     pub entry: OutboxEntry,
     /// Examples learned when it was cut.
     pub learned: u64,
+    /// When that was.
+    pub at: Instant,
 }
 
 /// A commit that is durable, and its versions in place.
@@ -101,8 +105,8 @@ enum Outcome {
 /// The hand that gives cuts to the writing thread.
 pub struct Committer {
     hand: Hand<Job, Outcome>,
-    /// Since when something is in flight.
-    busy_since: Option<Instant>,
+    /// Since when something is in flight, and how long that may take.
+    in_flight: Option<(Instant, Duration)>,
     wants: Scope,
     durable_at: Instant,
     undurable_max: Duration,
@@ -135,12 +139,12 @@ impl Committer {
         };
         let last_words = |panicked: Panicked| Outcome::Version(Err(panicked.into()));
         let hand = Hand::start("writing", 1, work, last_words);
-        Self { hand, busy_since: None, wants, durable_at: Instant::now(), undurable_max }
+        Self { hand, in_flight: None, wants, durable_at: Instant::now(), undurable_max }
     }
 
     /// Whether something is in flight.
     pub fn is_busy(&self) -> bool {
-        self.busy_since.is_some()
+        self.in_flight.is_some()
     }
 
     /// What the next cut must hold.
@@ -150,7 +154,12 @@ impl Committer {
 
     /// Gives a job to the thread, which must not be busy.
     pub fn submit(&mut self, job: Job) {
-        self.busy_since = Some(Instant::now());
+        let patience_max = match job {
+            // It is as long as the model is large, and until it is there nothing is less durable.
+            Job::Version(_) => COMMIT_MAX,
+            Job::Checkpoint(_) => self.undurable_max.clamp(COMMIT_MIN, COMMIT_MAX),
+        };
+        self.in_flight = Some((Instant::now(), patience_max));
         self.hand.give(job);
     }
 
@@ -159,10 +168,9 @@ impl Committer {
     /// # Errors
     /// When nothing has become durable for too long, or a commit does not end.
     pub fn poll(&mut self, patience: Duration) -> Result<WriteProgress, WorkerError> {
-        let Some(since) = self.busy_since else {
+        let Some((since, patience_max)) = self.in_flight else {
             return Ok(WriteProgress::Pending);
         };
-        let patience_max = self.undurable_max.clamp(COMMIT_MIN, COMMIT_MAX);
         match self.hand.take_within(patience) {
             Ok(Some(outcome)) => self.take(outcome),
             Ok(None) if since.elapsed() < patience_max => Ok(WriteProgress::Pending),
@@ -171,7 +179,7 @@ impl Committer {
     }
 
     fn take(&mut self, outcome: Outcome) -> Result<WriteProgress, WorkerError> {
-        self.busy_since = None;
+        self.in_flight = None;
         let (result, wants) = match outcome {
             Outcome::Version(Ok(staged)) => return Ok(WriteProgress::Staged(staged)),
             Outcome::Version(Err(error @ WorkerError::Panicked(_))) => return Err(error),
@@ -200,12 +208,12 @@ impl Committer {
 }
 
 fn stage(version: NewVersion, artefacts: &dyn Artefacts) -> Result<Box<StagedVersion>, WorkerError> {
-    let NewVersion { cut, held, goes_live } = version;
+    let NewVersion { cut, at, held, goes_live } = version;
     let (learned, journal) = (cut.learned(), cut.journal().to_vec());
     let artefact = cut.encode();
     artefacts.stage(&artefact)?;
     let announcement = Announcement { held, ..Announcement::of(&artefact) };
-    Ok(Box::new(StagedVersion { entry: OutboxEntry { announcement, goes_live, journal }, learned }))
+    Ok(Box::new(StagedVersion { entry: OutboxEntry { announcement, goes_live, journal }, learned, at }))
 }
 
 fn commit(store: &mut dyn Store, job: NewCheckpoint, artefacts: &dyn Artefacts) -> Result<Committed, WorkerError> {

@@ -80,7 +80,9 @@ struct Worker<'w> {
     clicks: ClickTimes,
     /// Whether it learns no more: what is committed now is the last.
     is_ending: bool,
-    /// Why the last version was not written.
+    /// Whether the version at the end of everything is cut: without it the run has failed.
+    is_cutting_last: bool,
+    /// Why that was not written.
     not_staged: Option<WorkerError>,
     minute: Minute,
 }
@@ -108,6 +110,7 @@ pub fn run(
         letters,
         clicks,
         is_ending: false,
+        is_cutting_last: false,
         not_staged: None,
         config,
         fields,
@@ -151,11 +154,12 @@ impl Worker<'_> {
         let wants_version =
             options.until_end && is_done && self.publication.has_learned_since(self.drive.trainer.learned());
         if wants_version {
+            self.is_cutting_last = true;
             self.cut_version();
         }
         // What was learned is kept also when its version cannot be written.
         self.commit_last()?;
-        if let Some(error) = self.not_staged.take().filter(|_| wants_version) {
+        if let Some(error) = self.not_staged.take() {
             return Err(error);
         }
         if options.until_end && !self.letters.is_empty() {
@@ -286,9 +290,9 @@ impl Worker<'_> {
     /// A version is durable where no server looks: it is committed with its place in the outbox. What was read since it was cut
     /// belongs to the next.
     fn note_staged(&mut self, staged: StagedVersion) {
-        let StagedVersion { entry, learned } = staged;
+        let StagedVersion { entry, learned, at } = staged;
         self.drive.trainer.cut_journal(entry.journal.len());
-        self.publication.version_cut(entry, learned, Instant::now());
+        self.publication.version_cut(entry, learned, at);
         self.checkpoint();
     }
 
@@ -296,7 +300,7 @@ impl Worker<'_> {
     fn note_not_staged(&mut self, error: WorkerError) {
         metrics::counter!("deepfm_version_failures_total").increment(1);
         self.publication.version_failed(Instant::now());
-        if self.is_ending {
+        if self.is_cutting_last {
             self.not_staged = Some(error);
         } else {
             tracing::error!("a version could not be written: {:#}", anyhow::Error::from(error));
@@ -341,7 +345,7 @@ impl Worker<'_> {
         let cut = VersionCut::of(trainer, cut);
         let held = held(self.config, &self.clicks, version);
         let goes_live = trainer.has_matured() && held.is_none();
-        self.committer.submit(Job::Version(Box::new(NewVersion { cut, held, goes_live })));
+        self.committer.submit(Job::Version(Box::new(NewVersion { cut, at: Instant::now(), held, goes_live })));
     }
 
     /// Clears what was announced; the next checkpoint forgets it for good.

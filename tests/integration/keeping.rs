@@ -306,6 +306,25 @@ fn a_version_that_cannot_be_written_costs_no_checkpoint_and_is_written_when_it_c
 }
 
 #[test]
+fn a_run_whose_last_version_cannot_be_written_fails_and_keeps_what_it_learned() {
+    let name = "a_run_whose_last_version_cannot_be_written_fails_and_keeps_what_it_learned";
+    let Some(broker) = broker::real(name) else { return };
+    let place = Place::new(broker.kafka_with_topics("last-version", 1), simulated_fields());
+    let config = place.config("last", "");
+    let blocked = place.path("last-artefacts").join("last");
+    fs::create_dir_all(place.path("last-artefacts")).expect("the disk takes it");
+    fs::write(&blocked, "").expect("the disk takes it");
+    send(broker, &place, 0..30, true);
+    let failed = run(&["run", "--config", &config, "--until-end"]);
+    assert_eq!(failed.code, Some(74), "{}", failed.stderr);
+    assert!(failed.stderr.contains("cannot make"), "{}", failed.stderr);
+    fs::remove_file(&blocked).expect("it is ours");
+    let again = run(&["run", "--config", &config, "--until-end", "--json"]);
+    assert!(again.stderr.contains("going on from checkpoint"), "what was learned is kept: {}", again.stderr);
+    assert_eq!(again.json()["versions"], serde_json::json!([1]), "the number was not used");
+}
+
+#[test]
 fn a_start_that_waits_for_its_broker_ends_at_once_when_it_is_asked_to() {
     // Something that listens and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
