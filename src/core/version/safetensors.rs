@@ -7,15 +7,15 @@
 use std::fmt::Write;
 
 /// A tensor to be written.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Tensor {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Tensor<'w> {
     /// 32-bit reals.
-    F32(Vec<f32>),
+    F32(&'w [f32]),
     /// 64-bit unsigned integers.
-    U64(Vec<u64>),
+    U64(&'w [u64]),
 }
 
-impl Tensor {
+impl Tensor<'_> {
     fn bytes(&self) -> &[u8] {
         match self {
             Self::F32(values) => bytemuck::cast_slice(values),
@@ -32,7 +32,7 @@ impl Tensor {
 }
 
 /// The bytes of a file with these tensors, in this order, each with its shape.
-pub fn write(tensors: &[(String, Vec<usize>, Tensor)]) -> Vec<u8> {
+pub fn write(tensors: &[(String, Vec<usize>, Tensor<'_>)]) -> Vec<u8> {
     let mut header = String::from("{\"__metadata__\":{\"format\":\"deepfm-stream\"}");
     let mut offset = 0;
     for (name, shape, tensor) in tensors {
@@ -62,9 +62,9 @@ mod tests {
     #[test]
     fn what_is_written_is_read_by_the_safetensors_crate() {
         let tensors = [
-            ("feature_ids".to_owned(), vec![2], Tensor::U64(vec![7, u64::MAX])),
-            ("linear".to_owned(), vec![2], Tensor::F32(vec![0.5, -1.0])),
-            ("empty".to_owned(), vec![0, 3], Tensor::F32(Vec::new())),
+            ("feature_ids".to_owned(), vec![2], Tensor::U64(&[7, u64::MAX])),
+            ("linear".to_owned(), vec![2], Tensor::F32(&[0.5, -1.0])),
+            ("empty".to_owned(), vec![0, 3], Tensor::F32(&[])),
         ];
         let bytes = write(&tensors);
         let read = safetensors::SafeTensors::deserialize(&bytes).expect("it is well formed");

@@ -1,6 +1,8 @@
 //! Weights only: what a server scores with. Reads an artefact's tensors as hostile bytes: shapes, order and finiteness are
 //! checked before anything is used. Scoring shares the forward code of training.
 
+use std::slice;
+
 use safetensors::{Dtype, SafeTensors};
 
 use super::manifest::Shape;
@@ -120,25 +122,24 @@ impl Servable {
     }
 
     /// The tensors, as they are written.
-    pub fn tensors(&self) -> Vec<(String, Vec<usize>, Tensor)> {
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>, Tensor<'_>)> {
         let (rows, dim) = (self.ids.len(), self.architecture.dim);
-        let real =
-            |name: &str, shape: Vec<usize>, values: &[f32]| (name.to_owned(), shape, Tensor::F32(values.to_vec()));
         let mut tensors = vec![
-            ("feature_ids".to_owned(), vec![rows], Tensor::U64(self.ids.clone())),
-            real("linear", vec![rows], &self.linear),
-            real("embeddings", vec![rows, dim], &self.embeddings),
-            real("bias", vec![1], &[self.bias]),
+            ("feature_ids".to_owned(), vec![rows], Tensor::U64(&self.ids)),
+            ("linear".to_owned(), vec![rows], Tensor::F32(&self.linear)),
+            ("embeddings".to_owned(), vec![rows, dim], Tensor::F32(&self.embeddings)),
+            ("bias".to_owned(), vec![1], Tensor::F32(slice::from_ref(&self.bias))),
         ];
         let shape = &self.architecture.mlp;
         for (number, layer) in shape.layers.iter().enumerate() {
             let weight = &self.mlp[layer.weight..layer.bias];
-            tensors.push(real(&format!("mlp.{number}.weight"), vec![layer.outputs, layer.inputs], weight));
+            let shape = vec![layer.outputs, layer.inputs];
+            tensors.push((format!("mlp.{number}.weight"), shape, Tensor::F32(weight)));
             let bias = &self.mlp[layer.bias..layer.bias + layer.outputs];
-            tensors.push(real(&format!("mlp.{number}.bias"), vec![layer.outputs], bias));
+            tensors.push((format!("mlp.{number}.bias"), vec![layer.outputs], Tensor::F32(bias)));
         }
         if let Some(last) = shape.layers.last() {
-            tensors.push(real("mlp.output", vec![last.outputs], &self.mlp[shape.output..]));
+            tensors.push(("mlp.output".to_owned(), vec![last.outputs], Tensor::F32(&self.mlp[shape.output..])));
         }
         tensors
     }
