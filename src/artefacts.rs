@@ -95,10 +95,13 @@ pub trait Artefacts: Send + Sync {
     /// Removes what an earlier process has not finished.
     fn sweep(&self);
 
-    /// What is installed, or left of it, by rising number; nothing where there never was a version.
+    /// Whether there is anything: where there is nothing, a disk may not be mounted.
+    fn exist(&self) -> bool;
+
+    /// What is installed, or left of it, by rising number.
     ///
     /// # Errors
-    /// When it cannot be listed.
+    /// When it cannot be listed, or there is nothing where the versions are to be.
     fn list(&self, shelf: Shelf) -> Result<Vec<Installed>, ArtefactIoError>;
 
     /// The manifest of a version, with its digest; nothing else is read.

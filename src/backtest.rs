@@ -5,7 +5,7 @@ mod journal;
 mod report;
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 pub use journal::{VersionCheck, replay_journal};
@@ -79,6 +79,9 @@ pub enum BacktestError {
          export are removed with their versions (versions.keep), and a replay begins where the log does"
     )]
     JournalsRemoved { version: u64, parent: u64 },
+    /// There is nothing to be replayed, and nothing was checked.
+    #[error("there is no version of model {model} in {directory}")]
+    NoVersions { model: String, directory: PathBuf },
     /// The versions do not follow each other.
     #[error("version {version} follows {parent:?}, but the version before it here is {before:?}")]
     Chain {

@@ -90,13 +90,17 @@ impl Artefacts for Directory {
         durable::sweep(&self.root, &[]);
     }
 
+    fn exist(&self) -> bool {
+        self.root.exists()
+    }
+
     fn list(&self, shelf: Shelf) -> Result<Vec<Installed>, ArtefactIoError> {
         let root = match shelf {
             Shelf::Versions => self.root.clone(),
             Shelf::Journals => self.root.join(JOURNALS),
         };
         let mut versions = Vec::new();
-        if !root.exists() {
+        if shelf == Shelf::Journals && !root.exists() {
             return Ok(versions);
         }
         for entry in fs::read_dir(&root).map_err(failed("read", &root))? {

@@ -51,12 +51,16 @@ struct Segment {
 /// Replays every version of a directory of artefacts over the configured topics.
 ///
 /// # Errors
-/// When an artefact or the topics cannot be read, a version is missing in between, or a journal is not of these topics.
+/// When an artefact or the topics cannot be read, there is no version, one is missing in between, or a journal is not of these
+/// topics.
 pub fn replay_journal(config: &Config, directory: &Path) -> Result<Vec<VersionCheck>, BacktestError> {
     let mut checks = Vec::new();
     let mut before: Option<(u64, String)> = None;
     let mut replay: Option<Replay<'_>> = None;
     let segments = read_segments(config, directory)?;
+    if segments.is_empty() {
+        return Err(BacktestError::NoVersions { model: config.model.name.clone(), directory: directory.to_owned() });
+    }
     for (number, segment) in segments.iter().enumerate() {
         let Manifest { version, records, .. } = segment.manifest;
         let parent = segment.manifest.parent.as_ref().map(|parent| (parent.version, parent.manifest_digest.clone()));

@@ -247,6 +247,7 @@ fn failure(error: BacktestError) -> Failure {
         | BacktestError::Artefact(_)
         | BacktestError::Segment(_)
         | BacktestError::JournalsRemoved { .. }
+        | BacktestError::NoVersions { .. }
         | BacktestError::Chain { .. } => Exit::BadInput,
         BacktestError::Drive(DriveError::Stream(_)) | BacktestError::Stream(_) => Exit::Software,
     };

@@ -61,7 +61,7 @@ pub fn plan(
     exports: &Path,
     now: jiff::Timestamp,
 ) -> Result<Plan, ArtefactIoError> {
-    let Some(newest) = known.newest().filter(|_| settings.keep > 0) else {
+    let Some(newest) = known.newest().filter(|_| settings.keep > 0 && artefacts.exist()) else {
         return Ok(Plan::default());
     };
     let parent = known.announced.values().rev().find(|one| one.abandoned.is_none()).map(|one| one.version);

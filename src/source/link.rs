@@ -27,7 +27,7 @@ impl Outage {
     }
 }
 
-/// Whether the brokers answer the readers. An outage that is not [`BRIEF`] is one line when it begins, one a minute, and one
+/// Whether the brokers answer the readers. An outage that is not brief is one line when it begins, one a minute, and one
 /// when it ends, however many wait for it.
 #[derive(Clone, Debug, Default)]
 pub struct Link(Arc<Mutex<Outage>>);

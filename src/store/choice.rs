@@ -6,14 +6,18 @@
 //!
 //! | of the database the witness says | no head | its head | is |
 //! |---|---|---|---|
-//! | nothing, it is newer than all the witness knows: a successor | passed over: a commit or merge was cut short | after `known` | taken, if it is whole |
+//! | nothing, it is newer than all the witness knows: a successor | passed over: a commit or merge was cut short | after `known` | taken |
+//! | | | after `known`, whole up to `known` or more | cut there, with a fault |
+//! | | | after `known`, whole up to less | passed over: the older has what was acknowledged |
 //! | | | at `known` or before | passed over |
 //! | | | damaged | passed over; a fault where `known` is 0 |
 //! | | | of several layers, where `known` is 0 | a fault: there was a witness once |
 //! | it has the newest commit, and the one before | a fault | at the newest or after, where it was the newest | taken as it is now: a commit more was durable, and not acknowledged |
 //! | | | at the one before | cut there, with a fault |
+//! | | | any of these, but whole only up to some layer | cut there, with a fault |
 //! | | | anything else, damaged | a fault |
 //! | it has taken no commit since this one: the database before, or one that was fallen back to | a fault | at it or after | cut there |
+//! | | | at it or after, but whole only up to some layer | cut there, with a fault |
 //! | | | anything else, damaged | a fault |
 //! | nothing, and it is no successor | never looked at | | |
 //!
@@ -30,8 +34,10 @@ use super::witness::{Testimony, Witness};
 pub(super) enum Finding {
     /// It opens, and has no commit.
     Empty,
-    /// It is at this commit.
+    /// It is at this commit, as far as its layers were not read yet.
     At(Head),
+    /// It is at this commit, but only so many of its layers are whole.
+    Torn { head: Head, whole: usize, reason: String },
     /// Something in it is not as it was written.
     Damaged(String),
 }
@@ -58,8 +64,6 @@ pub(super) struct Taken {
     pub(super) head: Head,
     /// Why it is not the newest.
     pub(super) faults: Vec<String>,
-    /// Whether it is worth nothing when a layer is damaged: the older database has what was acknowledged.
-    pub(super) must_be_whole: bool,
 }
 
 /// What to do next; `names` are the databases, the newest first, `findings` what is known of them.
@@ -88,8 +92,7 @@ pub(super) fn choose(witness: Option<&Witness>, names: &[String], findings: &BTr
             Verdict::Fault(fault) => faults.push(format!("{name}: {fault}")),
             Verdict::Good { head, fault } => {
                 faults.extend(fault);
-                let must_be_whole = matches!(expected, Expectation::Successor) && known > 0;
-                return Choice::Take(Taken { name: name.clone(), head, faults, must_be_whole });
+                return Choice::Take(Taken { name: name.clone(), head, faults });
             }
         }
     }
@@ -140,10 +143,11 @@ enum Verdict {
     },
 }
 
+/// Judges a database by its head, and cuts that where its layers cease to be whole.
 fn judge(name: &str, finding: &Finding, expected: &Expectation<'_>, known: u64) -> Verdict {
-    let good = |head| Verdict::Good { head, fault: None };
-    let head = match (finding, expected) {
-        (Finding::At(head), _) => head,
+    let (head, torn) = match (finding, expected) {
+        (Finding::At(head), _) => (head, None),
+        (Finding::Torn { head, whole, reason }, _) => (head, Some((*whole, reason))),
         // A fresh database without a commit: a merge or a commit was cut short.
         (Finding::Empty, Expectation::Successor) => return Verdict::PassedOver,
         (Finding::Empty, _) => return Verdict::Fault("it is empty".to_owned()),
@@ -151,6 +155,22 @@ fn judge(name: &str, finding: &Finding, expected: &Expectation<'_>, known: u64) 
         (Finding::Damaged(_), Expectation::Successor) if known > 0 => return Verdict::PassedOver,
         (Finding::Damaged(reason), _) => return Verdict::Fault(reason.clone()),
     };
+    match (judge_head(name, head, expected, known), torn) {
+        (Verdict::Good { head, fault }, Some((whole, reason))) if whole < head.layers.len() => {
+            let head = Head { layers: head.layers[..whole].to_vec() };
+            match expected {
+                // The older database may have more that was acknowledged.
+                Expectation::Successor if known > 0 && head.commit() < known => Verdict::PassedOver,
+                _ if head.layers.is_empty() => Verdict::Fault(reason.clone()),
+                _ => Verdict::Good { head, fault: fault.or_else(|| Some(reason.clone())) },
+            }
+        }
+        (verdict, _) => verdict,
+    }
+}
+
+fn judge_head(name: &str, head: &Head, expected: &Expectation<'_>, known: u64) -> Verdict {
+    let good = |head| Verdict::Good { head, fault: None };
     let testified = |testimony: &Testimony| head.at(testimony.commit).filter(|at| at.digest() == testimony.digest);
     let differs = |commit: u64| format!("{name} is at checkpoint {}, the witness knows {commit}", head.commit());
     match expected {

@@ -327,7 +327,7 @@ impl Store for CommitStore {
             Fault::Damage(reason) => self.damaged(reason),
             Fault::World(error) => error,
         })?;
-        let Some(Found { saved, name, database, head }) = found else {
+        let Some(Found { saved, name, database, head, tried }) = found else {
             // The first witness may be cut short; the commit that it was written for was durable before.
             return if self.witness.is_none() && files > 0 {
                 Err(self.damaged("the witness is damaged, and no checkpoint was found".to_owned()))
@@ -337,7 +337,7 @@ impl Store for CommitStore {
         };
         (self.at_stage)(Stage::Found)?;
         let known = self.witness.as_ref().map_or(0, |witness| witness.newest.commit);
-        self.tried = known.max(saved.commit);
+        self.tried = known.max(tried);
         let testimony = Testimony { commit: head.commit(), directory: name.clone(), digest: head.digest() };
         if saved.fell_back.is_none() {
             self.testify(testimony)?;

@@ -16,6 +16,8 @@ pub(super) struct Found {
     pub(super) name: String,
     pub(super) database: Database,
     pub(super) head: Head,
+    /// The largest commit that was found, whether it is gone on from or not: none after it may be mistaken for it.
+    pub(super) tried: u64,
 }
 
 /// Why there is no checkpoint to go on from.
@@ -59,20 +61,25 @@ pub(super) fn find(
                 };
                 findings.insert(name, finding);
             }
-            Choice::Take(Taken { name, head, mut faults, must_be_whole }) => {
-                let mut database = opened.remove(&name).expect("only a database that was looked into is taken");
-                let (layers, fault) = whole_layers(&mut database, &head)?;
-                match fault {
-                    Some(fault) if layers.is_empty() || must_be_whole => {
-                        findings.insert(name, Finding::Damaged(fault));
-                        continue;
+            Choice::Take(Taken { name, head, faults }) => {
+                let database = opened.get_mut(&name).expect("only a database that was looked into is taken");
+                let (layers, fault) = whole_layers(database, &head)?;
+                if let Some(reason) = fault {
+                    tracing::warn!("{name}: {reason}");
+                    if let Some(Finding::At(head) | Finding::Torn { head, .. }) = findings.remove(&name) {
+                        findings.insert(name, Finding::Torn { head, whole: layers.len(), reason });
                     }
-                    fault => faults.extend(fault),
+                    continue;
                 }
-                let head = Head { layers: head.layers[..layers.len()].to_vec() };
                 let fell_back = (!faults.is_empty()).then(|| faults.join("; "));
                 let saved = Saved { commit: head.commit(), layers, fell_back };
-                return Ok(Some(Found { saved, name, database, head }));
+                let database = opened.remove(&name).expect("it was just read");
+                let heads = findings.values().filter_map(|finding| match finding {
+                    Finding::At(head) | Finding::Torn { head, .. } => Some(head.commit()),
+                    Finding::Empty | Finding::Damaged(_) => None,
+                });
+                let tried = heads.max().unwrap_or_default();
+                return Ok(Some(Found { saved, name, database, head, tried }));
             }
         }
     }

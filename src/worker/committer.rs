@@ -155,7 +155,7 @@ impl Committer {
     /// Gives a job to the thread, which must not be busy.
     pub fn submit(&mut self, job: Job) {
         let patience_max = match job {
-            // It is as long as the model is large, and until it is there nothing is less durable.
+            // It takes as long as the model is large.
             Job::Version(_) => COMMIT_MAX,
             Job::Checkpoint(_) => self.undurable_max.clamp(COMMIT_MIN, COMMIT_MAX),
         };
@@ -179,11 +179,14 @@ impl Committer {
     }
 
     fn take(&mut self, outcome: Outcome) -> Result<WriteProgress, WorkerError> {
-        self.in_flight = None;
+        let since = self.in_flight.take().map(|(since, _)| since);
         let (result, wants) = match outcome {
-            Outcome::Version(Ok(staged)) => return Ok(WriteProgress::Staged(staged)),
             Outcome::Version(Err(error @ WorkerError::Panicked(_))) => return Err(error),
-            Outcome::Version(Err(error)) => return Ok(WriteProgress::NotStaged(error)),
+            Outcome::Version(result) => {
+                // No checkpoint could be written meanwhile, and none has failed.
+                self.durable_at += since.map_or(Duration::ZERO, |since| since.elapsed());
+                return Ok(result.map_or_else(WriteProgress::NotStaged, WriteProgress::Staged));
+            }
             Outcome::Checkpoint { result, wants } => (result, wants),
         };
         self.wants = wants;

@@ -35,7 +35,9 @@ pub enum WorkerError {
     #[error("the first checkpoint cannot be written; see the log for why")]
     NoFirstCheckpoint,
     /// The disk does not answer.
-    #[error("a checkpoint did not end within {0:?}, or the thread that writes it has ended; the log says more")]
+    #[error(
+        "a checkpoint or a version was not written within {0:?}, or the thread that writes them has ended; the log says more"
+    )]
     CommitStuck(std::time::Duration),
     /// The checkpoint cannot be understood.
     #[error(

@@ -36,11 +36,8 @@ impl Witness for Observer<'_> {
 }
 
 /// Why a version does not go live: while impressions come and no click does, everything is learned as a negative.
-pub(super) fn held(config: &Config, clicks: &ClickTimes, version: u64) -> Option<String> {
+pub(super) fn held(config: &Config, clicks: &ClickTimes) -> Option<String> {
     let max = config.versions.click_silence_max_seconds;
     let silence = clicks.silence_ms().filter(|silence| max > 0 && *silence > 1000 * max)? / 1000;
-    let why = format!("no click was read for {silence} s of the log (versions.click_silence_max_seconds is {max})");
-    tracing::warn!("version {version} does not go live: {why}");
-    metrics::counter!("deepfm_versions_held_total").increment(1);
-    Some(why)
+    Some(format!("no click was read for {silence} s of the log (versions.click_silence_max_seconds is {max})"))
 }

@@ -292,6 +292,10 @@ impl Worker<'_> {
     fn note_staged(&mut self, staged: StagedVersion) {
         let StagedVersion { entry, learned, at } = staged;
         self.drive.trainer.cut_journal(entry.journal.len());
+        if let Some(why) = &entry.announcement.held {
+            tracing::warn!("version {} does not go live: {why}", entry.version());
+            metrics::counter!("deepfm_versions_held_total").increment(1);
+        }
         self.publication.version_cut(entry, learned, at);
         self.checkpoint();
     }
@@ -300,11 +304,9 @@ impl Worker<'_> {
     fn note_not_staged(&mut self, error: WorkerError) {
         metrics::counter!("deepfm_version_failures_total").increment(1);
         self.publication.version_failed(Instant::now());
-        if self.is_cutting_last {
-            self.not_staged = Some(error);
-        } else {
-            tracing::error!("a version could not be written: {:#}", anyhow::Error::from(error));
-        }
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        tracing::error!("a version could not be written: {error}{cause}");
+        self.not_staged = self.is_cutting_last.then_some(error);
     }
 
     fn note_committed(&mut self, committed: Committed) {
@@ -343,7 +345,7 @@ impl Worker<'_> {
             configuration: self.config.fingerprint(),
         };
         let cut = VersionCut::of(trainer, cut);
-        let held = held(self.config, &self.clicks, version);
+        let held = held(self.config, &self.clicks);
         let goes_live = trainer.has_matured() && held.is_none();
         self.committer.submit(Job::Version(Box::new(NewVersion { cut, at: Instant::now(), held, goes_live })));
     }

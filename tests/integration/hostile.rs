@@ -600,6 +600,14 @@ fn a_version_of_hostile_shape_ends_artifact_verify_with_65() {
     let replay = |root: &Path| run(&["backtest", "--config", &config, "--journal", &root.display().to_string()]);
     let outcome = replay(root.path());
     assert_eq!(outcome.code, Some(65), "{}", outcome.stderr);
+    let empty = tempfile::tempdir().expect("a directory of our own");
+    let nothing =
+        [(empty.path().to_owned(), "there is no version of model ctr"), (empty.path().join("typo"), "cannot read")];
+    for (place, expected) in nothing {
+        let outcome = replay(&place);
+        assert_eq!(outcome.code, Some(65), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains(expected), "{}", outcome.stderr);
+    }
     let journals: [(&[u8], &str); 3] = [
         (b"garbage\n", "journal.jsonl does not decode"),
         (br#"{"at":0,"control":{"configured":{"parameters":"{}","fields":[]}}}"#, "the parameters do not decode"),

@@ -232,6 +232,9 @@ fn what_is_served_or_built_on_is_never_removed_and_contents_of_one_number_are_to
         [1, 3, 6],
         "those of the last eight days are kept; what was never announced goes by its own age"
     );
+    let unmounted = below(&directory.path().join("unmounted"));
+    let found_there = retention::plan(&settings, &known, &unmounted, &directory.path().join("none"), now);
+    assert!(found_there.expect("nothing is wrong").is_empty(), "where no version is, none is given up");
     settings.keep = 0;
     assert!(plan(&settings).is_empty(), "0 removes none");
     assert!(retention::carry_out(&found, &artefacts).is_empty());

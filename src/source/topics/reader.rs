@@ -316,7 +316,7 @@ impl Assigned {
             link.back(*kind, &kafka.brokers);
             // Fetches begin anew: that nothing came meanwhile is no stall.
             let now = Instant::now();
-            self.lanes.values_mut().for_each(|lane| lane.quiet.broken(now));
+            self.lanes.values_mut().for_each(|lane| lane.quiet.begin_anew(now));
             return self.tell_ends();
         }
         let bound = Duration::from_secs(kafka.retry_max_seconds);

@@ -13,7 +13,7 @@ use crate::feature::FeatureId;
 const ROWS_MIN: usize = 32;
 
 /// A shard grows by its part in so many: a row costs no more than that beside its own bytes.
-const GROWTH: usize = 8;
+const GROWTH: usize = 16;
 
 /// Rows that are copied before they are hashed: scattered rows are fetched from memory several at a time.
 const COPIED_AT_ONCE: usize = 64;

@@ -42,6 +42,11 @@ impl Quiet {
         *self = Self { since: now, patience: QUIET_MAX, suspected: None, ..*self };
     }
 
+    /// The brokers were away: the silence counts from now on.
+    pub(super) fn begin_anew(&mut self, now: Instant) {
+        self.since = now;
+    }
+
     /// The consumer says that there are no more records now.
     pub(super) fn at_end(&mut self, now: Instant) {
         self.empty_before = self.suspected.take().unwrap_or(self.empty_before);
