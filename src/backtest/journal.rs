@@ -94,7 +94,7 @@ fn read_segments(config: &Config, directory: &Path) -> Result<Vec<Segment>, Back
     let mut versions = artefacts.list(Shelf::Journals)?;
     versions.extend(artefacts.list(Shelf::Versions)?);
     // A removal that was cut short leaves both, with one name.
-    versions.sort_unstable_by(|one, other| (one.version, &one.directory).cmp(&(other.version, &other.directory)));
+    versions.sort_unstable();
     versions.dedup_by(|one, other| one.directory == other.directory);
     for version in versions {
         let (manifest, digest) = artefacts.manifest(&version)?;

@@ -100,6 +100,7 @@ pub struct Committed {
 enum Outcome {
     Version(Result<Box<StagedVersion>, WorkerError>),
     Checkpoint { result: Result<Committed, WorkerError>, wants: Scope },
+    Panicked(Panicked),
 }
 
 /// The hand that gives cuts to the writing thread.
@@ -137,8 +138,7 @@ impl Committer {
             }
             ControlFlow::Continue(())
         };
-        let last_words = |panicked: Panicked| Outcome::Version(Err(panicked.into()));
-        let hand = Hand::start("writing", 1, work, last_words);
+        let hand = Hand::start("writing", 1, work, Outcome::Panicked);
         Self { hand, in_flight: None, wants, durable_at: Instant::now(), undurable_max }
     }
 
@@ -181,7 +181,7 @@ impl Committer {
     fn take(&mut self, outcome: Outcome) -> Result<WriteProgress, WorkerError> {
         let since = self.in_flight.take().map(|(since, _)| since);
         let (result, wants) = match outcome {
-            Outcome::Version(Err(error @ WorkerError::Panicked(_))) => return Err(error),
+            Outcome::Panicked(panicked) => return Err(panicked.into()),
             Outcome::Version(result) => {
                 // No checkpoint could be written meanwhile, and none has failed.
                 self.durable_at += since.map_or(Duration::ZERO, |since| since.elapsed());

@@ -206,7 +206,6 @@ impl Shard {
         let mut rows = self.notes.touched.take(Subscriber::Checkpoint);
         rows.retain(|row| !self.is_free(*row));
         let row_bytes = 4 * self.row_words;
-        copy.reserve(rows.len() * row_bytes);
         for some in rows.chunks(COPIED_AT_ONCE) {
             let start = copy.len();
             for row in some {
