@@ -10,6 +10,7 @@ use crate::bounded::{self, Length, ReadError};
 use crate::config::operation::Readers;
 use crate::durable::{self, StagedDirectory, failed};
 use deepfm_core::version::artefact::{self, Artefact, ArtefactError, MANIFEST, Verified};
+use deepfm_core::version::bytes::Bytes;
 use deepfm_core::version::journal::JOURNAL;
 use deepfm_core::version::manifest::{MANIFEST_BYTES_MAX, Manifest, sha256};
 use deepfm_core::version::names;
@@ -163,9 +164,9 @@ impl Artefacts for Directory {
 pub fn verify(path: &Path) -> Result<Verified, ArtefactIoError> {
     let bytes = read_manifest(path)?;
     let named = artefact::read_manifest(&bytes).map_err(artefact_error(path))?;
-    let mut contents = BTreeMap::from([(MANIFEST.to_owned(), bytes)]);
+    let mut contents = BTreeMap::from([(MANIFEST.to_owned(), Bytes::from(bytes))]);
     for name in named.files.keys() {
-        contents.insert(name.clone(), read_named(path, &named, name)?);
+        contents.insert(name.clone(), read_named(path, &named, name)?.into());
     }
     let verified = artefact::verify(&contents).map_err(artefact_error(path))?;
     check_name(path, &verified.manifest, &verified.digest)?;

@@ -5,6 +5,7 @@
 //! *outbox* is what a checkpoint owes the world.
 
 pub mod names;
+pub mod bytes;
 pub mod safetensors;
 pub mod journal;
 pub mod manifest;

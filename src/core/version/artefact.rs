@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::bytes::Bytes;
 use super::journal::{JOURNAL, JournalError, read_journal};
 use super::manifest::{
     FORMAT, FileDigest, Fingerprints, Kind, MANIFEST_BYTES_MAX, Manifest, ManifestError, ParentVersion, Shape, sha256,
@@ -276,12 +277,16 @@ fn check_weights(manifest: &Manifest) -> Result<(), ArtefactError> {
 }
 
 /// Checks an artefact from its files: digests, tensors, fingerprints, probes, journal. Files that the manifest does not
-/// name are not looked at.
+/// name are not looked at. The rows of what is given stay in the bytes of its file.
 ///
 /// # Errors
 /// What is wrong first.
-pub fn verify(files: &BTreeMap<String, Vec<u8>>) -> Result<Verified, ArtefactError> {
-    let file = |name: &str| files.get(name).ok_or_else(|| ArtefactError::Missing(name.to_owned()));
+pub fn verify<B>(files: &BTreeMap<String, B>) -> Result<Verified, ArtefactError>
+where
+    B: AsRef<[u8]> + Clone + Into<Bytes>,
+{
+    let given = |name: &str| files.get(name).ok_or_else(|| ArtefactError::Missing(name.to_owned()));
+    let file = |name: &str| given(name).map(AsRef::as_ref);
     let bytes = file(MANIFEST)?;
     let manifest = read_manifest(bytes)?;
     for name in manifest.files.keys() {
@@ -295,7 +300,7 @@ pub fn verify(files: &BTreeMap<String, Vec<u8>>) -> Result<Verified, ArtefactErr
             return Err(ArtefactError::Fingerprint { what, found: found.clone(), expected });
         }
     }
-    let servable = Servable::from_bytes(file(MODEL)?, fields.len(), &manifest.architecture)?;
+    let servable = Servable::from_bytes(&given(MODEL)?.clone().into(), fields.len(), &manifest.architecture)?;
     if servable.rows() as u64 != manifest.rows {
         return Err(ArtefactError::Rows { found: servable.rows(), expected: manifest.rows });
     }

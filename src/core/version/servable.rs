@@ -1,6 +1,8 @@
 //! Weights only: what a server scores with. Reads an artefact's tensors as hostile bytes: shapes, order and finiteness are
-//! checked before anything is used. Scoring shares the forward code of training.
+//! checked before anything is used. Scoring shares the forward code of training. The rows lie in the bytes that they were read
+//! from, which the shell may have mapped: a version costs no memory of its own then.
 
+use std::ops::Range;
 use std::slice;
 
 use safetensors::{Dtype, SafeTensors};
@@ -10,6 +12,7 @@ use crate::feature::{FeatureId, Features};
 use crate::model::batch::{Architecture, Dense};
 use crate::model::{DeepFm, Inline, Scratch};
 
+use super::bytes::{Bytes, Column};
 use super::safetensors::Tensor;
 
 /// Weights that cannot be used.
@@ -42,9 +45,9 @@ pub struct Servable {
     architecture: Architecture,
     bias: f32,
     logit_offset: f64,
-    ids: Vec<FeatureId>,
-    linear: Vec<f32>,
-    embeddings: Vec<f32>,
+    ids: Column<FeatureId>,
+    linear: Column<f32>,
+    embeddings: Column<f32>,
     mlp: Vec<f32>,
 }
 
@@ -63,9 +66,9 @@ impl Servable {
             architecture: model.architecture().clone(),
             bias: model.bias(),
             logit_offset,
-            ids,
-            linear,
-            embeddings,
+            ids: ids.into(),
+            linear: linear.into(),
+            embeddings: embeddings.into(),
             mlp: model.dense().mlp,
         }
     }
@@ -79,15 +82,16 @@ impl Servable {
         for (_, row) in &order {
             embeddings.extend_from_slice(&self.embeddings[*row as usize * dim..][..dim]);
         }
-        let linear = order.iter().map(|(_, row)| self.linear[*row as usize]).collect();
-        Self { ids: order.into_iter().map(|(id, _)| id).collect(), linear, embeddings, ..self }
+        let linear: Vec<f32> = order.iter().map(|(_, row)| self.linear[*row as usize]).collect();
+        let ids: Vec<FeatureId> = order.into_iter().map(|(id, _)| id).collect();
+        Self { ids: ids.into(), linear: linear.into(), embeddings: embeddings.into(), ..self }
     }
 
-    /// Reads the weights of a version with this many fields and this shape.
+    /// Reads the weights of a version with this many fields and this shape. The rows stay where they are.
     ///
     /// # Errors
     /// When a tensor is missing, misshapen or not finite, or ids do not ascend.
-    pub fn from_bytes(bytes: &[u8], fields: usize, shape: &Shape) -> Result<Self, ServableError> {
+    pub fn from_bytes(bytes: &Bytes, fields: usize, shape: &Shape) -> Result<Self, ServableError> {
         let file = SafeTensors::deserialize(bytes).map_err(|error| ServableError::Format(error.to_string()))?;
         let params = shape.params(fields);
         params.check().map_err(|error| ServableError::Params(error.to_string()))?;
@@ -96,25 +100,24 @@ impl Servable {
         if architecture.mlp.len > bytes.len() / 4 {
             return Err(ServableError::Missing("mlp".to_owned()));
         }
-        let ids = u64s(&file, "feature_ids")?;
+        let ids: Column<FeatureId> = Column::shared(bytes, place(bytes, u64s(&file, "feature_ids")?));
         if ids.windows(2).any(|pair| pair[0] >= pair[1]) {
             return Err(ServableError::Order);
         }
         let mut mlp = vec![0.0; architecture.mlp.len];
         for (number, layer) in architecture.mlp.layers.iter().enumerate() {
-            let weight = f32s(&file, &format!("mlp.{number}.weight"), &[layer.outputs, layer.inputs])?;
-            mlp[layer.weight..layer.bias].copy_from_slice(&weight);
-            let bias = f32s(&file, &format!("mlp.{number}.bias"), &[layer.outputs])?;
-            mlp[layer.bias..layer.bias + layer.outputs].copy_from_slice(&bias);
+            let values = |name: &str, shape: &[usize]| f32s(bytes, &file, &format!("mlp.{number}.{name}"), shape);
+            mlp[layer.weight..layer.bias].copy_from_slice(&values("weight", &[layer.outputs, layer.inputs])?);
+            mlp[layer.bias..layer.bias + layer.outputs].copy_from_slice(&values("bias", &[layer.outputs])?);
         }
         if let Some(last) = architecture.mlp.layers.last() {
-            mlp[architecture.mlp.output..].copy_from_slice(&f32s(&file, "mlp.output", &[last.outputs])?);
+            mlp[architecture.mlp.output..].copy_from_slice(&f32s(bytes, &file, "mlp.output", &[last.outputs])?);
         }
         Ok(Self {
-            bias: f32s(&file, "bias", &[1])?[0],
+            bias: f32s(bytes, &file, "bias", &[1])?[0],
             logit_offset: shape.logit_offset,
-            linear: f32s(&file, "linear", &[ids.len()])?,
-            embeddings: f32s(&file, "embeddings", &[ids.len(), shape.embedding_dim])?,
+            linear: f32s(bytes, &file, "linear", &[ids.len()])?,
+            embeddings: f32s(bytes, &file, "embeddings", &[ids.len(), shape.embedding_dim])?,
             ids,
             mlp,
             architecture,
@@ -146,17 +149,26 @@ impl Servable {
 
     /// The logits of encoded features, corrected for down-sampling: what a server answers with.
     pub fn logits(&self, batch: &[Features]) -> Vec<f64> {
+        self.score(batch.iter(), &mut Scratch::default()).collect()
+    }
+
+    /// The same in memory that is used again.
+    pub fn score<'a>(
+        &'a self,
+        batch: impl Iterator<Item = &'a Features>,
+        scratch: &'a mut Scratch,
+    ) -> impl Iterator<Item = f64> + 'a {
         let dim = self.architecture.dim;
-        let mut scratch = Scratch::default();
-        scratch.gather(&self.architecture, batch.iter(), |id, v| match self.ids.binary_search(&id) {
+        let (ids, linear, embeddings) = (&*self.ids, &*self.linear, &*self.embeddings);
+        scratch.gather(&self.architecture, batch, |id, v| match ids.binary_search(&id) {
             Ok(row) => {
-                v.copy_from_slice(&self.embeddings[row * dim..][..dim]);
-                self.linear[row]
+                v.copy_from_slice(&embeddings[row * dim..][..dim]);
+                linear[row]
             }
             Err(_) => 0.0,
         });
         scratch.forward(&self.architecture, Dense { bias: self.bias, mlp: &self.mlp }, &Inline);
-        scratch.logits().iter().map(|logit| f64::from(*logit) + self.logit_offset).collect()
+        scratch.logits().iter().map(|logit| f64::from(*logit) + self.logit_offset)
     }
 
     /// Number of rows.
@@ -166,29 +178,33 @@ impl Servable {
 
     /// Whether every weight is finite.
     pub fn is_finite(&self) -> bool {
-        let parts = [&self.linear, &self.embeddings, &self.mlp];
+        let parts = [&*self.linear, &*self.embeddings, &self.mlp];
         self.bias.is_finite() && parts.iter().all(|part| part.iter().all(|weight| weight.is_finite()))
     }
 }
 
-fn u64s(file: &SafeTensors<'_>, name: &str) -> Result<Vec<u64>, ServableError> {
+/// Where a part of the bytes lies in them.
+fn place(bytes: &Bytes, part: &[u8]) -> Range<usize> {
+    let start = part.as_ptr().addr() - bytes.as_ptr().addr();
+    start..start + part.len()
+}
+
+fn u64s<'f>(file: &SafeTensors<'f>, name: &str) -> Result<&'f [u8], ServableError> {
     let view = file.tensor(name).map_err(|_| ServableError::Missing(name.to_owned()))?;
     if view.dtype() != Dtype::U64 || view.shape().len() != 1 {
         let found = format!("{:?} {:?}", view.dtype(), view.shape());
         return Err(ServableError::Shape { name: name.to_owned(), found, expected: "U64 [rows]".to_owned() });
     }
-    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
-    Ok(view.data().chunks_exact(8).map(word).collect())
+    Ok(view.data())
 }
 
-fn f32s(file: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Vec<f32>, ServableError> {
+fn f32s(bytes: &Bytes, file: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Column<f32>, ServableError> {
     let view = file.tensor(name).map_err(|_| ServableError::Missing(name.to_owned()))?;
     if view.dtype() != Dtype::F32 || view.shape() != shape {
         let found = format!("{:?} {:?}", view.dtype(), view.shape());
         return Err(ServableError::Shape { name: name.to_owned(), found, expected: format!("F32 {shape:?}") });
     }
-    let word = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("four bytes"));
-    let values: Vec<f32> = view.data().chunks_exact(4).map(word).collect();
+    let values: Column<f32> = Column::shared(bytes, place(bytes, view.data()));
     if values.iter().any(|value| !value.is_finite()) {
         return Err(ServableError::NotFinite(name.to_owned()));
     }
