@@ -12,6 +12,7 @@ use crate::config::operation;
 use crate::durable::DurableError;
 use deepfm_core::version::artefact::{Artefact, ArtefactError};
 use deepfm_core::version::manifest::Manifest;
+use deepfm_core::version::servable::Servable;
 use directory::Directory;
 
 /// A version that is installed, by its name: its number and the beginning of its digest.
@@ -115,6 +116,12 @@ pub trait Artefacts: Send + Sync {
     /// # Errors
     /// When it cannot be read, or is another.
     fn file(&self, version: &Installed, manifest: &Manifest, name: &str) -> Result<Vec<u8>, ArtefactIoError>;
+
+    /// The weights of a version, after every check of it.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not what it says.
+    fn weights(&self, name: &str) -> Result<Servable, ArtefactIoError>;
 
     /// Bytes of a version's files.
     fn bytes(&self, version: &Installed) -> u64;

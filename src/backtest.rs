@@ -26,7 +26,7 @@ use crate::source::{Ingest, Source, SourceError, SourceEvent, files};
 use deepfm_core::event::{Decoded, Decoder, Event, EventKind, MappingError, RawRecord, Reason};
 use deepfm_core::feature::field::FieldError;
 use deepfm_core::stream::{Arrival, Control, Partition, Positions, StreamError};
-use deepfm_core::train::{ParamsError, Scored, Step, TrainParams, Trainer};
+use deepfm_core::train::{Observer, ParamsError, Scored, Step, TrainParams, Trainer};
 use deepfm_core::version::journal::JournalError;
 
 /// When a backtest knows an impression's label.
@@ -103,7 +103,9 @@ impl Witness for Collector {
     fn consumed(&mut self, step: Step) {
         self.seen.note_step(&step);
     }
+}
 
+impl Observer for Collector {
     fn scored(&mut self, scored: Scored) {
         self.scores.add(scored);
     }

@@ -123,7 +123,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Events(command) => events::run(&command),
         Command::Topics(command) => topics::run(&command),
         Command::DeadLetters(command) => dead_letters::run(&command),
-        Command::Versions(command) => versions::run(&command),
+        Command::Versions(command) => versions::run(command),
         Command::Artifact(command) => artifact::run(&command),
     }
 }

@@ -16,6 +16,7 @@ pub mod error;
 pub mod events;
 pub mod fields;
 mod fingerprint;
+pub mod gate;
 pub mod init;
 pub mod join;
 pub mod kafka;
@@ -78,6 +79,8 @@ pub struct Config {
     pub state: operation::State,
     /// `[versions]`
     pub versions: operation::Versions,
+    /// `[gate]`
+    pub gate: gate::Gate,
     /// `[exports]`
     pub exports: operation::Exports,
     /// `[admin]`
@@ -125,6 +128,7 @@ impl Config {
     fn read(root: &Section<'_>) -> Self {
         let training = training::Training::read(&root.section("training"));
         let (versions, exports, events) = (root.section("versions"), root.section("exports"), root.section("events"));
+        let gate = root.section("gate");
         let model = model::Model::read_keys(&root.section("model"));
         let join = join::JoinSection::read(&root.section("join"), training.negative_sampling_rate);
         let window_seconds = join.attribution_window_seconds;
@@ -138,12 +142,14 @@ impl Config {
             kafka: kafka::Kafka::read(&root.section("kafka")),
             state: operation::State::read_keys(&root.section("state")),
             versions: operation::Versions::read(&versions, window_seconds),
+            gate: gate::Gate::read_keys(&gate),
             exports: operation::Exports::read_keys(&exports),
             admin: operation::Admin::read_keys(&root.section("admin")),
             metrics: operation::MetricsSection::read_keys(&root.section("metrics")),
         };
         if let Ok(fields) = config.field_set() {
             config.events.check_against(&fields, &events);
+            config.gate.check_against(&fields, &gate);
         }
         if config.state.dir == config.versions.dir {
             let problem = format!("\"{}\" is state.dir too", config.versions.dir.display());

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::source::{Confirmation, Source, SourceError, SourceEvent};
 use attendance::{Attendance, Verdict};
 use deepfm_core::stream::{Arrival, Control, Partition, Script, StreamError};
-use deepfm_core::train::{Scored, Step, Trainer};
+use deepfm_core::train::{Observer, Step, Trainer};
 
 /// Records consumed between two looks at what has arrived.
 const STEPS_PER_TURN: usize = 2048;
@@ -53,7 +53,7 @@ pub struct Turn {
 }
 
 /// Where the records and scores of a turn go.
-pub trait Witness {
+pub trait Witness: Observer {
     /// A record was consumed.
     fn consumed(&mut self, step: Step);
 
@@ -61,9 +61,6 @@ pub trait Witness {
     fn is_full(&self) -> bool {
         false
     }
-
-    /// An impression was scored and its label is known.
-    fn scored(&mut self, scored: Scored);
 }
 
 /// A trainer on a source.
@@ -224,7 +221,7 @@ impl<S: Source> Drive<S> {
         let mut consumed = 0;
         while consumed < steps && self.trainer.released() < until && !witness.is_full() {
             self.follow_script()?;
-            let Some(step) = self.trainer.step(&mut |scored| witness.scored(scored)) else {
+            let Some(step) = self.trainer.step(witness) else {
                 break;
             };
             self.source.consumed(step.record.partition, step.record.weight);

@@ -22,7 +22,7 @@ use crate::letters::letter::{DeadLetter, LETTER_BYTES_MAX};
 use crate::thread::{Hand, HandEnded, Panicked};
 use deepfm_core::event::EventKind;
 use deepfm_core::stream::{Partition, Refused};
-use deepfm_core::train::{Scored, Step};
+use deepfm_core::train::{Observer, Scored, Step};
 use deepfm_core::version::outbox::Letter;
 use sender::{LetterSender, fitted};
 
@@ -219,6 +219,8 @@ impl Witness for Letters {
     fn is_full(&self) -> bool {
         self.bytes >= LETTERS_BYTES_MAX
     }
+}
 
+impl Observer for Letters {
     fn scored(&mut self, _: Scored) {}
 }

@@ -24,6 +24,7 @@ pub mod descriptors;
 pub mod error;
 pub mod exporter;
 pub mod exposition;
+mod gatekeeper;
 mod heart;
 pub mod toll;
 pub mod narrator;

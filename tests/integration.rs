@@ -11,6 +11,7 @@ mod integration {
     mod endings;
     mod formats;
     mod gaps;
+    mod gate;
     mod golden;
     mod hostile;
     mod kafka;

@@ -14,6 +14,7 @@ use deepfm_core::version::bytes::Bytes;
 use deepfm_core::version::journal::JOURNAL;
 use deepfm_core::version::manifest::{MANIFEST_BYTES_MAX, Manifest, sha256};
 use deepfm_core::version::names;
+use deepfm_core::version::servable::Servable;
 
 /// Where the journals of removed versions are, below the versions.
 const JOURNALS: &str = "journals";
@@ -129,6 +130,11 @@ impl Artefacts for Directory {
         let content = read_named(&path, manifest, name)?;
         artefact::check_file(manifest, name, &content).map_err(artefact_error(&path))?;
         Ok(content)
+    }
+
+    fn weights(&self, name: &str) -> Result<Servable, ArtefactIoError> {
+        let [installed, _] = self.places(name)?;
+        Ok(verify(&installed)?.servable)
     }
 
     fn bytes(&self, version: &Installed) -> u64 {

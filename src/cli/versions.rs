@@ -1,15 +1,20 @@
 //! `deepfm versions`: what the versions topic says of a model.
 
+mod moves;
+
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use deepfm_core::version::alias::Hold;
 use deepfm_core::version::announcement::Announcement;
 use deepfm_core::version::known::KnownVersions;
+use deepfm_core::version::moves::Order;
 use deepfm_stream::artefacts;
 use deepfm_stream::config::Config;
 use deepfm_stream::publish::retention;
-use deepfm_stream::publish::topic;
+use deepfm_stream::publish::topic::{self, Record};
 
+use self::moves::Told;
 use super::failure::{Exit, Failure, OrExit as _};
 use super::run::topic_exit;
 use super::{config, output};
@@ -38,6 +43,35 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Point an alias at a version: servers that follow it load that version, and it follows new versions from there.
+    Promote {
+        /// The version's number.
+        version: u64,
+        #[command(flatten)]
+        told: Told,
+    },
+    /// Point an alias at a version and hold it there: no new version moves it until it is promoted or resumed.
+    Pin {
+        /// The version's number.
+        #[arg(required_unless_present = "resume")]
+        version: Option<u64>,
+        /// Let the alias follow new versions again; `live` moves to the newest that passed the gate.
+        #[arg(long, conflicts_with = "version")]
+        resume: bool,
+        #[command(flatten)]
+        told: Told,
+    },
+    /// Point an alias back at the version before, and hold it there.
+    Rollback {
+        /// Another version than the one before.
+        #[arg(long, value_name = "VERSION")]
+        to: Option<u64>,
+        /// Let the alias follow new versions again; `live` moves to the newest that passed the gate.
+        #[arg(long, conflicts_with = "to")]
+        resume: bool,
+        #[command(flatten)]
+        told: Told,
+    },
     /// Show the announcement of one version.
     Show {
         /// The version's number, or an alias such as `live`.
@@ -48,15 +82,16 @@ pub(crate) enum Command {
     },
 }
 
-pub(crate) fn run(command: &Command) -> Result<(), Failure> {
+pub(crate) fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::List { config, json } => {
-            let config = config::load(config)?;
+            let config = config::load(&config)?;
             let versions = read(&config)?;
-            if *json {
+            if json {
                 let document = serde_json::json!({
                     "versions": versions.announced.values().collect::<Vec<_>>(),
                     "aliases": versions.aliases,
+                    "holds": versions.holds,
                 });
                 return output::json(&document);
             }
@@ -65,20 +100,25 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
             }
             let columns = output::columns();
             let rows = versions.announced.values().map(|one| line(one, &versions, columns));
-            output::lines(std::iter::once(head(columns)).chain(rows))?;
+            let holds = versions.holds.values().map(|hold| output::cut(&held(hold), columns));
+            output::lines(std::iter::once(head(columns)).chain(rows).chain(holds))?;
             let newest = versions.announced.values().next_back();
             if let Some(hint) = newest.and_then(|newest| stale(&config, newest, jiff::Timestamp::now())) {
                 eprintln!("{hint}");
             }
             Ok(())
         }
-        Command::Gc { config, dry_run, json } => collect(config, *dry_run, *json),
+        Command::Gc { config, dry_run, json } => collect(&config, dry_run, json),
+        Command::Promote { version, told } => moves::follow(Order::Promote(version), told),
+        Command::Pin { version, resume: _, told } => moves::follow(version.map_or(Order::Resume, Order::Pin), told),
+        Command::Rollback { resume: true, told, .. } => moves::follow(Order::Resume, told),
+        Command::Rollback { to, told, .. } => moves::follow(Order::Rollback(to), told),
         Command::Show { version, config } => {
-            let config = config::load(config)?;
+            let config = config::load(&config)?;
             let versions = read(&config)?;
-            let number = versions.aliases.get(version).map(|alias| alias.version).or_else(|| version.parse().ok());
+            let number = versions.aliases.get(&version).map(|alias| alias.version).or_else(|| version.parse().ok());
             let found = number.and_then(|number| versions.announced.get(&number));
-            output::json(found.ok_or_else(|| missing(&config, version, &versions))?)
+            output::json(found.ok_or_else(|| missing(&config, &version, &versions))?)
         }
     }
 }
@@ -92,8 +132,9 @@ fn collect(file: &std::path::Path, is_dry: bool, json: bool) -> Result<(), Failu
         retention::plan(&config.versions, &known, &*artefacts, &exports, jiff::Timestamp::now()).or_exit(Exit::Disk)?;
     let mut failed = Vec::new();
     if !is_dry {
-        let keys: Vec<String> = plan.versions.iter().filter_map(|removal| removal.key.clone()).collect();
-        topic::bury(&config.kafka, &keys).or_exit(Exit::Unreachable)?;
+        let keys = plan.versions.iter().filter_map(|removal| removal.key.as_deref());
+        let tombstones: Vec<Record> = keys.map(Record::tombstone).collect();
+        topic::write(&config.kafka, &tombstones).or_exit(Exit::Unreachable)?;
         failed = retention::carry_out(&plan, &*artefacts);
     }
     let journals: Vec<PathBuf> = plan.journals.iter().map(|journal| artefacts.place(journal)).collect();
@@ -143,6 +184,13 @@ fn none_yet(config: &Config) -> Vec<String> {
     ]
 }
 
+/// Who holds an alias where, and why.
+fn held(hold: &Hold) -> String {
+    let Hold { alias, version, by, held_at, why, .. } = hold;
+    let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+    format!("{alias} is held at version {version} by {by} since {held_at}{why}")
+}
+
 /// Why a version or alias cannot be shown: there is none yet, or there never was such a one.
 fn missing(config: &Config, version: &str, versions: &KnownVersions) -> Failure {
     if versions.announced.is_empty() {
@@ -189,7 +237,7 @@ fn head(columns: Option<usize>) -> String {
 fn line(version: &Announcement, versions: &KnownVersions, columns: Option<usize>) -> String {
     let aliases = versions.aliases.values().filter(|alias| alias.version == version.version);
     let abandoned = version.abandoned.as_ref().map(|_| "abandoned");
-    let held = version.held.as_ref().map(|_| "held");
+    let held = version.held.as_ref().map(|_| "rejected");
     let names: Vec<&str> = aliases.map(|alias| alias.alias.as_str()).chain(abandoned).chain(held).collect();
     let metric = |name: &str| version.metrics.get("window").and_then(|window| window[name].as_f64());
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));

@@ -1,7 +1,7 @@
 //! The known name that was probably meant by an unknown one.
 
 /// The name that was begun or cut short, or else the nearest within a typing error or three.
-pub(super) fn nearest(key: &str, keys: &[&'static str]) -> Option<&'static str> {
+pub(super) fn nearest<'k>(key: &str, keys: &[&'k str]) -> Option<&'k str> {
     let begun = |known: &str| {
         let (short, long) = if known.len() < key.len() { (known, key) } else { (key, known) };
         short.len() >= 4 && long.starts_with(short)

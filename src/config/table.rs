@@ -2,6 +2,7 @@
 
 use super::events::{self, Events};
 use super::fields::FieldEntry;
+use super::gate::Gate;
 use super::join::JoinSection;
 use super::kafka::Kafka;
 use super::keys::{Key, Part};
@@ -31,6 +32,7 @@ pub static SECTIONS: &[Part] = &[
     properties::PART,
     State::PART,
     Versions::PART,
+    Gate::PART,
     Exports::PART,
     Admin::PART,
     MetricsSection::PART,

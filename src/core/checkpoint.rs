@@ -29,6 +29,7 @@ use crate::train::{
     Ledger, ParamsError, Restore, RestoreError, SHOWN_SCORE_BYTES, Scalars, Scope, Shown, StateCut, StateDigest,
     TrainParams, Trainer,
 };
+use crate::version::gate::Evidence;
 use crate::version::journal::{EntryError, check_entries};
 use crate::version::manifest::Parent;
 use crate::version::names::{self, NameError};
@@ -40,7 +41,7 @@ pub use merge::{BlockPlace, Merge};
 pub const BLOCK_BYTES_MAX: usize = 120_000;
 
 /// The version of this encoding; a checkpoint of another is refused.
-pub const FORMAT_VERSION: u32 = 7;
+pub const FORMAT_VERSION: u32 = 8;
 
 /// What a block belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -137,6 +138,8 @@ pub struct Beside {
     pub clicks: ClickTimes,
     /// The newest raw feature rows for probes: a version that is cut before another impression comes has them too.
     pub probes: Vec<String>,
+    /// What versions are judged by.
+    pub evidence: Evidence,
 }
 
 /// A checkpoint that cannot be read.

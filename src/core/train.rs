@@ -62,10 +62,10 @@ pub struct Scored {
 
 /// Looks on while a learner learns; it changes nothing.
 pub trait Observer {
-    /// An impression of this event time got its shown score, a logit corrected for negative down-sampling; it may not be
-    /// finite. Those that wait when the configuration changes are scored unobserved.
-    fn shown(&mut self, shown: &Shown, time: i64, logit: f64) {
-        let _ = (shown, time, logit);
+    /// An impression of this event time got its shown score from a model that had learned so many examples: a logit corrected
+    /// for negative down-sampling, which may not be finite. Those that wait when the configuration changes are scored unobserved.
+    fn shown(&mut self, shown: &Shown, time: i64, logit: f64, learned: u64) {
+        let _ = (shown, time, logit, learned);
     }
 
     /// A shown score entered the metrics with its label.

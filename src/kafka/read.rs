@@ -22,15 +22,32 @@ const NAP: Duration = Duration::from_millis(100);
 /// # Errors
 /// When the topic is missing, or nothing arrives for the bound.
 pub fn read_to_end(kafka: &Kafka, topic: &str, take: &mut dyn FnMut(&BorrowedMessage<'_>)) -> Result<(), BrokerError> {
+    read_on(kafka, topic, &mut BTreeMap::new(), take)
+}
+
+/// The same from the next offset of each partition on, or its beginning; these are moved on. What was shown is never shown
+/// again. Each call has a consumer of its own, since one that was kept would tell of ends that are none any more.
+///
+/// # Errors
+/// As [`read_to_end`]; what was shown by then has moved its offset on.
+pub fn read_on(
+    kafka: &Kafka,
+    topic: &str,
+    next: &mut BTreeMap<i32, i64>,
+    take: &mut dyn FnMut(&BorrowedMessage<'_>),
+) -> Result<(), BrokerError> {
     let consumer: BaseConsumer<Contact> = client::consumer(kafka).create_with_context(Contact::default())?;
     let mut ends = BTreeMap::new();
     let mut assignment = TopicPartitionList::new();
     for number in 0..partition_count(&consumer, kafka, topic)? as i32 {
         let Extent { low, high } = extent(&consumer, kafka, topic, number)?;
-        if low < high {
-            assignment.add_partition_offset(topic, number, Offset::Beginning)?;
+        // Records before the first may have been deleted; a topic that was made anew begins again.
+        let start = next.get(&number).copied().filter(|start| *start <= high).map_or(low, |start| start.max(low));
+        if start < high {
+            assignment.add_partition_offset(topic, number, Offset::Offset(start))?;
             ends.insert(number, high);
         }
+        next.insert(number, start);
     }
     consumer.assign(&assignment)?;
     let mut progress = Instant::now();
@@ -39,6 +56,7 @@ pub fn read_to_end(kafka: &Kafka, topic: &str, take: &mut dyn FnMut(&BorrowedMes
             Some(Ok(message)) => {
                 progress = Instant::now();
                 take(&message);
+                next.insert(message.partition(), message.offset() + 1);
                 if ends.get(&message.partition()).is_some_and(|end| message.offset() + 1 >= *end) {
                     ends.remove(&message.partition());
                 }

@@ -50,7 +50,7 @@ impl Plan {
 }
 
 /// Decides what is removed. Never the newest version, nor the newest that the model descends from (each version is whole, and so
-/// its own base), nor one that an alias points at.
+/// its own base), nor one that an alias points at, is held at, or pointed at before: that is where it is rolled back to.
 ///
 /// # Errors
 /// When the directories cannot be read.
@@ -66,6 +66,8 @@ pub fn plan(
     };
     let parent = known.announced.values().rev().find(|one| one.abandoned.is_none()).map(|one| one.version);
     let mut kept: BTreeSet<u64> = known.aliases.values().map(|alias| alias.version).collect();
+    kept.extend(known.aliases.values().filter_map(|alias| alias.moves.get(1)).map(|before| before.version));
+    kept.extend(known.holds.values().map(|hold| hold.version));
     kept.extend([Some(newest), parent].into_iter().flatten());
     kept.extend(known.announced.keys().rev().take(settings.keep));
     let days = jiff::SignedDuration::from_hours(24 * i64::try_from(settings.keep_days).unwrap_or(i64::MAX / 24));

@@ -1,6 +1,7 @@
 //! The versions topic: one partition, compacted; the newest record of each key counts. Readers ignore a record equal to the
 //! one they know, so that announcing twice does no harm.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::config::kafka::Kafka;
@@ -8,13 +9,14 @@ use crate::kafka::BrokerError;
 use crate::kafka::ask::{ASK, denied, is_denial, is_unknown_topic, retry_bound};
 use crate::kafka::client::{self, Deliveries};
 use crate::kafka::contact::SAY_AGAIN;
-use crate::kafka::read::read_to_end;
+use crate::kafka::read::read_on;
 use deepfm_core::event::DETAIL_CHARS_MAX;
 use deepfm_core::event::plain::plain;
+use deepfm_core::version::alias::{Alias, Hold};
 use deepfm_core::version::announcement::Announcement;
 use deepfm_core::version::known::KnownVersions;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message as _;
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 
 /// How long a transaction lasts at least: the client's default.
@@ -23,8 +25,8 @@ const TRANSACTION_MIN: Duration = Duration::from_mins(1);
 /// How long a transaction lasts at most: brokers allow 15 minutes unless they are set up otherwise.
 const TRANSACTION_MAX: Duration = Duration::from_mins(10);
 
-/// The most tombstones that are written as one step.
-const TOMBSTONES: usize = 500;
+/// The most records that are written as one step.
+const RECORDS: usize = 500;
 
 /// The versions topic cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -57,21 +59,45 @@ fn transactional_id(model: &str) -> String {
 /// # Errors
 /// When the topic is missing or the broker does not answer within the bound.
 pub fn read(kafka: &Kafka, model: &str) -> Result<KnownVersions, TopicError> {
-    let mut versions = KnownVersions::default();
-    let read = read_to_end(kafka, &kafka.versions_topic, &mut |message| {
-        let Some(key) = message.key() else { return };
-        if let Err(error) = versions.take(model, key, message.payload()) {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            let key = plain(&String::from_utf8_lossy(key), DETAIL_CHARS_MAX);
-            tracing::warn!("the record under {key:?} of the versions topic is passed over: {error}{cause}");
-        }
-    });
+    let mut reading = Reading::default();
+    reading.go_on(kafka, model)?;
+    Ok(reading.known)
+}
+
+/// What the topic says of a model, as far as it was read.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// What it says.
+    pub known: KnownVersions,
+    next: BTreeMap<i32, i64>,
+}
+
+impl Reading {
+    /// Reads what the topic has more by now, as [`read`] does.
+    ///
+    /// # Errors
+    /// As [`read`]; what was read by then is known.
+    pub fn go_on(&mut self, kafka: &Kafka, model: &str) -> Result<(), TopicError> {
+        let Self { known, next } = self;
+        let take = &mut |message: &BorrowedMessage<'_>| {
+            let Some(key) = message.key() else { return };
+            if let Err(error) = known.take(model, key, message.payload()) {
+                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+                let key = plain(&String::from_utf8_lossy(key), DETAIL_CHARS_MAX);
+                tracing::warn!("the record under {key:?} of the versions topic is passed over: {error}{cause}");
+            }
+        };
+        read_on(kafka, &kafka.versions_topic, next, take).map_err(|error| unread(kafka, error))
+    }
+}
+
+fn unread(kafka: &Kafka, error: BrokerError) -> TopicError {
     let topic = kafka.versions_topic.clone();
-    read.map(|()| versions).map_err(|error| match error {
+    match error {
         BrokerError::MissingTopic { .. } => TopicError::Missing { topic },
         BrokerError::Unreachable { bound, reason, .. } => TopicError::Unreachable { topic, bound, reason },
         error => TopicError::Broker { topic, source: error },
-    })
+    }
 }
 
 /// A record of the topic.
@@ -88,8 +114,23 @@ impl Record {
         Self { key, payload: Some(payload) }
     }
 
+    /// The record of a version.
+    pub fn version(announcement: &Announcement) -> Self {
+        Self::new(announcement.key(), announcement.to_json())
+    }
+
+    /// The record of an alias.
+    pub fn alias(alias: &Alias) -> Self {
+        Self::new(Alias::key(&alias.model, &alias.alias), alias.to_json())
+    }
+
+    /// The record of a hold.
+    pub fn hold(hold: &Hold) -> Self {
+        Self::new(Hold::key(&hold.model, &hold.alias), hold.to_json())
+    }
+
     /// The record that says that a key is no more.
-    fn tombstone(key: &str) -> Self {
+    pub fn tombstone(key: &str) -> Self {
         Self { key: key.to_owned(), payload: None }
     }
 
@@ -99,23 +140,23 @@ impl Record {
     }
 }
 
-/// Announces that versions are removed, for whoever is not the writer of the model: the worker that is goes on.
+/// Writes records for whoever is not the writer of the model: the worker that is goes on, and is not fenced off.
 ///
 /// # Errors
 /// When the client's settings are refused, or the broker does not take the records within the bound.
-pub fn bury(kafka: &Kafka, keys: &[String]) -> Result<(), TopicError> {
+pub fn write(kafka: &Kafka, records: &[Record]) -> Result<(), TopicError> {
     let topic = || kafka.versions_topic.clone();
     let failed = |source| TopicError::Client { topic: topic(), source };
     let deliveries = Deliveries::default();
     let producer: ThreadedProducer<Deliveries> =
         client::producer(kafka).create_with_context(deliveries.clone()).map_err(failed)?;
-    for keys in keys.chunks(TOMBSTONES) {
-        for record in keys.iter().map(|key| Record::tombstone(key)) {
+    for records in records.chunks(RECORDS) {
+        for record in records {
             producer.send(record.to(&kafka.versions_topic)).map_err(|(error, _)| failed(error))?;
         }
         let flushed = producer.flush(retry_bound(kafka));
         if flushed.is_err() || deliveries.take_failed().is_some() {
-            let reason = "tombstones were not taken; the log has more".to_owned();
+            let reason = "records were not taken; the log has more".to_owned();
             return Err(TopicError::Unreachable { topic: topic(), bound: retry_bound(kafka), reason });
         }
     }
@@ -191,7 +232,7 @@ impl Announcer {
         }
         let numbers: Vec<String> = versions.iter().map(|one| one.version.to_string()).collect();
         tracing::error!("the state is from before versions {}: they are abandoned", numbers.join(", "));
-        self.write(&versions.iter().map(|one| Record::new(one.key(), one.to_json())).collect::<Vec<_>>())
+        self.write(&versions.iter().map(Record::version).collect::<Vec<_>>())
     }
 
     /// Announces that versions are removed.
@@ -199,7 +240,7 @@ impl Announcer {
     /// # Errors
     /// As [`write`](Self::write).
     pub fn bury(&self, keys: &[String]) -> Result<(), TopicError> {
-        keys.chunks(TOMBSTONES)
+        keys.chunks(RECORDS)
             .try_for_each(|keys| self.write(&keys.iter().map(|key| Record::tombstone(key)).collect::<Vec<_>>()))
     }
 

@@ -15,6 +15,7 @@ use deepfm_core::checkpoint::{self, Lineage};
 use deepfm_core::train::{Scope, StateCut};
 use deepfm_core::version::announcement::Announcement;
 use deepfm_core::version::artefact::VersionCut;
+use deepfm_core::version::gate::Judgement;
 use deepfm_core::version::outbox::OutboxEntry;
 
 /// How long a commit may take before the worker gives up on the disk: as long as it may be undurable, but no less than this, …
@@ -39,10 +40,8 @@ pub struct NewVersion {
     pub cut: VersionCut,
     /// When it was cut.
     pub at: Instant,
-    /// Why it does not go live.
-    pub held: Option<String>,
-    /// Whether the `live` alias moves to it.
-    pub goes_live: bool,
+    /// What the gate says of it, but for its weights.
+    pub judgement: Judgement,
 }
 
 /// A checkpoint that is to be committed.
@@ -211,11 +210,13 @@ impl Committer {
 }
 
 fn stage(version: NewVersion, artefacts: &dyn Artefacts) -> Result<Box<StagedVersion>, WorkerError> {
-    let NewVersion { cut, at, held, goes_live } = version;
+    let NewVersion { cut, at, judgement } = version;
+    let judgement = judgement.with_weights(cut.is_finite());
     let (learned, journal) = (cut.learned(), cut.journal().to_vec());
     let artefact = cut.encode();
     artefacts.stage(&artefact)?;
-    let announcement = Announcement { held, ..Announcement::of(&artefact) };
+    let (goes_live, held) = (judgement.passed, judgement.refusal());
+    let announcement = Announcement { gate: Some(judgement), held, ..Announcement::of(&artefact) };
     Ok(Box::new(StagedVersion { entry: OutboxEntry { announcement, goes_live, journal }, learned, at }))
 }
 

@@ -106,7 +106,7 @@ const METRICS: &[(Kind, &str, &str)] = &[
     (Counter, "deepfm_version_failures_total", "Versions that could not be written"),
     (Counter, "deepfm_versions_dropped_total", "Versions that were durable and will not be announced"),
     (Gauge, "deepfm_click_silence_seconds", "How far the log has gone on since its last click"),
-    (Counter, "deepfm_versions_held_total", "Versions that did not go live, since no clicks were read"),
+    (Counter, "deepfm_versions_rejected_total", "Versions that did not pass the gate: servers do not follow to them"),
     (Counter, "deepfm_versions_removed_total", "Versions removed by versions.keep and keep_days"),
     (Counter, "deepfm_version_removal_failures_total", "Versions that could not be removed"),
     (Counter, "deepfm_exports_total", "Training exports written"),

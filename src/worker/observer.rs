@@ -1,11 +1,11 @@
-//! What the worker takes note of while records are consumed, and what follows from it for its versions.
+//! What the worker takes note of while records are consumed.
 
+use super::gatekeeper::Gatekeeper;
 use super::toll::Toll;
-use crate::config::Config;
 use crate::drive::Witness;
 use crate::letters::Letters;
 use deepfm_core::checkpoint::clicks::ClickTimes;
-use deepfm_core::train::{Scored, Step};
+use deepfm_core::train::{self, Scored, Shown, Step};
 
 /// Looks at what is consumed, for the worker.
 pub(super) struct Observer<'o> {
@@ -15,6 +15,8 @@ pub(super) struct Observer<'o> {
     pub(super) clicks: &'o mut ClickTimes,
     /// Takes note of losses.
     pub(super) toll: &'o mut Toll,
+    /// Takes note of scores.
+    pub(super) gatekeeper: &'o mut Gatekeeper,
 }
 
 impl Witness for Observer<'_> {
@@ -29,15 +31,14 @@ impl Witness for Observer<'_> {
     fn is_full(&self) -> bool {
         self.letters.is_full()
     }
-
-    fn scored(&mut self, scored: Scored) {
-        self.letters.scored(scored);
-    }
 }
 
-/// Why a version does not go live: while impressions come and no click does, everything is learned as a negative.
-pub(super) fn held(config: &Config, clicks: &ClickTimes) -> Option<String> {
-    let max = config.versions.click_silence_max_seconds;
-    let silence = clicks.silence_ms().filter(|silence| max > 0 && *silence > 1000 * max)? / 1000;
-    Some(format!("no click was read for {silence} s of the log (versions.click_silence_max_seconds is {max})"))
+impl train::Observer for Observer<'_> {
+    fn shown(&mut self, shown: &Shown, time: i64, _: f64, learned: u64) {
+        self.gatekeeper.shown(shown, time, learned);
+    }
+
+    fn scored(&mut self, scored: Scored) {
+        self.gatekeeper.scored(&scored);
+    }
 }

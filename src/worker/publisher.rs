@@ -1,6 +1,9 @@
-//! The announcing thread: a version that is installed is announced, and `live` moves to it; then those are removed that are
-//! kept no longer. Its queue is the outbox, which
-//! is bounded: at [`OUTBOX_MAX`] no further version is cut until the broker has taken one.
+//! The announcing thread: a version that is installed is announced, and `live` moves to it if it passed the gate and nobody
+//! holds `live` elsewhere; then those are removed that are kept no longer. Its queue is the outbox, which is bounded: at
+//! [`OUTBOX_MAX`] no further version is cut until the broker has taken one.
+//!
+//! People move aliases at any time. So the topic is read on before `live` is moved, and once more after: what a hold says that
+//! was written between the two is done then.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -11,11 +14,12 @@ use super::narrator;
 use crate::artefacts::{self, ArtefactIoError};
 use crate::config::Config;
 use crate::publish::retention;
-use crate::publish::topic::{Announcer, Record, TopicError};
+use crate::publish::topic::{Announcer, Reading, Record, TopicError};
 use crate::thread::Hand;
-use deepfm_core::version::announcement::{Alias, LIVE};
+use deepfm_core::version::alias::{Act, Alias, LIVE};
 use deepfm_core::version::known::KnownVersions;
 use deepfm_core::version::outbox::OutboxEntry;
+use deepfm_core::version::servable::Servable;
 
 /// The most versions that wait for their announcement.
 pub const OUTBOX_MAX: usize = 8;
@@ -23,20 +27,48 @@ pub const OUTBOX_MAX: usize = 8;
 /// How long a stopping worker waits for announcements: what is left is settled at the next start.
 const FAREWELL: Duration = Duration::from_secs(10);
 
+/// A version that was announced.
+#[derive(Debug)]
+pub struct Announced {
+    /// Its number.
+    pub version: u64,
+    /// The version that is live since, if that is another.
+    pub live: Option<Live>,
+}
+
+/// A version that is live.
+#[derive(Debug)]
+pub struct Live {
+    /// Its weights, where they can be read.
+    pub weights: Option<Servable>,
+}
+
+impl Live {
+    /// What the topic says is live; nothing where nothing is.
+    pub fn of(config: &Config, known: &KnownVersions) -> Option<Self> {
+        let Alias { version, directory, .. } = known.aliases.get(LIVE)?;
+        let read = artefacts::of_model(&config.versions, &config.model.name).weights(directory);
+        if let Err(error) = &read {
+            tracing::warn!("live version {version} cannot be compared with: {error}");
+        }
+        Some(Self { weights: read.ok() })
+    }
+}
+
 /// The hand that gives versions to the announcing thread.
 #[derive(Debug)]
 pub struct Publisher {
-    hand: Hand<OutboxEntry, Result<u64, WorkerError>>,
+    hand: Hand<OutboxEntry, Result<Announced, WorkerError>>,
     /// Versions that found no room: those that the last run left may be many.
     waiting: VecDeque<OutboxEntry>,
 }
 
 impl Publisher {
     /// Starts the thread; `known` is what the topic said after all earlier writers were fenced off.
-    pub fn start(config: &Config, announcer: Announcer, known: &KnownVersions) -> Self {
-        let mut desk = Desk { announcer, config: config.clone(), known: known.clone() };
-        let work = move |entry: OutboxEntry, tell: &mut dyn FnMut(Result<u64, WorkerError>)| {
-            let announced = desk.announce(&entry).map(|()| entry.version()).map_err(WorkerError::from);
+    pub fn start(config: &Config, announcer: Announcer, reading: Reading) -> Self {
+        let mut desk = Desk { announcer, config: config.clone(), reading };
+        let work = move |entry: OutboxEntry, tell: &mut dyn FnMut(Result<Announced, WorkerError>)| {
+            let announced = desk.announce(&entry).map_err(WorkerError::from);
             let has_failed = announced.is_err();
             tell(announced);
             if has_failed {
@@ -70,7 +102,7 @@ impl Publisher {
     ///
     /// # Errors
     /// When one could not be announced.
-    pub fn announced(&mut self) -> Result<Vec<u64>, WorkerError> {
+    pub fn announced(&mut self) -> Result<Vec<Announced>, WorkerError> {
         let announced = std::iter::from_fn(|| self.hand.try_take()).collect::<Result<_, _>>()?;
         self.hand_on();
         Ok(announced)
@@ -80,7 +112,7 @@ impl Publisher {
     ///
     /// # Errors
     /// When one could not be announced.
-    pub fn finish(mut self) -> Result<Vec<u64>, WorkerError> {
+    pub fn finish(mut self) -> Result<Vec<Announced>, WorkerError> {
         let mut announced = self.announced()?;
         let start = Instant::now();
         while self.hand.in_flight() > 0 {
@@ -98,29 +130,52 @@ impl Publisher {
 struct Desk {
     announcer: Announcer,
     config: Config,
-    /// What the topic says.
-    known: KnownVersions,
+    reading: Reading,
 }
 
 impl Desk {
-    fn announce(&mut self, entry: &OutboxEntry) -> Result<(), TopicError> {
-        let announcement = &entry.announcement;
-        let mut records = vec![Record::new(announcement.key(), announcement.to_json())];
-        // An alias never moves back by itself: a version that is announced again after a restart may be an old one.
-        let live = self.known.aliases.get(LIVE);
-        let is_newer = live.is_none_or(|live| live.version < announcement.version);
-        let moved = (entry.goes_live && is_newer)
-            .then(|| Alias::moved(live, LIVE, announcement, jiff::Timestamp::now().to_string()));
-        if let Some(alias) = &moved {
-            let record = serde_json::to_string(alias).expect("an alias always encodes");
-            records.push(Record::new(Alias::key(&self.config.model.name, LIVE), record));
-        }
+    fn announce(&mut self, entry: &OutboxEntry) -> Result<Announced, TopicError> {
+        let (version, announcement) = (entry.version(), &entry.announcement);
+        self.read_on()?;
+        let before = self.live_digest();
+        self.known().newest = self.known().newest.max(Some(version));
+        self.known().announced.insert(version, announcement.clone());
+        let moved = self.move_live(entry.goes_live.then_some(version));
+        let records: Vec<Record> =
+            std::iter::once(Record::version(announcement)).chain(moved.as_ref().map(Record::alias)).collect();
         self.announcer.write(&records)?;
-        self.known.newest = self.known.newest.max(Some(announcement.version));
-        narrator::announced(announcement, entry.goes_live);
-        self.known.announced.insert(announcement.version, announcement.clone());
-        self.known.aliases.extend(moved.map(|alias| (LIVE.to_owned(), alias)));
-        Ok(())
+        if moved.is_some() {
+            self.read_on()?;
+            if let Some(alias) = self.move_live(None) {
+                self.announcer.write(&[Record::alias(&alias)])?;
+            }
+        }
+        let live = self.live_digest();
+        narrator::announced(announcement, live.as_deref() == Some(entry.manifest_digest()));
+        let is_other = live != before;
+        Ok(Announced { version, live: is_other.then(|| Live::of(&self.config, &self.reading.known)).flatten() })
+    }
+
+    /// Moves `live` to where it is due, for whoever writes it then.
+    fn move_live(&mut self, offered: Option<u64>) -> Option<Alias> {
+        let (known, at) = (self.known(), jiff::Timestamp::now().to_string());
+        let due = known.live_due(offered)?;
+        let why = if offered == Some(due.version) { "it passed the gate" } else { "live is held there" };
+        let alias = Alias::moved(known.aliases.get(LIVE), LIVE, due, Act::new("worker", why, at));
+        known.aliases.insert(LIVE.to_owned(), alias.clone());
+        Some(alias)
+    }
+
+    fn known(&mut self) -> &mut KnownVersions {
+        &mut self.reading.known
+    }
+
+    fn live_digest(&self) -> Option<String> {
+        self.reading.known.aliases.get(LIVE).map(|live| live.manifest_digest.clone())
+    }
+
+    fn read_on(&mut self) -> Result<(), TopicError> {
+        self.reading.go_on(&self.config.kafka, &self.config.model.name)
     }
 
     /// Removes the versions that are kept no longer. What the disk does not let go of is tried again after the next version.
@@ -133,13 +188,14 @@ impl Desk {
             tracing::warn!("old versions cannot be removed: {:#}", anyhow::Error::from(error));
         };
         let now = jiff::Timestamp::now();
-        let plan = match retention::plan(settings, &self.known, &*artefacts, &self.config.exports.of(model), now) {
-            Ok(plan) => plan,
-            Err(error) => {
-                failed(error);
-                return Ok(());
-            }
-        };
+        let plan =
+            match retention::plan(settings, &self.reading.known, &*artefacts, &self.config.exports.of(model), now) {
+                Ok(plan) => plan,
+                Err(error) => {
+                    failed(error);
+                    return Ok(());
+                }
+            };
         if plan.is_empty() {
             return Ok(());
         }
@@ -147,7 +203,7 @@ impl Desk {
         self.announcer.bury(&keys)?;
         retention::carry_out(&plan, &*artefacts).into_iter().for_each(failed);
         for removal in plan.versions.iter().filter(|removal| removal.key.is_some()) {
-            self.known.announced.remove(&removal.version);
+            self.reading.known.announced.remove(&removal.version);
         }
         metrics::counter!("deepfm_versions_removed_total").increment(plan.versions.len() as u64);
         let (bytes, journals) = (plan.versions.iter().map(|one| one.bytes).sum::<u64>(), plan.journals.len());

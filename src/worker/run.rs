@@ -7,14 +7,15 @@ use serde::Serialize;
 
 use super::committer::{Committed, Committer, Job, NewCheckpoint, NewVersion, StagedVersion, WriteProgress};
 use super::error::WorkerError;
+use super::gatekeeper::Gatekeeper;
 use super::heart::{HEARTBEAT, Heart};
 use super::narrator::Minute;
-use super::observer::{Observer, held};
+use super::observer::Observer;
 use super::options::Options;
 use super::pace::RETRY_MIN;
 use super::probes::{PROBES_MIN, Probes};
 use super::publication::{Intervals, Progressed, Publication};
-use super::publisher::Publisher;
+use super::publisher::{Announced, Publisher};
 use super::resume::{self, Ancestry};
 use super::start::{Chosen, Opened, Setting, kept_beside};
 use super::status::{Phase, StatusBoard};
@@ -74,6 +75,7 @@ struct Worker<'w> {
     letters: Letters,
     publisher: Publisher,
     probes: Probes,
+    gatekeeper: Gatekeeper,
     board: &'w StatusBoard,
     publication: Publication,
     checkpoint: u64,
@@ -103,7 +105,19 @@ pub fn run(
     let restored = options.restored.take();
     let setting = Setting { config, options: &options, board, stop };
     let opened = Chosen::choose(setting, store, restored)?.begin()?.fence()?.settle()?.open()?;
-    let Opened { drive, fields, committer, publisher, letters, probes, ancestry, outbox, clicks, checkpoint } = opened;
+    let Opened {
+        drive,
+        fields,
+        committer,
+        publisher,
+        letters,
+        probes,
+        gatekeeper,
+        ancestry,
+        outbox,
+        clicks,
+        checkpoint,
+    } = opened;
     let worker = Worker {
         minute: Minute::new(drive.trainer.released()),
         drive,
@@ -117,6 +131,7 @@ pub fn run(
         committer,
         publisher,
         probes,
+        gatekeeper,
         board,
         publication: Publication::new(intervals(config), ancestry, outbox, Instant::now()),
         checkpoint,
@@ -174,8 +189,12 @@ impl Worker<'_> {
     fn learn(&mut self, stop: &Stop) -> Result<bool, WorkerError> {
         let mut shown = Instant::now();
         loop {
-            let mut observer =
-                Observer { letters: &mut self.letters, clicks: &mut self.clicks, toll: self.minute.toll() };
+            let mut observer = Observer {
+                letters: &mut self.letters,
+                clicks: &mut self.clicks,
+                toll: self.minute.toll(),
+                gatekeeper: &mut self.gatekeeper,
+            };
             let turn = self.drive.turn(u64::MAX, &mut observer)?;
             self.note_announced()?;
             self.letters.note_delivered()?;
@@ -225,7 +244,7 @@ impl Worker<'_> {
         let trainer = &mut self.drive.trainer;
         let cut = trainer.cut(self.committer.wants());
         let outbox = Outbox { versions: self.publication.owed().to_vec(), letters: self.letters.submit() };
-        let beside = kept_beside(self.config, self.clicks, &self.probes);
+        let beside = kept_beside(self.config, self.clicks, &self.probes, self.gatekeeper.evidence());
         let lineage = resume::lineage(self.config, trainer, cut.digest, self.publication.ancestry(), outbox, beside);
         self.board.update(|status| status.checkpoint_pause_seconds = Some(start.elapsed().as_secs_f64()));
         self.committer.submit(Job::Checkpoint(Box::new(NewCheckpoint {
@@ -293,8 +312,8 @@ impl Worker<'_> {
         let StagedVersion { entry, learned, at } = staged;
         self.drive.trainer.cut_journal(entry.journal.len());
         if let Some(why) = &entry.announcement.held {
-            tracing::warn!("version {} does not go live: {why}", entry.version());
-            metrics::counter!("deepfm_versions_held_total").increment(1);
+            tracing::warn!("version {} is rejected, and not served: {why}", entry.version());
+            metrics::counter!("deepfm_versions_rejected_total").increment(1);
         }
         self.publication.version_cut(entry, learned, at);
         self.checkpoint();
@@ -345,16 +364,18 @@ impl Worker<'_> {
             configuration: self.config.fingerprint(),
         };
         let cut = VersionCut::of(trainer, cut);
-        let held = held(self.config, &self.clicks);
-        let goes_live = trainer.has_matured() && held.is_none();
-        self.committer.submit(Job::Version(Box::new(NewVersion { cut, at: Instant::now(), held, goes_live })));
+        let judgement = self.gatekeeper.judge(trainer, &self.clicks);
+        self.committer.submit(Job::Version(Box::new(NewVersion { cut, at: Instant::now(), judgement })));
     }
 
     /// Clears what was announced; the next checkpoint forgets it for good.
     fn note_announced(&mut self) -> Result<(), WorkerError> {
-        for version in self.publisher.announced()? {
+        for Announced { version, live } in self.publisher.announced()? {
             self.publication.announced(version);
             self.board.update(|status| status.announced(version));
+            if let Some(live) = live {
+                self.gatekeeper.follow(live.weights);
+            }
         }
         Ok(())
     }
@@ -374,7 +395,7 @@ impl Worker<'_> {
 
     fn finish(mut self) -> Result<RunSummary, WorkerError> {
         let announced = self.publisher.finish()?;
-        if let Some(version) = announced.last() {
+        if let Some(Announced { version, .. }) = announced.last() {
             self.board.update(|status| status.announced(*version));
         }
         self.board.update(|status| status.observe(&self.drive.trainer, &self.drive.source().ends()));

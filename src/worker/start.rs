@@ -10,11 +10,12 @@ use super::census::Census;
 use super::committer::{Committer, Job, NewCheckpoint, WriteProgress};
 use super::error::WorkerError;
 use super::exporter::Exporter;
+use super::gatekeeper::Gatekeeper;
 use super::heart::HEARTBEAT;
 use super::narrator;
 use super::options::{OnAhead, Options};
 use super::probes::Probes;
-use super::publisher::Publisher;
+use super::publisher::{Live, Publisher};
 use super::resume::{self, Ancestry, Basis, Beginning};
 use super::status::{Phase, StatusBoard};
 use super::stop::Stop;
@@ -24,7 +25,7 @@ use crate::drive::attendance::{Attendance, Horizon};
 use crate::drive::{Drive, Pilot};
 use crate::kafka::administration;
 use crate::letters::Letters;
-use crate::publish::topic::{self, Announcer};
+use crate::publish::topic::{self, Announcer, Reading};
 use crate::source::topics::{KafkaLog, KafkaSource};
 use crate::source::{Ingest, SourceError};
 use crate::store::{self, Store};
@@ -33,7 +34,7 @@ use deepfm_core::checkpoint::{Beside, Layer};
 use deepfm_core::event::Decoder;
 use deepfm_core::feature::field::FieldSet;
 use deepfm_core::train::Trainer;
-use deepfm_core::version::known::KnownVersions;
+use deepfm_core::version::gate::Evidence;
 use deepfm_core::version::outbox::{Outbox, OutboxEntry};
 use deepfm_core::version::settlement;
 
@@ -107,11 +108,12 @@ impl<'s> Begun<'s> {
         setting.go_on()?;
         let announcer = Announcer::fence(&setting.config.kafka, &setting.config.model.name)?;
         // What was published before the fence is read after it.
-        let known = topic::read(&setting.config.kafka, &setting.config.model.name)?;
-        resume::refuse_ahead(setting.config, self.beginning.lineage.as_ref(), &known, self.on_ahead)?;
+        let mut reading = Reading::default();
+        reading.go_on(&setting.config.kafka, &setting.config.model.name)?;
+        resume::refuse_ahead(setting.config, self.beginning.lineage.as_ref(), &reading.known, self.on_ahead)?;
         let Chosen { basis, committed_at, .. } = &self.chosen;
-        setting.board.update(|status| resume::tell(status, basis, *committed_at, &known));
-        Ok(Fenced { begun: self, announcer, known })
+        setting.board.update(|status| resume::tell(status, basis, *committed_at, &reading.known));
+        Ok(Fenced { begun: self, announcer, reading })
     }
 }
 
@@ -119,18 +121,18 @@ impl<'s> Begun<'s> {
 pub(super) struct Fenced<'s> {
     begun: Begun<'s>,
     announcer: Announcer,
-    known: KnownVersions,
+    reading: Reading,
 }
 
 impl<'s> Fenced<'s> {
     /// Settles what was published against what the state knows of it.
     pub(super) fn settle(self) -> Result<Settled<'s>, WorkerError> {
-        let Self { begun: Begun { chosen, log, beginning, .. }, announcer, known } = self;
+        let Self { begun: Begun { chosen, log, beginning, .. }, announcer, reading } = self;
         let Chosen { setting, mut store, basis, .. } = chosen;
         let Beginning { mut trainer, lineage, has_decided } = beginning;
         setting.go_on()?;
         let beside = lineage.as_ref().map(|lineage| lineage.beside.clone()).unwrap_or_default();
-        let (ancestry, outbox) = resume::settle(setting.config, &mut trainer, &basis, lineage, &known, &log)?;
+        let (ancestry, outbox) = resume::settle(setting.config, &mut trainer, &basis, lineage, &reading.known, &log)?;
         let read = basis.saved.as_ref().map_or(0, |saved| saved.commit);
         if basis.is_replaced {
             // From here on the state is neither the old one nor, before the first commit, the new one: a stop is heard after that.
@@ -139,7 +141,7 @@ impl<'s> Fenced<'s> {
         let checkpoint = resume::replace(&mut *store, &basis)?.unwrap_or(read);
         if basis.saved.is_some() {
             let now = jiff::Timestamp::now().to_string();
-            announcer.abandon(&settlement::abandoned(ancestry.parent.as_ref(), &known, &now))?;
+            announcer.abandon(&settlement::abandoned(ancestry.parent.as_ref(), &reading.known, &now))?;
         }
         Ok(Settled {
             setting,
@@ -149,7 +151,7 @@ impl<'s> Fenced<'s> {
             has_decided,
             beside,
             announcer,
-            known,
+            reading,
             ancestry,
             outbox,
             checkpoint,
@@ -166,7 +168,7 @@ pub(super) struct Settled<'s> {
     has_decided: bool,
     beside: Beside,
     announcer: Announcer,
-    known: KnownVersions,
+    reading: Reading,
     ancestry: Ancestry,
     outbox: Outbox,
     checkpoint: u64,
@@ -186,7 +188,9 @@ impl Settled<'_> {
         let exporter = Exporter::new(&config.exports, &config.model.name);
         let artefacts = artefacts::of_model(&config.versions, &config.model.name);
         let mut committer = Committer::start(self.store, artefacts, undurable_max, exporter);
-        let mut publisher = Publisher::start(config, self.announcer, &self.known);
+        let live = Live::of(config, &self.reading.known);
+        let gatekeeper = Gatekeeper::new(config, &fields, self.beside.evidence, live.and_then(|live| live.weights));
+        let mut publisher = Publisher::start(config, self.announcer, self.reading);
         for entry in &self.outbox.versions {
             publisher.announce(entry.clone());
         }
@@ -197,7 +201,7 @@ impl Settled<'_> {
             // The start position, or a gap, is a decision: it is durable before the first record is read.
             let cut = trainer.cut(committer.wants());
             let unsent = Outbox { versions: self.outbox.versions.clone(), letters: letters.submit() };
-            let beside = kept_beside(config, self.beside.clicks, &probes);
+            let beside = kept_beside(config, self.beside.clicks, &probes, gatekeeper.evidence());
             let lineage = resume::lineage(config, &trainer, cut.digest, &self.ancestry, unsent, beside);
             let first = NewCheckpoint { cut, lineage, staged: Vec::new(), is_last: false };
             committer.submit(Job::Checkpoint(Box::new(first)));
@@ -211,6 +215,7 @@ impl Settled<'_> {
             publisher,
             letters,
             probes,
+            gatekeeper,
             ancestry: self.ancestry,
             outbox: self.outbox.versions,
             clicks: self.beside.clicks,
@@ -227,6 +232,7 @@ pub(super) struct Opened {
     pub(super) publisher: Publisher,
     pub(super) letters: Letters,
     pub(super) probes: Probes,
+    pub(super) gatekeeper: Gatekeeper,
     pub(super) ancestry: Ancestry,
     pub(super) outbox: Vec<OutboxEntry>,
     pub(super) clicks: ClickTimes,
@@ -266,6 +272,6 @@ fn first_commit(committer: &mut Committer, board: &StatusBoard) -> Result<u64, W
 }
 
 /// What a checkpoint holds beside the state.
-pub(super) fn kept_beside(config: &Config, clicks: ClickTimes, probes: &Probes) -> Beside {
-    Beside { model: config.model.name.clone(), clicks, probes: probes.rows() }
+pub(super) fn kept_beside(config: &Config, clicks: ClickTimes, probes: &Probes, evidence: Evidence) -> Beside {
+    Beside { model: config.model.name.clone(), clicks, probes: probes.rows(), evidence }
 }

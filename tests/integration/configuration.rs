@@ -425,3 +425,13 @@ fn a_check_sums_up_and_warns() {
         check::summarize(&valid("[join]\nretention_seconds = 0\nremembered_max = 1\n[versions]\ninterval_seconds = 0"));
     assert_eq!(odd.warnings.len(), 3, "{:?}", odd.warnings);
 }
+
+#[test]
+fn a_gate_over_a_field_that_is_not_there_is_refused_with_the_one_that_was_meant() {
+    let refused = parse("[gate]\nslice_field = \"usr\"").expect_err("there is no such field").to_string();
+    assert!(refused.contains("\"usr\" is not one of [[fields]]") && refused.contains("\"user\""), "{refused}");
+    let gate = parse("[gate]\nslice_field = \"user\"").expect("it is there");
+    let fields = gate.field_set().expect("there is one");
+    assert_eq!(gate.gate.params(&fields).slice_field, Some(0));
+    assert_eq!(parse("").expect("it is whole").gate.params(&fields).slice_field, None);
+}

@@ -14,7 +14,8 @@ use deepfm_core::checkpoint::{self, Block, FORMAT_VERSION, Layer, Lineage, Secti
 use deepfm_core::event::EventKind;
 use deepfm_core::stream::{Control, JournalEntry, Partition};
 use deepfm_core::train::Scope;
-use deepfm_core::version::announcement::{self, Alias, Announcement, LIVE};
+use deepfm_core::version::alias::{Act, Alias, LIVE};
+use deepfm_core::version::announcement::{self, Announcement};
 use deepfm_core::version::artefact::{self, Artefact, MANIFEST};
 use deepfm_core::version::journal::{JOURNAL, read_journal};
 use deepfm_core::version::manifest::Parent;
@@ -119,7 +120,8 @@ fn layer_of(frames: &[u8]) -> Layer {
 /// The alias record, the announcement and the journal of every decision: what else is written in the artefact's format.
 fn records() -> Files {
     let announcement = Announcement::of(&version());
-    let alias = Alias::moved(None, LIVE, &announcement, "2026-01-01T00:00:00Z".to_owned());
+    let alias =
+        Alias::moved(None, LIVE, &announcement, Act::new("worker", "it passed the gate", "2026-01-01T00:00:00Z"));
     let text = |value: &Value| (serde_json::to_string_pretty(value).expect("plain data") + "\n").into_bytes();
     BTreeMap::from([
         ("announcement.json".to_owned(), text(&json!(announcement))),

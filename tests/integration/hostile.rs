@@ -11,7 +11,8 @@ use std::time::Duration;
 use deepfm_core::checkpoint::export::{self, BLOCKS, Inspection};
 use deepfm_core::checkpoint::{self, BLOCK_BYTES_MAX, Beside, Block, FORMAT_VERSION, Layer, Lineage, Section};
 use deepfm_core::train::{Scope, Trainer};
-use deepfm_core::version::announcement::{Abandoned, Alias, Announcement, LIVE};
+use deepfm_core::version::alias::{Act, Alias, LIVE};
+use deepfm_core::version::announcement::{Abandoned, Announcement};
 use deepfm_core::version::artefact::{Artefact, MANIFEST, MODEL, PROBES, verify};
 use deepfm_core::version::journal::{JOURNAL, read_journal};
 use deepfm_core::version::known::KnownVersions;
@@ -478,7 +479,8 @@ fn junk_under_a_large_number_uses_no_numbers_up() {
 #[test]
 fn an_alias_counts_only_under_its_own_key_and_leads_to_a_version() {
     let announcement = Announcement::of(&artefact(7, 0));
-    let alias = Alias::moved(None, LIVE, &announcement, "2026-01-01T00:00:00Z".to_owned());
+    let alias =
+        Alias::moved(None, LIVE, &announcement, Act::new("worker", "it passed the gate", "2026-01-01T00:00:00Z"));
     let document = |alter: &dyn Fn(&mut Value)| {
         let mut document = serde_json::to_value(&alias).expect("plain data");
         alter(&mut document);

@@ -7,7 +7,8 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use deepfm_core::version::announcement::{Abandoned, Alias, Announcement};
+use deepfm_core::version::alias::{Act, Alias};
+use deepfm_core::version::announcement::{Abandoned, Announcement};
 use deepfm_core::version::known::KnownVersions;
 use deepfm_stream::artefacts::{Artefacts as _, Shelf};
 use deepfm_stream::config::operation;
@@ -24,7 +25,7 @@ use crate::support::wait_for;
 const START_MS: u64 = 1_700_000_000_000;
 
 /// Sends impressions 100 ms apart, from a second of the log to another; a click follows every fifth, if wanted.
-fn send(broker: &Broker, place: &Place, seconds: std::ops::Range<u64>, clicks: bool) {
+pub(super) fn send(broker: &Broker, place: &Place, seconds: std::ops::Range<u64>, clicks: bool) {
     let time = |n: u64| START_MS + 100 * n;
     let numbers = || 10 * seconds.start..10 * seconds.end;
     let impression =
@@ -40,20 +41,20 @@ fn send(broker: &Broker, place: &Place, seconds: std::ops::Range<u64>, clicks: b
 }
 
 /// Learns what there is, and says which version came of it.
-fn learn(config: &str) -> u64 {
+pub(super) fn learn(config: &str) -> u64 {
     let summary = run(&["run", "--config", config, "--until-end", "--json"]).json();
     let versions = summary["versions"].as_array().expect("a list");
     assert_eq!(versions.len(), 1, "{summary}");
     versions[0].as_u64().expect("a number")
 }
 
-fn change(config: &str, from: &str, to: &str) {
+pub(super) fn change(config: &str, from: &str, to: &str) {
     let text = fs::read_to_string(config).expect("it was written");
     assert!(text.contains(from), "{from} is not in {text}");
     fs::write(config, text.replace(from, to)).expect("the disk takes it");
 }
 
-fn listed(config: &str) -> (BTreeMap<u64, Value>, Option<u64>) {
+pub(super) fn listed(config: &str) -> (BTreeMap<u64, Value>, Option<u64>) {
     let document = run(&["versions", "list", "--config", config, "--json"]).json();
     let number = |one: &Value| one["version"].as_u64().expect("a number");
     let versions = document["versions"].as_array().expect("a list").iter().map(|one| (number(one), one.clone()));
@@ -65,7 +66,7 @@ fn no_version_goes_live_while_impressions_come_and_clicks_do_not() {
     let name = "no_version_goes_live_while_impressions_come_and_clicks_do_not";
     let Some(broker) = broker::real(name) else { return };
     let place = Place::new(broker.kafka_with_topics("silence", 1), simulated_fields());
-    let config = place.config("silence", "");
+    let config = place.config("silence", "[gate]\nimpressions_min = 500\n");
     send(broker, &place, 0..100, true);
     assert_eq!(learn(&config), 1);
     assert_eq!(listed(&config).1, Some(1));
@@ -76,13 +77,13 @@ fn no_version_goes_live_while_impressions_come_and_clicks_do_not() {
     send(broker, &place, 140..180, false);
     let outcome = run(&["run", "--config", &config, "--until-end"]);
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    assert_eq!(outcome.stderr.matches("version 3 does not go live: no click was read for 80 s").count(), 1);
+    assert_eq!(outcome.stderr.matches("version 3 is rejected, and not served: no click was read for 80 s").count(), 1);
     let (versions, live) = listed(&config);
     assert_eq!((versions.len(), live), (3, Some(2)), "it is announced, and the alias holds");
     assert!(versions[&3]["held"].as_str().is_some_and(|held| held.contains("click_silence_max_seconds is 60")));
     assert!(versions[&2].get("held").is_none());
     let text = run(&["versions", "list", "--config", &config]).stdout;
-    assert_eq!(text.matches(" held").count(), 1, "{text}");
+    assert_eq!(text.matches(" rejected").count(), 1, "{text}");
     // A click, and nothing else: labels mature, so that there is something new, and clicks are there again.
     let click = format!(r#"{{"impression_id":"i1799","event_time":{}}}"#, START_MS + 190_000);
     broker.produce(
@@ -197,7 +198,7 @@ fn what_is_served_or_built_on_is_never_removed_and_contents_of_one_number_are_to
         known.announced.get_mut(&version).expect("it is announced").abandoned = abandoned;
     }
     for (name, version) in [("live", 2), ("candidate", 4)] {
-        let alias = Alias::moved(None, name, &known.announced[&version], String::new());
+        let alias = Alias::moved(None, name, &known.announced[&version], Act::new("worker", "it passed the gate", ""));
         known.aliases.insert(name.to_owned(), alias);
     }
     // A fenced worker's of the same number, young and old; one that another program announced; one about to be announced.

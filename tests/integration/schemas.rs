@@ -17,7 +17,7 @@ use jsonschema::Validator;
 use serde_json::Value;
 
 const EVENTS: [(&str, EventKind); 2] = [("impression", EventKind::Impression), ("click", EventKind::Click)];
-const SCHEMAS: [&str; 6] = ["impression", "click", "dead_letter", "manifest", "announcement", "alias"];
+const SCHEMAS: [&str; 7] = ["impression", "click", "dead_letter", "manifest", "announcement", "alias", "hold"];
 
 /// All of them are multi-valued: the only kind that takes every form of a value, as the schema does.
 const FIELDS: [&str; 5] = ["user", "tags", "price", "topics", "a"];

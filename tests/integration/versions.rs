@@ -9,7 +9,8 @@ use deepfm_core::event::{Click, Decoded, Event, EventKind, Impression};
 use deepfm_core::feature::encoder::Encoder;
 use deepfm_core::stream::{Arrival, Control, JournalEntry, Partition};
 use deepfm_core::train::Trainer;
-use deepfm_core::version::announcement::{Alias, Announcement};
+use deepfm_core::version::alias::{Act, Alias};
+use deepfm_core::version::announcement::Announcement;
 use deepfm_core::version::artefact::{Artefact, Cut, MODEL, PROBES, VersionCut, verify};
 use deepfm_core::version::known::KnownVersions;
 use deepfm_core::version::manifest::{Parent, ParentVersion};
@@ -258,7 +259,12 @@ fn an_alias_carries_its_last_twenty_moves_newest_first() {
     let mut alias = None;
     for version in 1..=25 {
         let announcement = Announcement { version, ..Announcement::of(&artefact(1, 0)) };
-        alias = Some(Alias::moved(alias.as_ref(), "live", &announcement, format!("t{version}")));
+        alias = Some(Alias::moved(
+            alias.as_ref(),
+            "live",
+            &announcement,
+            Act::new("worker", "it passed the gate", format!("t{version}")),
+        ));
     }
     let alias = alias.expect("it was moved");
     assert_eq!((alias.version, alias.moves.len(), alias.moves[0].version, alias.moves[19].version), (25, 20, 25, 6));

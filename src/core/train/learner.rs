@@ -153,7 +153,7 @@ impl<E: Executor> Learner<E> {
         self.model.score(&batch, &mut self.scratch, &self.executor);
         let offset = self.params.logit_offset();
         for (unscored, logit) in self.shown.unscored().iter().zip(self.scratch.logits()) {
-            observer.shown(&unscored.shown, unscored.time, f64::from(*logit) + offset);
+            observer.shown(&unscored.shown, unscored.time, f64::from(*logit) + offset, self.counters.learned);
         }
         self.counters.scores_refused += self.shown.score(self.scratch.logits());
     }

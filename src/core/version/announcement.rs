@@ -1,10 +1,11 @@
-//! The records of the versions topic, as `schemas/announcement.schema.json` and `schemas/alias.schema.json` have them.
+//! The records that announce versions, as `schemas/announcement.schema.json` has them.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::artefact::Artefact;
+use super::gate::Judgement;
 use super::manifest::{FileDigest, Fingerprints, Kind, ManifestError, ParentVersion, check_files};
 use super::names::{self, NameError};
 
@@ -12,10 +13,10 @@ use super::names::{self, NameError};
 pub const FORMAT: u32 = 1;
 
 /// The most moves that an alias record carries.
-const MOVES_MAX: usize = 20;
+pub(super) const MOVES_MAX: usize = 20;
 
-/// The alias that servers follow by default.
-pub const LIVE: &str = "live";
+/// The most characters of who moved an alias, or why.
+pub const TEXT_CHARS_MAX: usize = 500;
 
 /// A record that is not what its key says: whoever may write to the topic may have written anything.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,9 @@ pub enum RecordError {
     /// It has more moves than are kept.
     #[error("it has {0} moves, more than {MOVES_MAX}")]
     Moves(usize),
+    /// A text of it is longer than anybody writes.
+    #[error("a text of it has more than {TEXT_CHARS_MAX} characters")]
+    Text,
 }
 
 /// A version exists. Key: `<model>/v/<version>`.
@@ -81,7 +85,10 @@ pub struct Announcement {
     /// Present when the model no longer descends from this version: its worker fell back behind it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub abandoned: Option<Abandoned>,
-    /// Present when `live` did not move to this version: why.
+    /// What the gate says of it; absent in records of before there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Judgement>,
+    /// Present when it was rejected: what it did not pass, in words. Servers do not follow to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
 }
@@ -119,6 +126,7 @@ impl Announcement {
             fingerprints: manifest.fingerprints,
             files: manifest.files,
             abandoned: None,
+            gate: None,
             held: None,
         }
     }
@@ -163,87 +171,10 @@ impl Announcement {
     }
 }
 
-fn check_form(format: u32) -> Result<(), RecordError> {
+pub(super) fn check_form(format: u32) -> Result<(), RecordError> {
     if format == FORMAT { Ok(()) } else { Err(RecordError::Format(format)) }
 }
 
-fn check_key(found: &str, expected: String) -> Result<(), RecordError> {
+pub(super) fn check_key(found: &str, expected: String) -> Result<(), RecordError> {
     if found == expected { Ok(()) } else { Err(RecordError::Key { found: found.to_owned(), expected }) }
-}
-
-/// Where an alias points. Key: `<model>/a/<alias>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Alias {
-    /// The form of the record.
-    pub format: u32,
-    /// Name of the model.
-    pub model: String,
-    /// Its name.
-    pub alias: String,
-    /// The version that it points at.
-    pub version: u64,
-    /// SHA-256 of that version's manifest.
-    pub manifest_digest: String,
-    /// Name of that version's directory.
-    pub directory: String,
-    /// When it was moved, RFC 3339.
-    pub moved_at: String,
-    /// The last moves, newest first, this one among them.
-    pub moves: Vec<Move>,
-}
-
-/// A move of an alias.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Move {
-    /// The version that it was moved to.
-    pub version: u64,
-    /// SHA-256 of that version's manifest.
-    pub manifest_digest: String,
-    /// When, RFC 3339.
-    pub moved_at: String,
-}
-
-impl Alias {
-    /// Reads a record of the topic, as [`Announcement::read`] does.
-    ///
-    /// # Errors
-    /// When it is not an alias under this key.
-    pub fn read(key: &str, record: &[u8]) -> Result<Self, RecordError> {
-        let alias: Self = serde_json::from_slice(record)?;
-        check_form(alias.format)?;
-        check_key(key, Self::key(&alias.model, &alias.alias))?;
-        names::check_model(&alias.model)?;
-        names::check_model(&alias.alias)?;
-        names::check_directory(&alias.directory, alias.version, &alias.manifest_digest)?;
-        if alias.moves.len() > MOVES_MAX {
-            return Err(RecordError::Moves(alias.moves.len()));
-        }
-        for Move { version, manifest_digest, moved_at: _ } in &alias.moves {
-            names::check_version(*version)?;
-            names::check_digest(manifest_digest)?;
-        }
-        Ok(alias)
-    }
-
-    /// The key of an alias.
-    pub fn key(model: &str, alias: &str) -> String {
-        format!("{model}/a/{alias}")
-    }
-
-    /// An alias moved to a version, after what it was before.
-    pub fn moved(before: Option<&Self>, alias: &str, to: &Announcement, moved_at: String) -> Self {
-        let newest =
-            Move { version: to.version, manifest_digest: to.manifest_digest.clone(), moved_at: moved_at.clone() };
-        let older = before.map(|alias| alias.moves.clone()).unwrap_or_default();
-        Self {
-            format: FORMAT,
-            model: to.model.clone(),
-            alias: alias.to_owned(),
-            version: to.version,
-            manifest_digest: to.manifest_digest.clone(),
-            directory: to.directory.clone(),
-            moved_at,
-            moves: std::iter::once(newest).chain(older).take(MOVES_MAX).collect(),
-        }
-    }
 }

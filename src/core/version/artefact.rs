@@ -192,6 +192,11 @@ impl VersionCut {
         self.manifest.learned
     }
 
+    /// Whether every weight is finite.
+    pub fn is_finite(&self) -> bool {
+        self.servable.is_finite()
+    }
+
     /// The journal since its parent.
     pub fn journal(&self) -> &[JournalEntry] {
         &self.journal

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-use super::announcement::{Alias, Announcement, RecordError};
+use super::alias::{Alias, Hold, LIVE};
+use super::announcement::{Announcement, RecordError};
 use super::names;
 
 /// What the topic says of one model.
@@ -14,6 +15,8 @@ pub struct KnownVersions {
     pub announced: BTreeMap<u64, Announcement>,
     /// Its aliases, by name.
     pub aliases: BTreeMap<String, Alias>,
+    /// The aliases that are held, by name.
+    pub holds: BTreeMap<String, Hold>,
     /// Numbers whose records this program cannot read.
     pub unreadable: BTreeSet<u64>,
     /// The greatest number under its keys, those of records that this program cannot read, and of removed versions, included.
@@ -61,8 +64,32 @@ impl KnownVersions {
             };
             let alias = Alias::read(key, record)?;
             self.aliases.insert(alias.alias.clone(), alias);
+        } else if let Some(alias) = rest.strip_prefix("/h/") {
+            let Some(record) = record else {
+                self.holds.remove(alias);
+                return Ok(());
+            };
+            let hold = Hold::read(key, record)?;
+            self.holds.insert(hold.alias.clone(), hold);
         }
         Ok(())
+    }
+
+    /// The newest version that servers may follow to: it was not rejected, and the model descends from it.
+    pub fn newest_good(&self) -> Option<&Announcement> {
+        self.announced.values().rev().find(|one| one.abandoned.is_none() && one.held.is_none())
+    }
+
+    /// Where `live` is to point, given where it does: at the version that it is held at; else at the one offered, if that is
+    /// newer. An alias never moves back by itself: a version that is announced again after a restart may be an old one.
+    pub fn live_due(&self, offered: Option<u64>) -> Option<&Announcement> {
+        let live = self.aliases.get(LIVE);
+        if let Some(hold) = self.holds.get(LIVE) {
+            let held = self.announced.get(&hold.version).filter(|one| one.manifest_digest == hold.manifest_digest);
+            return held.filter(|held| live.is_none_or(|live| live.manifest_digest != held.manifest_digest));
+        }
+        let is_newer = |one: &&Announcement| live.is_none_or(|live| live.version < one.version);
+        self.announced.get(&offered?).filter(is_newer)
     }
 
     /// The greatest number that was announced.

@@ -11,7 +11,8 @@ use deepfm_core::checkpoint::export::{self, BLOCKS};
 use deepfm_core::event::{DETAIL_CHARS_MAX, Decoder, Event, EventKind, RawRecord};
 use deepfm_core::stream::Control;
 use deepfm_core::train::{Scope, TrainParams, Trainer};
-use deepfm_core::version::announcement::{Alias, Announcement, LIVE};
+use deepfm_core::version::alias::{Act, Alias, LIVE};
+use deepfm_core::version::announcement::Announcement;
 use deepfm_core::version::artefact::{Artefact, MANIFEST, MODEL, PROBES, verify};
 use deepfm_core::version::journal::{JOURNAL, read_journal};
 use deepfm_core::version::known::KnownVersions;
@@ -281,7 +282,7 @@ proptest! {
     ) {
         static RECORDS: LazyLock<Vec<Value>> = LazyLock::new(|| {
             let own = Announcement::of(&artefact(7, 0));
-            let alias = Alias::moved(None, LIVE, &own, "2026-01-01T00:00:00Z".to_owned());
+            let alias = Alias::moved(None, LIVE, &own, Act::new("worker", "it passed the gate", "2026-01-01T00:00:00Z"));
             let own = [serde_json::to_value(&own).expect("plain data"), serde_json::to_value(&alias).expect("plain data")];
             [own.to_vec(), examples("announcement"), examples("alias")].concat()
         });

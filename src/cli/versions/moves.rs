@@ -1,0 +1,95 @@
+//! `deepfm versions promote | pin | rollback`: aliases, moved by hand. They are records of the versions topic, and fence nobody:
+//! a worker that runs goes on, and heeds them.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use deepfm_core::version::alias::{Act, Hold, LIVE};
+use deepfm_core::version::announcement::TEXT_CHARS_MAX;
+use deepfm_core::version::moves::{self, HoldChange, Moved, OnUnfit, Order};
+use deepfm_stream::publish::topic::{self, Record};
+
+use crate::cli::failure::{Exit, Failure, OrExit as _};
+use crate::cli::run::topic_exit;
+use crate::cli::{config, output};
+
+/// What every move is told.
+#[derive(Debug, Args)]
+pub(crate) struct Told {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", env = "DEEPFM_CONFIG")]
+    config: PathBuf,
+    /// The alias.
+    #[arg(long, default_value = LIVE)]
+    alias: String,
+    /// Why, for those who look at its moves later.
+    #[arg(long, default_value = "", hide_default_value = true, value_parser = short)]
+    why: String,
+    /// Who moves it.
+    #[arg(long, env = "USER", default_value = "unknown", value_parser = short)]
+    by: String,
+    /// Also to a version that was rejected by the gate, or abandoned.
+    #[arg(long)]
+    force: bool,
+    /// Print one JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+fn short(text: &str) -> Result<String, String> {
+    if text.chars().count() <= TEXT_CHARS_MAX {
+        return Ok(text.to_owned());
+    }
+    Err(format!("it is longer than {TEXT_CHARS_MAX} characters"))
+}
+
+/// Follows an order.
+pub(crate) fn follow(order: Order, told: Told) -> Result<(), Failure> {
+    let Told { config, alias, why, by, force, json } = told;
+    let config = config::load(&config)?;
+    let model = &config.model.name;
+    let known = super::read(&config)?;
+    let act = Act::new(by, why, jiff::Timestamp::now().to_string());
+    let on_unfit = if force { OnUnfit::Accept } else { OnUnfit::Refuse };
+    let moved = moves::plan(&known, &alias, order, on_unfit, act).or_exit(Exit::Usage)?;
+    let hold_key = Hold::key(model, &alias);
+    let hold = match &moved.hold {
+        HoldChange::None => None,
+        HoldChange::Begins(hold) => Some(Record::hold(hold)),
+        HoldChange::Lifted => Some(Record::tombstone(&hold_key)),
+    };
+    // The hold first: a worker that moves the alias between the two moves it back.
+    let records: Vec<Record> = hold.into_iter().chain(moved.alias.as_ref().map(Record::alias)).collect();
+    topic::write(&config.kafka, &records).map_err(|error| Failure::new(topic_exit(&error), error))?;
+    let before = known.aliases.get(&alias).map(|before| before.version);
+    if json {
+        let Moved { alias: moved_alias, hold } = &moved;
+        let held = match hold {
+            HoldChange::None => known.holds.get(&alias),
+            HoldChange::Begins(hold) => Some(hold),
+            HoldChange::Lifted => None,
+        };
+        return output::json(&serde_json::json!({
+            "alias": moved_alias.as_ref().or_else(|| known.aliases.get(&alias)),
+            "moved": moved_alias.is_some(),
+            "hold": held,
+        }));
+    }
+    output::lines(std::iter::once(said(&alias, before, &moved)))
+}
+
+fn said(alias: &str, before: Option<u64>, moved: &Moved) -> String {
+    let at = match (&moved.alias, before) {
+        (Some(to), Some(from)) => format!("{alias} moves from version {from} to {}", to.version),
+        (Some(to), None) => format!("{alias} points at version {}", to.version),
+        (None, Some(at)) => format!("{alias} stays at version {at}"),
+        (None, None) => format!("{alias} points nowhere"),
+    };
+    match moved.hold {
+        HoldChange::None => at,
+        HoldChange::Begins(_) => {
+            format!("{at} and is held there: `--resume` or `versions promote` lets it follow again")
+        }
+        HoldChange::Lifted => format!("{at} and is not held any more"),
+    }
+}

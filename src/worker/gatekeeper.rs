@@ -1,0 +1,89 @@
+//! The worker's gate: it gathers what a version is judged by while records are consumed, lets the version that is live score
+//! beside the learner, and judges when a version is cut. Nothing of it decides what is learned.
+
+use std::iter;
+
+use crate::config::Config;
+use deepfm_core::checkpoint::clicks::ClickTimes;
+use deepfm_core::feature::field::FieldSet;
+use deepfm_core::model::Scratch;
+use deepfm_core::train::{Scored, Shown, Trainer};
+use deepfm_core::version::gate::{self, Evidence, Facts, GateParams, Judgement, is_sampled};
+use deepfm_core::version::servable::Servable;
+
+/// Gathers and judges.
+#[derive(Debug)]
+pub(super) struct Gatekeeper {
+    params: GateParams,
+    sampling_rate: f64,
+    click_silence_max_seconds: u64,
+    evidence: Evidence,
+    incumbent: Option<Servable>,
+    scratch: Scratch,
+}
+
+impl Gatekeeper {
+    /// Goes on with what a checkpoint has, beside the version that is live.
+    pub(super) fn new(config: &Config, fields: &FieldSet, evidence: Evidence, incumbent: Option<Servable>) -> Self {
+        Self {
+            params: config.gate.params(fields),
+            sampling_rate: f64::from(config.gate.sampling_rate),
+            click_silence_max_seconds: config.versions.click_silence_max_seconds,
+            evidence: Evidence { cohort: evidence.cohort.of_length(config.gate.cohort_impressions), ..evidence },
+            incumbent,
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Another version is live now; none where its weights cannot be read.
+    pub(super) fn follow(&mut self, incumbent: Option<Servable>) {
+        self.incumbent = incumbent;
+    }
+
+    /// An impression was shown. Those of before anything was learned say nothing of a version.
+    pub(super) fn shown(&mut self, shown: &Shown, time: i64, learned: u64) {
+        let cohort = &mut self.evidence.cohort;
+        if learned == 0 || !is_sampled(self.sampling_rate, shown.number) || !cohort.has_room() {
+            return;
+        }
+        let fits = |field: &usize| *field < shown.features.fields();
+        let slice = self.params.slice_field.filter(fits).and_then(|field| shown.features.field(field).first());
+        let incumbent = self
+            .incumbent
+            .as_ref()
+            .and_then(|incumbent| incumbent.score(iter::once(&shown.features), &mut self.scratch).next());
+        cohort.shown((time, shown.number), incumbent, slice.map(|entry| entry.id));
+    }
+
+    /// A shown score met its label.
+    pub(super) fn scored(&mut self, scored: &Scored) {
+        self.evidence.cohort.scored(scored);
+    }
+
+    /// Judges a version that is cut now, by all but its weights.
+    pub(super) fn judge(&mut self, trainer: &Trainer, clicks: &ClickTimes) -> Judgement {
+        let facts = Facts {
+            lifetime: trainer.windows().lifetime(),
+            cohort: &self.evidence.cohort,
+            coverage: self.evidence.coverage.note(trainer.join_counters()),
+            outage: unmatured(trainer).or_else(|| silence(self.click_silence_max_seconds, clicks)),
+        };
+        gate::judge(&self.params, &facts)
+    }
+
+    /// What a checkpoint keeps.
+    pub(super) fn evidence(&self) -> Evidence {
+        self.evidence.clone()
+    }
+}
+
+/// Before labels mature only clicked impressions have one.
+fn unmatured(trainer: &Trainer) -> Option<String> {
+    (!trainer.has_matured()).then(|| "the window of the first impression is not over: no label has matured".to_owned())
+}
+
+/// Why clicks cannot be trusted: while impressions come and no click does, everything is learned as a negative.
+fn silence(max: u64, clicks: &ClickTimes) -> Option<String> {
+    let silence = clicks.silence_ms().filter(|silence| max > 0 && *silence > 1000 * max)? / 1000;
+    Some(format!("no click was read for {silence} s of the log (versions.click_silence_max_seconds is {max})"))
+}
