@@ -3,13 +3,13 @@
 
 use std::iter;
 
+use super::publisher::Live;
 use crate::config::Config;
 use deepfm_core::checkpoint::clicks::ClickTimes;
 use deepfm_core::feature::field::FieldSet;
 use deepfm_core::model::Scratch;
 use deepfm_core::train::{Scored, Shown, Trainer};
 use deepfm_core::version::gate::{self, Evidence, Facts, GateParams, Judgement, is_sampled};
-use deepfm_core::version::servable::Servable;
 
 /// Gathers and judges.
 #[derive(Debug)]
@@ -18,25 +18,25 @@ pub(super) struct Gatekeeper {
     sampling_rate: f64,
     click_silence_max_seconds: u64,
     evidence: Evidence,
-    incumbent: Option<Servable>,
+    incumbent: Option<Live>,
     scratch: Scratch,
 }
 
 impl Gatekeeper {
-    /// Goes on with what a checkpoint has, beside the version that is live.
-    pub(super) fn new(config: &Config, fields: &FieldSet, evidence: Evidence, incumbent: Option<Servable>) -> Self {
+    /// Goes on with what a checkpoint has.
+    pub(super) fn new(config: &Config, fields: &FieldSet, evidence: Evidence) -> Self {
         Self {
             params: config.gate.params(fields),
             sampling_rate: f64::from(config.gate.sampling_rate),
             click_silence_max_seconds: config.versions.click_silence_max_seconds,
             evidence: Evidence { cohort: evidence.cohort.of_length(config.gate.cohort_impressions), ..evidence },
-            incumbent,
+            incumbent: None,
             scratch: Scratch::default(),
         }
     }
 
-    /// Another version is live now; none where its weights cannot be read.
-    pub(super) fn follow(&mut self, incumbent: Option<Servable>) {
+    /// Another version is live now; none that can be compared with.
+    pub(super) fn follow(&mut self, incumbent: Option<Live>) {
         self.incumbent = incumbent;
     }
 
@@ -48,10 +48,10 @@ impl Gatekeeper {
         }
         let fits = |field: &usize| *field < shown.features.fields();
         let slice = self.params.slice_field.filter(fits).and_then(|field| shown.features.field(field).first());
-        let incumbent = self
-            .incumbent
-            .as_ref()
-            .and_then(|incumbent| incumbent.score(iter::once(&shown.features), &mut self.scratch).next());
+        // Where the log is read again, after a reset, the version that is live has seen its labels: that is no comparison.
+        let incumbent = self.incumbent.as_ref().filter(|incumbent| incumbent.watermark < time);
+        let incumbent = incumbent
+            .and_then(|incumbent| incumbent.weights.score(iter::once(&shown.features), &mut self.scratch).next());
         cohort.shown((time, shown.number), incumbent, slice.map(|entry| entry.id));
     }
 

@@ -32,26 +32,31 @@ const FAREWELL: Duration = Duration::from_secs(10);
 pub struct Announced {
     /// Its number.
     pub version: u64,
-    /// The version that is live since, if that is another.
-    pub live: Option<Live>,
+    /// Present when another version is live since: what of it can be compared with.
+    pub live: Option<Option<Live>>,
 }
 
-/// A version that is live.
+/// A version that is live, and can be compared with.
 #[derive(Debug)]
 pub struct Live {
-    /// Its weights, where they can be read.
-    pub weights: Option<Servable>,
+    /// Its weights.
+    pub weights: Servable,
+    /// Up to where it has seen the log, in milliseconds of event time.
+    pub watermark: i64,
 }
 
 impl Live {
-    /// What the topic says is live; nothing where nothing is.
+    /// What the topic says is live; nothing where nothing is, or its weights cannot be read.
     pub fn of(config: &Config, known: &KnownVersions) -> Option<Self> {
         let Alias { version, directory, .. } = known.aliases.get(LIVE)?;
-        let read = artefacts::of_model(&config.versions, &config.model.name).weights(directory);
-        if let Err(error) = &read {
-            tracing::warn!("live version {version} cannot be compared with: {error}");
+        let watermark = known.announced.get(version)?.watermark?;
+        match artefacts::of_model(&config.versions, &config.model.name).weights(directory) {
+            Ok(weights) => Some(Self { weights, watermark }),
+            Err(error) => {
+                tracing::warn!("live version {version} cannot be compared with: {:#}", anyhow::Error::from(error));
+                None
+            }
         }
-        Some(Self { weights: read.ok() })
     }
 }
 
@@ -153,7 +158,7 @@ impl Desk {
         let live = self.live_digest();
         narrator::announced(announcement, live.as_deref() == Some(entry.manifest_digest()));
         let is_other = live != before;
-        Ok(Announced { version, live: is_other.then(|| Live::of(&self.config, &self.reading.known)).flatten() })
+        Ok(Announced { version, live: is_other.then(|| Live::of(&self.config, &self.reading.known)) })
     }
 
     /// Moves `live` to where it is due, for whoever writes it then.

@@ -374,7 +374,7 @@ impl Worker<'_> {
             self.publication.announced(version);
             self.board.update(|status| status.announced(version));
             if let Some(live) = live {
-                self.gatekeeper.follow(live.weights);
+                self.gatekeeper.follow(live);
             }
         }
         Ok(())

@@ -189,7 +189,8 @@ impl Settled<'_> {
         let artefacts = artefacts::of_model(&config.versions, &config.model.name);
         let mut committer = Committer::start(self.store, artefacts, undurable_max, exporter);
         let live = Live::of(config, &self.reading.known);
-        let gatekeeper = Gatekeeper::new(config, &fields, self.beside.evidence, live.and_then(|live| live.weights));
+        let mut gatekeeper = Gatekeeper::new(config, &fields, self.beside.evidence);
+        gatekeeper.follow(live);
         let mut publisher = Publisher::start(config, self.announcer, self.reading);
         for entry in &self.outbox.versions {
             publisher.announce(entry.clone());

@@ -373,7 +373,7 @@ fn a_lost_state_ends_with_74_and_a_reset_goes_on_with_the_next_number() {
             if kind == EventKind::Impression { &place.kafka.impressions_topic } else { &place.kafka.clicks_topic };
         broker.produce(topic, 0, &outgoing);
     }
-    let config = place.config("lost", "");
+    let config = place.config("lost", "[gate]\nimpressions_min = 0\nclicks_min = 0\n");
     let first = run(&["run", "--config", &config, "--until-end", "--json"]).json();
     assert_eq!(first["versions"], serde_json::json!([1]));
     fs::remove_dir_all(place.path("lost-state")).expect("the state is there");
