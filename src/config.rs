@@ -45,7 +45,7 @@ use deepfm_core::event::options::EventOptions;
 use deepfm_core::feature::field::{FieldError, FieldSet};
 use deepfm_core::join::params::JoinParams;
 use deepfm_core::model::params::ModelParams;
-use deepfm_core::train::{BatchParams, TrainParams};
+use deepfm_core::train::{BatchParams, BreakerParams, TrainParams};
 use training::Training;
 
 pub use error::{ConfigError, ConfigErrors, Origin};
@@ -207,6 +207,7 @@ impl Config {
             negative_sampling_rate: f64::from(negative_sampling_rate),
             window_impressions: self.metrics.window_impressions,
             metrics_sampling_rate: f64::from(self.metrics.sampling_rate),
+            breaker: self.training.missing_clicks_max.map(|missing| BreakerParams::new(f64::from(missing))),
         }
     }
 

@@ -2,6 +2,7 @@
 //! longer. Beside them, training exports: whole checkpoints as directories.
 
 pub mod exports;
+pub mod turning_back;
 pub mod outbox;
 pub mod topic;
 pub mod retention;

@@ -2,6 +2,7 @@
 mod integration {
     mod alarms;
     mod believable;
+    mod breaker;
     mod commands;
     mod configuration;
     mod connections;

@@ -11,6 +11,7 @@ use deepfm_stream::kafka::ask::is_refused_setting;
 use deepfm_stream::letters::DeadLetterError;
 use deepfm_stream::publish::exports::{self, ExportIoError};
 use deepfm_stream::publish::topic::TopicError;
+use deepfm_stream::publish::turning_back::{self, Request};
 use deepfm_stream::source::SourceError;
 use deepfm_stream::store::{CommitStore, StoreError};
 use deepfm_stream::worker::admin::AdminPort;
@@ -64,10 +65,21 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     // Before anything that may take long: opening a store, reading an export.
     runtime.spawn(listen_for_signals(stop.clone(), board.clone()));
     let store = Box::new(CommitStore::open(&config.state.dir).map_err(store_failure)?);
-    let restored = args.restore.as_deref().map(|path| read_export(path, &config)).transpose()?;
+    let asked = turning_back::pending(&config.state.dir).or_exit(Exit::Disk)?.filter(|_| args.restore.is_none());
+    if let Some(Request { version, by, why, at, .. }) = &asked {
+        tracing::warn!("training goes back to version {version}, as {by} asked at {at}: {why}");
+    }
+    let export = args.restore.as_deref().or(asked.as_ref().map(|asked| asked.export.as_path()));
+    let restored = export.map(|path| read_export(path, &config)).transpose()?;
     let on_gap = if args.skip_gaps { OnGap::Skip } else { OnGap::Refuse };
     let on_ahead = if args.abandon_versions { OnAhead::Abandon } else { OnAhead::Refuse };
-    let options = Options { until_end: args.until_end, is_reset: args.reset_state, restored, on_gap, on_ahead };
+    let options = Options {
+        until_end: args.until_end,
+        is_reset: args.reset_state || asked.is_some(),
+        restored,
+        on_gap,
+        on_ahead,
+    };
     start_admin(&runtime, &config, &board)?;
     let run = || deepfm_stream::worker::run::run(&config, options, store, &stop, &board);
     let summary = if args.until_end { progress::show_run(&board, run) } else { run() };

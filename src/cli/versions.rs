@@ -14,7 +14,7 @@ use deepfm_stream::config::Config;
 use deepfm_stream::publish::retention;
 use deepfm_stream::publish::topic::{self, Record};
 
-use self::moves::Told;
+use self::moves::{Told, Training};
 use super::failure::{Exit, Failure, OrExit as _};
 use super::run::topic_exit;
 use super::{config, output};
@@ -67,8 +67,12 @@ pub(crate) enum Command {
         #[arg(long, value_name = "VERSION")]
         to: Option<u64>,
         /// Let the alias follow new versions again; `live` moves to the newest that passed the gate.
-        #[arg(long, conflicts_with = "to")]
+        #[arg(long, conflicts_with_all = ["to", "state"])]
         resume: bool,
+        /// Take training back too, at the worker's next start: to the newest training export that has seen no more of the log
+        /// than the version. Versions made since are abandoned then.
+        #[arg(long)]
+        state: bool,
         #[command(flatten)]
         told: Told,
     },
@@ -109,10 +113,15 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
             Ok(())
         }
         Command::Gc { config, dry_run, json } => collect(&config, dry_run, json),
-        Command::Promote { version, told } => moves::follow(Order::Promote(version), told),
-        Command::Pin { version, resume: _, told } => moves::follow(version.map_or(Order::Resume, Order::Pin), told),
-        Command::Rollback { resume: true, told, .. } => moves::follow(Order::Resume, told),
-        Command::Rollback { to, told, .. } => moves::follow(Order::Rollback(to), told),
+        Command::Promote { version, told } => moves::follow(Order::Promote(version), told, Training::GoesOn),
+        Command::Pin { version, resume: _, told } => {
+            moves::follow(version.map_or(Order::Resume, Order::Pin), told, Training::GoesOn)
+        }
+        Command::Rollback { resume: true, told, .. } => moves::follow(Order::Resume, told, Training::GoesOn),
+        Command::Rollback { to, state, told, .. } => {
+            let training = if state { Training::TurnsBack } else { Training::GoesOn };
+            moves::follow(Order::Rollback(to), told, training)
+        }
         Command::Show { version, config } => {
             let config = config::load(&config)?;
             let versions = read(&config)?;

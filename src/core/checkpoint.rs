@@ -175,6 +175,9 @@ pub enum CheckpointError {
     /// A part of the state has another shape than its parameters say.
     #[error("{what} of the checkpoint: {found} where the parameters ask for {expected}")]
     Shape { what: &'static str, found: usize, expected: usize },
+    /// Its circuit breaker is none.
+    #[error("{what}")]
+    Breaker { what: &'static str },
     /// There is no layer, or the first one is not a base.
     #[error("the checkpoint has no base")]
     NoBase,
@@ -308,8 +311,10 @@ fn check_scalars(params: &TrainParams, scalars: &Scalars) -> Result<(), Checkpoi
             return Err(CheckpointError::Shape { what, found: part.len(), expected });
         }
     }
+    scalars.breaker.check().map_err(|what| CheckpointError::Breaker { what })?;
     let pending = scalars.batch.pending.iter().map(|pending| &pending.shown);
-    let mut shown = pending.chain(scalars.unscored.iter().map(|unscored| &unscored.shown));
+    let held = scalars.breaker.labels().map(|label| &label.shown);
+    let mut shown = pending.chain(held).chain(scalars.unscored.iter().map(|unscored| &unscored.shown));
     shown.try_for_each(|shown| check_shown(shown, params.model.fields))
 }
 

@@ -212,7 +212,8 @@ impl<P: Weigh> Join<P> {
         (first..=self.matures_after(impression_time)).contains(&click_time)
     }
 
-    fn matures_after(&self, time: i64) -> i64 {
+    /// The last millisecond of an impression's window.
+    pub(crate) fn matures_after(&self, time: i64) -> i64 {
         time.saturating_add(self.params.window_ms)
     }
 

@@ -12,6 +12,7 @@
 //! times, never by arrival.
 
 mod batch;
+mod breaker;
 pub mod check;
 mod convert;
 mod counters;
@@ -34,10 +35,11 @@ use crate::model::{DeepFm, Executor, Inline};
 use crate::stream::{Arrival, Control, JournalEntry, Partition, Positions, Sequencer, StreamError};
 
 pub use batch::{Batch, Pending};
+pub use breaker::{Breaker, BreakerParams};
 pub use check::ParamsError;
 pub use counters::{Counters, IntakeCounters, LearnerCounters};
 pub use cut::{Scope, StateCut};
-pub use delivery::{Delivery, Item, Maturity, Shown};
+pub use delivery::{Delivery, Item, Label, Maturity, Shown};
 pub use digest::{Restore, RestoreError, Scalars, StateDigest};
 pub use intake::{Consumed, Intake};
 pub use learner::Learner;
@@ -128,7 +130,8 @@ impl Trainer {
     /// A trainer that has seen nothing.
     pub fn new(params: TrainParams) -> Self {
         let join = Join::new(params.join.clone());
-        let intake = Intake::new(Sequencer::default(), join, IntakeCounters::default(), Ledger::default());
+        let breaker = (Breaker::default(), params.breaker);
+        let intake = Intake::new(Sequencer::default(), join, IntakeCounters::default(), Ledger::default(), breaker);
         Self::of(intake, Learner::new(params, Inline))
     }
 }

@@ -204,7 +204,7 @@ fn of_join(join: &JoinCounters, [impressions, clicks]: [u64; 2], seen: &Seen) ->
     at_once.chain(later).collect()
 }
 
-fn of_learner(impressions: u64, counters: &LearnerCounters, seen: &Seen) -> [Loss; 4] {
+fn of_learner(impressions: u64, counters: &LearnerCounters, seen: &Seen) -> [Loss; 5] {
     let of_impressions = |reason, what, count| loss((reason, what, count, impressions, "impressions"), None);
     let gradient = (
         "gradient",
@@ -214,6 +214,7 @@ fn of_learner(impressions: u64, counters: &LearnerCounters, seen: &Seen) -> [Los
         "examples",
     );
     [
+        of_impressions("click_outage", "skipped: shown while clicks had stalled", counters.skipped),
         of_impressions("sampled_out", "negatives left out by training.negative_sampling_rate", counters.sampled_out),
         loss(gradient, seen.unlearned.clone()),
         of_impressions("uncorrected", "clicked, after their example was not learned", counters.corrections_ignored),

@@ -21,6 +21,7 @@ pub(super) fn counts(records: u64, counters: &Counters, join: &JoinCounters) -> 
         ("deepfm_unknown_keys_total", counters.intake.unknown_keys),
         ("deepfm_unknown_fields_total", counters.intake.unknown_fields),
         ("deepfm_examples_learned_total", counters.learner.learned),
+        ("deepfm_labels_skipped_total", counters.learner.skipped),
         ("deepfm_negatives_sampled_out_total", counters.learner.sampled_out),
         ("deepfm_batches_refused_total", counters.learner.batches_refused),
         ("deepfm_examples_refused_total", counters.learner.examples_refused),

@@ -105,6 +105,10 @@ const METRICS: &[(Kind, &str, &str)] = &[
     (Gauge, "deepfm_outbox", "Versions that are durable but not announced yet"),
     (Counter, "deepfm_version_failures_total", "Versions that could not be written"),
     (Counter, "deepfm_versions_dropped_total", "Versions that were durable and will not be announced"),
+    (Gauge, "deepfm_breaker_open", "1 while clicks have stalled: nothing is learned and nothing published"),
+    (Gauge, "deepfm_missing_clicks", "Clicks that seem to be missing, by their usual rate"),
+    (Gauge, "deepfm_labels_held", "Labels that wait until it is clear whether clicks have stalled"),
+    (Counter, "deepfm_labels_skipped_total", "Labels of outages of clicks: neither learned nor in the metrics"),
     (Gauge, "deepfm_click_silence_seconds", "How far the log has gone on since its last click"),
     (Counter, "deepfm_versions_rejected_total", "Versions that did not pass the gate: servers do not follow to them"),
     (Counter, "deepfm_versions_removed_total", "Versions removed by versions.keep and keep_days"),
@@ -202,7 +206,7 @@ fn export(status: &Status, age: Duration, now: Duration) {
 }
 
 /// The gauges without further labels; `None` has no value now.
-fn gauges(status: &Status, age: Duration) -> [(&'static str, Option<f64>); 25] {
+fn gauges(status: &Status, age: Duration) -> [(&'static str, Option<f64>); 28] {
     let number = |number: u64| Some(number as f64);
     let size = |size: usize| Some(size as f64);
     let seconds = |milliseconds: i64| milliseconds as f64 / 1000.0;
@@ -233,6 +237,9 @@ fn gauges(status: &Status, age: Duration) -> [(&'static str, Option<f64>); 25] {
         ("deepfm_last_version_timestamp_seconds", status.version_at.map(since_1970)),
         ("deepfm_outbox", size(status.outbox)),
         ("deepfm_click_silence_seconds", status.click_silence_seconds),
+        ("deepfm_breaker_open", number(u64::from(status.breaker.is_open))),
+        ("deepfm_missing_clicks", Some(status.breaker.missing_clicks)),
+        ("deepfm_labels_held", size(status.breaker.held)),
         ("deepfm_fields_missing", size(status.fields.values().filter(|share| share.is_missing).count())),
     ]
 }

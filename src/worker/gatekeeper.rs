@@ -66,7 +66,9 @@ impl Gatekeeper {
             lifetime: trainer.windows().lifetime(),
             cohort: &self.evidence.cohort,
             coverage: self.evidence.coverage.note(trainer.join_counters()),
-            outage: unmatured(trainer).or_else(|| silence(self.click_silence_max_seconds, clicks)),
+            outage: unmatured(trainer)
+                .or_else(|| stalled(trainer))
+                .or_else(|| silence(self.click_silence_max_seconds, clicks)),
         };
         gate::judge(&self.params, &facts)
     }
@@ -80,6 +82,15 @@ impl Gatekeeper {
 /// Before labels mature only clicked impressions have one.
 fn unmatured(trainer: &Trainer) -> Option<String> {
     (!trainer.has_matured()).then(|| "the window of the first impression is not over: no label has matured".to_owned())
+}
+
+/// While they have stalled, what is learned is from before.
+fn stalled(trainer: &Trainer) -> Option<String> {
+    let breaker = trainer.intake().breaker();
+    let missing = breaker.missing_clicks();
+    breaker
+        .is_open()
+        .then(|| format!("clicks have stalled: some {missing:.0} are missing (training.missing_clicks_max)"))
 }
 
 /// Why clicks cannot be trusted: while impressions come and no click does, everything is learned as a negative.

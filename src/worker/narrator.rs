@@ -8,6 +8,7 @@ use super::toll::{self, Toll};
 use crate::config::Config;
 use crate::source::topics::KafkaLog;
 use deepfm_core::stream::Positions;
+use deepfm_core::train::Trainer;
 use deepfm_core::version::announcement::Announcement;
 
 /// How often a worker says how it goes.
@@ -69,17 +70,37 @@ pub struct Minute {
     /// Examples learned when it began, once that is known.
     learned: Option<u64>,
     toll: Toll,
+    /// How often clicks had stalled since the log began, once that is known, and whether it was said that they have.
+    stalls: Option<(u64, bool)>,
 }
 
 impl Minute {
     /// The first minute begins now, after so many records.
     pub fn new(records: u64) -> Self {
-        Self { since: Instant::now(), records, learned: None, toll: Toll::default() }
+        Self { since: Instant::now(), records, learned: None, toll: Toll::default(), stalls: None }
     }
 
     /// Takes note of what is lost.
     pub fn toll(&mut self) -> &mut Toll {
         &mut self.toll
+    }
+
+    /// Says when clicks stall, and when they come again.
+    pub fn note_breaker(&mut self, trainer: &Trainer) {
+        let breaker = trainer.intake().breaker();
+        let (openings, is_open) = (breaker.openings(), breaker.is_open());
+        let (openings_before, was_open) = self.stalls.replace((openings, is_open)).unwrap_or((openings, false));
+        if openings > openings_before || is_open && !was_open {
+            tracing::warn!(
+                "clicks have stalled: some {:.0} are missing by their usual rate. Nothing is learned and no version is \
+                 published until they come again; what is shown meanwhile is skipped",
+                breaker.missing_clicks()
+            );
+        }
+        if !is_open && (was_open || openings > openings_before) {
+            let skipped = trainer.counters().learner.skipped;
+            tracing::warn!("clicks come again: learning goes on; {skipped} labels were skipped since the log began");
+        }
     }
 
     /// Takes note of the worker's state, and says it when the minute is over.

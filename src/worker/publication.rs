@@ -32,6 +32,8 @@ pub struct Progressed {
     pub examples: u64,
     /// Whether labels have begun to mature.
     pub has_matured: bool,
+    /// Whether clicks have stalled: nothing is published until they come again.
+    pub is_paused: bool,
 }
 
 /// The versions of a worker.
@@ -87,7 +89,7 @@ impl Publication {
     /// is in flight, nor while the world has not taken those that it is owed.
     pub fn is_version_due(&self, now: Instant, learned: Progressed, is_committing: bool) -> bool {
         let is_held = is_committing || self.owed.len() >= OUTBOX_MAX;
-        if is_held || !learned.has_matured || !self.has_learned_since(learned.examples) {
+        if is_held || learned.is_paused || !learned.has_matured || !self.has_learned_since(learned.examples) {
             return false;
         }
         let Intervals { version, version_examples, .. } = self.intervals;
@@ -161,7 +163,7 @@ mod tests {
     }
 
     fn matured(examples: u64) -> Progressed {
-        Progressed { examples, has_matured: true }
+        Progressed { examples, has_matured: true, is_paused: false }
     }
 
     #[test]
@@ -172,6 +174,7 @@ mod tests {
         assert!(publication.is_version_due(later, matured(1), false));
         assert!(!publication.is_version_due(later, matured(0), false), "nothing was learned");
         assert!(!publication.is_version_due(later, Progressed { has_matured: false, ..matured(1) }, false));
+        assert!(!publication.is_version_due(later, Progressed { is_paused: true, ..matured(1) }, false));
         assert!(!publication.is_version_due(later, matured(1), true), "a commit is in flight");
         assert!(!publication.is_version_due(start, matured(499), false));
         assert!(publication.is_version_due(start, matured(500), false));

@@ -196,6 +196,7 @@ impl Worker<'_> {
                 gatekeeper: &mut self.gatekeeper,
             };
             let turn = self.drive.turn(u64::MAX, &mut observer)?;
+            self.minute.note_breaker(&self.drive.trainer);
             self.note_announced()?;
             self.letters.note_delivered()?;
             if self.letters.is_full() {
@@ -218,7 +219,8 @@ impl Worker<'_> {
     /// Cuts a version, or takes a checkpoint, if one is due.
     fn save_if_due(&mut self) -> Result<(), WorkerError> {
         let (now, trainer) = (Instant::now(), &self.drive.trainer);
-        let learned = Progressed { examples: trainer.learned(), has_matured: trainer.has_matured() };
+        let is_paused = trainer.intake().breaker().is_open();
+        let learned = Progressed { examples: trainer.learned(), has_matured: trainer.has_matured(), is_paused };
         if self.publication.is_version_due(now, learned, self.committer.is_busy()) {
             self.cut_version();
         }

@@ -26,6 +26,7 @@ use crate::drive::{Drive, Pilot};
 use crate::kafka::administration;
 use crate::letters::Letters;
 use crate::publish::topic::{self, Announcer, Reading};
+use crate::publish::turning_back;
 use crate::source::topics::{KafkaLog, KafkaSource};
 use crate::source::{Ingest, SourceError};
 use crate::store::{self, Store};
@@ -207,6 +208,8 @@ impl Settled<'_> {
             let first = NewCheckpoint { cut, lineage, staged: Vec::new(), is_last: false };
             committer.submit(Job::Checkpoint(Box::new(first)));
             checkpoint = first_commit(&mut committer, board)?;
+            // Whatever was asked of this state, it is another one now.
+            turning_back::done(&config.state.dir).map_err(|error| WorkerError::Artefact(error.into()))?;
         }
         let drive = read_on(self.setting, self.log, trainer, checkpoint, ingest)?;
         Ok(Opened {

@@ -73,6 +73,19 @@ pub struct Away {
     pub reason: String,
 }
 
+/// Whether clicks have stalled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct BreakerStatus {
+    /// Whether they have: nothing is learned, and nothing published.
+    pub is_open: bool,
+    /// Clicks that seem to be missing, by their usual rate.
+    pub missing_clicks: f64,
+    /// Labels that wait until that is clear.
+    pub held: usize,
+    /// How often they had since the log began.
+    pub openings: u64,
+}
+
 /// A snapshot of the worker, taken about once a second.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Status {
@@ -123,6 +136,8 @@ pub struct Status {
     pub outbox: usize,
     /// How far the log has gone on since its last click, in seconds.
     pub click_silence_seconds: Option<f64>,
+    /// The circuit breaker.
+    pub breaker: BreakerStatus,
     /// The trainer's counters.
     pub counters: Counters,
     /// The join's counters.
@@ -175,6 +190,13 @@ impl Status {
         self.waiting_clicks = trainer.join().waiting();
         self.rows = trainer.model().row_count();
         self.candidates = trainer.model().candidates().len();
+        let breaker = trainer.intake().breaker();
+        self.breaker = BreakerStatus {
+            is_open: breaker.is_open(),
+            missing_clicks: breaker.missing_clicks(),
+            held: breaker.held(),
+            openings: breaker.openings(),
+        };
         self.counters = trainer.counters();
         self.join = *trainer.join_counters();
         self.lifetime = trainer.windows().lifetime().report();

@@ -50,6 +50,7 @@ fn params() -> TrainParams {
         negative_sampling_rate: 1.0,
         window_impressions: 10_000,
         metrics_sampling_rate: 1.0,
+        breaker: None,
     }
 }
 

@@ -12,7 +12,7 @@ use deepfm_core::model::params::{Activation, AdmissionParams, MlpParams, ModelPa
 use deepfm_core::model::{Executor, Inline};
 use deepfm_core::optim::params::{FtrlParams, SgdParams};
 use deepfm_core::stream::{Arrival, Control, JournalEntry, Partition, Refused, Script};
-use deepfm_core::train::{BatchParams, Scope, StateDigest, TrainParams, Trainer};
+use deepfm_core::train::{BatchParams, BreakerParams, Scope, StateDigest, TrainParams, Trainer};
 use deepfm_core::version::outbox::Outbox;
 use deepfm_stream::config::Config;
 
@@ -105,6 +105,8 @@ pub(super) fn params(dice: &mut Dice) -> TrainParams {
         negative_sampling_rate: if fake || dice.one_in(2) { 1.0 } else { 0.5 },
         window_impressions: 20,
         metrics_sampling_rate: if dice.one_in(2) { 1.0 } else { 0.5 },
+        // Random logs are short: a few clicks are the usual rate, and a few are an outage.
+        breaker: dice.one_in(2).then_some(BreakerParams { missing_clicks: 1.5, clicks_min: 3.0 }),
     }
 }
 

@@ -10,8 +10,8 @@ use crate::support::broker;
 use crate::support::command::{Running, installed, run};
 use crate::support::wait_for;
 
-/// A cohort of all impressions, the last hundred; no word of how long clicks are silent.
-const STRICT: &str = "[gate]\nimpressions_min = 500\nsampling_rate = 1.0\ncohort_impressions = 100\n";
+/// A cohort of all impressions, the last hundred, and no circuit breaker before it.
+const STRICT: &str = "[training]\nmissing_clicks_max = 0\n[gate]\nimpressions_min = 500\nsampling_rate = 1.0\ncohort_impressions = 100\n";
 
 fn moved(config: &str, args: &[&str]) -> Value {
     run(&[&["versions"], args, &["--config", config, "--json", "--by", "anna", "--why", "a test"]].concat()).json()
@@ -88,4 +88,37 @@ fn a_worker_that_runs_is_not_fenced_by_a_pin_and_heeds_it() {
     let outcome = worker.terminate();
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
     drop(traffic);
+}
+
+#[test]
+fn a_rollback_of_the_state_takes_training_back_at_the_workers_next_start() {
+    let name = "a_rollback_of_the_state_takes_training_back_at_the_workers_next_start";
+    let Some(broker) = broker::real(name) else { return };
+    let place = Place::new(broker.kafka_with_topics("turned", 1), simulated_fields());
+    let config = place.config("turned", "[gate]\nimpressions_min = 1\nclicks_min = 0\n");
+    send(broker, &place, 0..60, true);
+    assert_eq!(learn(&config), 1);
+    let none = run(&["versions", "rollback", "--to", "1", "--state", "--config", &config]);
+    assert_eq!((none.code, listed(&config).1), (Some(74), Some(1)), "{}", none.stderr);
+    assert!(none.stderr.contains("no training export in "), "{}", none.stderr);
+    let export = run(&["artifact", "export", "--training", "--config", &config, "--json"]).json();
+    let export = export["directory"].as_str().expect("a directory").to_owned();
+    send(broker, &place, 60..90, true);
+    assert_eq!(learn(&config), 2);
+    let back = moved(&config, &["rollback", "--state"]);
+    assert_eq!((&back["alias"]["version"], &back["hold"]["version"]), (&json!(1), &json!(1)));
+    let goes_to = back["training_goes_back_to"].as_str().expect("a directory");
+    assert_eq!(goes_to.rsplit('/').next(), export.rsplit('/').next());
+    let outcome = run(&["run", "--config", &config, "--until-end", "--json"]);
+    assert!(outcome.stderr.contains("training goes back to version 1, as anna asked"), "{}", outcome.stderr);
+    assert_eq!(outcome.json()["versions"], json!([3]), "what came after version 1 is learned again");
+    let (versions, live) = listed(&config);
+    assert!(versions[&2]["abandoned"].is_object() && versions[&1]["abandoned"].is_null());
+    assert_eq!((&versions[&3]["parent"]["version"], live), (&json!(1), Some(1)), "live is held");
+    assert_eq!(versions[&3]["state_digest"], versions[&2]["state_digest"], "it is the same log");
+    // It was heeded once.
+    send(broker, &place, 90..100, true);
+    let outcome = run(&["run", "--config", &config, "--until-end", "--json"]);
+    assert!(!outcome.stderr.contains("training goes back"), "{}", outcome.stderr);
+    assert_eq!(outcome.json()["versions"], json!([4]));
 }

@@ -66,7 +66,7 @@ fn no_version_goes_live_while_impressions_come_and_clicks_do_not() {
     let name = "no_version_goes_live_while_impressions_come_and_clicks_do_not";
     let Some(broker) = broker::real(name) else { return };
     let place = Place::new(broker.kafka_with_topics("silence", 1), simulated_fields());
-    let config = place.config("silence", "[gate]\nimpressions_min = 500\n");
+    let config = place.config("silence", "[training]\nmissing_clicks_max = 0\n[gate]\nimpressions_min = 500\n");
     send(broker, &place, 0..100, true);
     assert_eq!(learn(&config), 1);
     assert_eq!(listed(&config).1, Some(1));

@@ -8,6 +8,7 @@ use deepfm_core::version::alias::{Act, Hold, LIVE};
 use deepfm_core::version::announcement::TEXT_CHARS_MAX;
 use deepfm_core::version::moves::{self, HoldChange, Moved, OnUnfit, Order};
 use deepfm_stream::publish::topic::{self, Record};
+use deepfm_stream::publish::turning_back;
 
 use crate::cli::failure::{Exit, Failure, OrExit as _};
 use crate::cli::run::topic_exit;
@@ -43,15 +44,32 @@ fn short(text: &str) -> Result<String, String> {
     Err(format!("it is longer than {TEXT_CHARS_MAX} characters"))
 }
 
+/// What becomes of training when an alias moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Training {
+    /// It goes on.
+    GoesOn,
+    /// At the worker's next start it goes back to where the version was.
+    TurnsBack,
+}
+
 /// Follows an order.
-pub(crate) fn follow(order: Order, told: Told) -> Result<(), Failure> {
+pub(crate) fn follow(order: Order, told: Told, training: Training) -> Result<(), Failure> {
     let Told { config, alias, why, by, force, json } = told;
     let config = config::load(&config)?;
     let model = &config.model.name;
     let known = super::read(&config)?;
     let act = Act::new(by, why, jiff::Timestamp::now().to_string());
     let on_unfit = if force { OnUnfit::Accept } else { OnUnfit::Refuse };
-    let moved = moves::plan(&known, &alias, order, on_unfit, act).or_exit(Exit::Usage)?;
+    let moved = moves::plan(&known, &alias, order, on_unfit, act.clone()).or_exit(Exit::Usage)?;
+    let at = moved.alias.as_ref().or_else(|| known.aliases.get(&alias)).map(|alias| alias.version);
+    let version = at.and_then(|at| known.announced.get(&at)).filter(|_| training == Training::TurnsBack);
+    // Looked for before anything is written: an order is followed as a whole or not at all.
+    let export = version.map(|version| turning_back::export_of(&config.exports.of(model), version)).transpose();
+    let export = export.or_exit(Exit::Disk)?;
+    if let (Some(export), Some(version)) = (&export, version) {
+        turning_back::ask(&config.state.dir, export.clone(), version.version, act).or_exit(Exit::Disk)?;
+    }
     let hold_key = Hold::key(model, &alias);
     let hold = match &moved.hold {
         HoldChange::None => None,
@@ -60,7 +78,12 @@ pub(crate) fn follow(order: Order, told: Told) -> Result<(), Failure> {
     };
     // The hold first: a worker that moves the alias between the two moves it back.
     let records: Vec<Record> = hold.into_iter().chain(moved.alias.as_ref().map(Record::alias)).collect();
-    topic::write(&config.kafka, &records).map_err(|error| Failure::new(topic_exit(&error), error))?;
+    if let Err(error) = topic::write(&config.kafka, &records) {
+        if export.is_some() {
+            turning_back::done(&config.state.dir).or_exit(Exit::Disk)?;
+        }
+        return Err(Failure::new(topic_exit(&error), error));
+    }
     let before = known.aliases.get(&alias).map(|before| before.version);
     if json {
         let Moved { alias: moved_alias, hold } = &moved;
@@ -73,9 +96,11 @@ pub(crate) fn follow(order: Order, told: Told) -> Result<(), Failure> {
             "alias": moved_alias.as_ref().or_else(|| known.aliases.get(&alias)),
             "moved": moved_alias.is_some(),
             "hold": held,
+            "training_goes_back_to": export,
         }));
     }
-    output::lines(std::iter::once(said(&alias, before, &moved)))
+    let back = export.map(|export| format!("at its next start the worker goes on from {}", export.display()));
+    output::lines(std::iter::once(said(&alias, before, &moved)).chain(back))
 }
 
 fn said(alias: &str, before: Option<u64>, moved: &Moved) -> String {

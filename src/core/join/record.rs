@@ -74,7 +74,7 @@ pub trait Weigh {
 }
 
 /// What the join has to say about an impression.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EmissionKind {
     /// It was clicked within its window: label 1.
     Positive,

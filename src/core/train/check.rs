@@ -3,6 +3,7 @@
 //!
 //! Every parameter is looked at: a new one does not compile before it has its bounds here.
 
+use super::breaker::BreakerParams;
 use super::{BatchParams, TrainParams};
 use crate::feature::field::{FIELDS_MAX, Field, FieldError, FieldSet};
 use crate::join::params::JoinParams;
@@ -58,7 +59,13 @@ impl TrainParams {
     /// # Errors
     /// The first parameter that is out of its bounds.
     pub fn check(&self) -> Result<(), ParamsError> {
-        let Self { join, model, batch, negative_sampling_rate, window_impressions, metrics_sampling_rate } = self;
+        let Self { join, model, batch, negative_sampling_rate, window_impressions, metrics_sampling_rate, breaker } =
+            self;
+        if let Some(BreakerParams { missing_clicks, clicks_min }) = breaker {
+            let is_a_number = |number: f64| number > 0.0 && number.is_finite();
+            must(is_a_number(*missing_clicks), "breaker.missing_clicks", missing_clicks, "above 0")?;
+            must(is_a_number(*clicks_min), "breaker.clicks_min", clicks_min, "above 0")?;
+        }
         join.check()?;
         model.check()?;
         let BatchParams { min, max, growth_examples, span_ms } = batch;

@@ -34,6 +34,7 @@ impl TrainParams {
                 ..ours.clone()
             },
             batch: other.batch,
+            breaker: other.breaker,
             ..self.clone()
         };
         is_solvable && same == *other
@@ -60,6 +61,7 @@ impl<E: Executor> Trainer<E> {
     /// Goes on with other parameters. Weights stay as they are, up to rounding.
     pub(super) fn convert(&mut self, params: TrainParams) {
         self.intake.join.reconfigure(&params.join);
+        self.intake.breaker_params = params.breaker;
         self.largest_change = self.learner.reconfigure(params);
     }
 }

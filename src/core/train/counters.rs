@@ -30,6 +30,8 @@ pub struct IntakeCounters {
 pub struct LearnerCounters {
     /// Negatives that down-sampling left out.
     pub sampled_out: u64,
+    /// Labels of outages of clicks: neither learned nor in the metrics.
+    pub skipped: u64,
     /// Impressions that `metrics_sampling_rate` left out of the metrics.
     pub unscored: u64,
     /// Impressions whose shown score was not finite: they are not in the metrics.

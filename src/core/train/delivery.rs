@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::feature::Features;
-use crate::join::{Emission, Weigh};
+use crate::join::{Emission, EmissionKind, Weigh};
 use crate::stream::Partition;
 
 /// What is known of an impression for as long as it may be learned from.
@@ -43,7 +43,29 @@ pub enum Item {
         shown: Arc<Shown>,
     },
     /// A label became known, was corrected, or never will be known.
-    Label(Emission<Arc<Shown>>),
+    Label(Label),
+    /// A label is not learned, nor metered: it is of an outage of clicks.
+    Skipped(Label),
+}
+
+/// What became known of an impression.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Label {
+    /// What.
+    pub kind: EmissionKind,
+    /// Its id.
+    pub impression_id: Arc<str>,
+    /// When it was shown, in milliseconds.
+    pub impression_time: i64,
+    /// What was shown.
+    pub shown: Arc<Shown>,
+}
+
+impl From<Emission<Arc<Shown>>> for Label {
+    fn from(emission: Emission<Arc<Shown>>) -> Self {
+        let Emission { kind, impression_id, impression_time, payload: shown, .. } = emission;
+        Self { kind, impression_id, impression_time, shown }
+    }
 }
 
 /// Which labels have matured.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::breaker::Breaker;
 use super::refusals::Refusals;
 use super::shown::RepeatedScore;
 use super::{
@@ -59,6 +60,8 @@ pub struct Scalars {
     pub batch: Batch,
     /// What was read.
     pub read: IntakeCounters,
+    /// The circuit breaker, with the labels that wait in it.
+    pub breaker: Breaker,
     /// What was learned.
     pub counters: LearnerCounters,
     /// Progressive metrics.
@@ -99,6 +102,7 @@ impl<E: Executor> Trainer<E> {
             join: intake.join.scalars(),
             batch: learner.batch.clone(),
             read: intake.counters.clone(),
+            breaker: intake.breaker.clone(),
             counters: learner.counters.clone(),
             windows: learner.windows.clone(),
             unscored: learner.shown.unscored().to_vec(),
@@ -143,16 +147,18 @@ impl Trainer {
             impl IntoIterator<Item = JoinEntry<Arc<Shown>>>,
         >,
     ) -> Result<Self, RestoreError> {
-        let Scalars { progress, join, batch, read, counters, windows, unscored, refused, dense } = saved.scalars;
+        let Scalars { progress, join, batch, read, breaker, counters, windows, unscored, refused, dense } =
+            saved.scalars;
         let sequencer = Sequencer::resume(progress, saved.journal);
         let join = Join::restore(params.join.clone(), &join, saved.entries)?;
+        let breaker = (breaker, params.breaker);
         let mut learner = Learner::new(params, Inline);
         learner.model = DeepFm::restore(learner.params.model.clone(), dense, saved.rows, saved.candidates)?;
         learner.shown = ShownScores::restore(unscored, saved.shown_scores)?;
         learner.refusals = Refusals::restore(refused);
         learner.log_time = sequencer.largest_released();
         (learner.batch, learner.counters, learner.windows) = (batch, counters, windows);
-        let mut trainer = Self::of(Intake::new(sequencer, join, read, saved.ledger), learner);
+        let mut trainer = Self::of(Intake::new(sequencer, join, read, saved.ledger, breaker), learner);
         trainer.note_saved();
         Ok(trainer)
     }

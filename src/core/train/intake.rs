@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use super::delivery::{Delivery, Item, Maturity, Shown};
+use super::breaker::{Breaker, BreakerParams};
+use super::delivery::{Delivery, Item, Label, Maturity, Shown};
 use super::{Fate, IntakeCounters, Ledger};
 use crate::event::{Event, Impression};
 use crate::join::{ClickIn, Emission, EmissionKind, ImpressionIn, Join, Taken};
@@ -33,6 +34,8 @@ pub struct Intake {
     pub(super) join: Join<Arc<Shown>>,
     pub(super) counters: IntakeCounters,
     pub(super) ledger: Ledger,
+    pub(super) breaker: Breaker,
+    pub(super) breaker_params: Option<BreakerParams>,
     emissions: Vec<Emission<Arc<Shown>>>,
 }
 
@@ -43,8 +46,21 @@ impl Intake {
         join: Join<Arc<Shown>>,
         counters: IntakeCounters,
         ledger: Ledger,
+        (breaker, breaker_params): (Breaker, Option<BreakerParams>),
     ) -> Self {
-        Self { sequencer, join, counters, ledger, emissions: Vec::new() }
+        Self { sequencer, join, counters, ledger, breaker, breaker_params, emissions: Vec::new() }
+    }
+
+    /// The circuit breaker.
+    pub fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
+    /// The watermark up to which labels have matured and come out: those that wait in the breaker have not.
+    fn matured_until(&self) -> Option<i64> {
+        let watermark = self.join.watermark()?;
+        let waiting = self.breaker.oldest_held().map(|time| self.join.matures_after(time));
+        Some(waiting.map_or(watermark, |end| watermark.min(end)))
     }
 
     /// The sequencer: queues, standings and the journal.
@@ -86,7 +102,7 @@ impl Intake {
             }
         };
         self.ledger.enter(partition, fate, hash);
-        delivery.maturity = Maturity::Watermark(self.join.watermark());
+        delivery.maturity = Maturity::Watermark(self.matured_until());
         Some(Consumed { partition, offset, time, weight, fate, refused })
     }
 
@@ -104,15 +120,8 @@ impl Intake {
                     let (impression_id, time) = (Arc::clone(&impression.impression_id), impression.event_time);
                     let shown = self.numbered(partition, offset, impression);
                     let kind = if clicked(&impression_id) { EmissionKind::Positive } else { EmissionKind::Negative };
-                    let label = Emission {
-                        kind,
-                        impression_id: Arc::clone(&impression_id),
-                        impression_time: time,
-                        click_time: None,
-                        click_event_id: None,
-                        watermark: None,
-                        payload: Arc::clone(&shown),
-                    };
+                    let (id, shown_too) = (Arc::clone(&impression_id), Arc::clone(&shown));
+                    let label = Label { kind, impression_id: id, impression_time: time, shown: shown_too };
                     delivery.items.extend([Item::Shown { impression_id, time, shown }, Item::Label(label)]);
                 }
             }
@@ -166,7 +175,9 @@ impl Intake {
                 self.join.click(arrived, &mut self.emissions)
             }
         };
-        items.extend(self.emissions.drain(..).map(Item::Label));
+        for emission in self.emissions.drain(..) {
+            self.breaker.take(self.breaker_params.as_ref(), emission.into(), items);
+        }
         match taken {
             Taken::In => Fate::Joined,
             Taken::TooLate => Fate::TooLate,

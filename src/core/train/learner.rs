@@ -6,12 +6,12 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::batch::Pending;
-use super::delivery::{Delivery, Item, Maturity, Shown};
+use super::delivery::{Delivery, Item, Label, Maturity, Shown};
 use super::refusals::Refusals;
 use super::shown::{ShownScores, UNSCORED_MAX};
 use super::{Batch, LearnerCounters, Observer, Scored, TrainParams, Unlearned};
 use crate::feature::{Features, hash};
-use crate::join::{Emission, EmissionKind};
+use crate::join::EmissionKind;
 use crate::metric::Windows;
 use crate::model::{DeepFm, Example, Executor, Importance, SHARDS, Scratch};
 
@@ -104,7 +104,8 @@ impl<E: Executor> Learner<E> {
         for item in delivery.items.drain(..) {
             match item {
                 Item::Shown { impression_id, time, shown } => self.show(&impression_id, time, shown, observer),
-                Item::Label(emission) => self.learn_from(emission, observer),
+                Item::Label(label) => self.learn_from(label, observer),
+                Item::Skipped(label) => self.skip(&label),
             }
         }
         match delivery.maturity {
@@ -191,9 +192,9 @@ impl<E: Executor> Learner<E> {
     }
 
     /// Puts a label into the micro-batch, and learns that when it is full.
-    fn learn_from(&mut self, emission: Emission<Arc<Shown>>, observer: &mut dyn Observer) {
-        let (time, number) = (emission.impression_time, emission.payload.number);
-        match emission.kind {
+    fn learn_from(&mut self, label: Label, observer: &mut dyn Observer) {
+        let (time, number) = (label.impression_time, label.shown.number);
+        match label.kind {
             EmissionKind::Positive | EmissionKind::FakePositive => self.shown.clicked(time, number),
             EmissionKind::Unlabelled => {
                 self.shown.forget(time, number);
@@ -202,16 +203,16 @@ impl<E: Executor> Learner<E> {
             }
             EmissionKind::Negative | EmissionKind::Correction | EmissionKind::FakeNegative | EmissionKind::Matured => {}
         }
-        let is_correction = matches!(emission.kind, EmissionKind::Correction | EmissionKind::FakePositive);
+        let is_correction = matches!(label.kind, EmissionKind::Correction | EmissionKind::FakePositive);
         if is_correction && self.refusals.contains(time, number) {
             self.counters.corrections_ignored += 1;
-        } else if let Some(pending) = self.labelled(emission) {
+        } else if let Some(pending) = self.labelled(label) {
             self.learn_later(pending, observer);
         }
     }
 
-    fn labelled(&mut self, emission: Emission<Arc<Shown>>) -> Option<Pending> {
-        let Emission { kind, impression_id, impression_time, payload: shown, .. } = emission;
+    fn labelled(&mut self, label: Label) -> Option<Pending> {
+        let Label { kind, impression_id, impression_time, shown } = label;
         let kept = is_sampled(SAMPLING_LANE, self.params.negative_sampling_rate, &impression_id);
         let (label, importance) = match kind {
             EmissionKind::Negative if !kept => {
@@ -284,14 +285,26 @@ impl<E: Executor> Learner<E> {
         self.batch.pending.clear();
     }
 
+    /// A label of an outage is not known: it is neither learned nor metered, and not corrected later.
+    fn skip(&mut self, label: &Label) {
+        let (time, number) = (label.impression_time, label.shown.number);
+        self.counters.skipped += 1;
+        self.shown.forget(time, number);
+        self.remember_unlearned(time, number);
+    }
+
+    fn remember_unlearned(&mut self, time: i64, number: u64) {
+        self.refusals.remember(time, number);
+        self.counters.refusals_forgotten += self.refusals.hold_bound(self.params.join.remembered_max.min(REFUSALS_MAX));
+    }
+
     /// What was never learned is not corrected, nor metered.
     fn refuse_example(&mut self, refused: &Pending) {
         self.counters.examples_refused += 1;
         let Shown { partition, offset, number, .. } = *refused.shown;
         self.unlearned.push(Unlearned { partition, offset, impression_id: Arc::clone(&refused.impression_id) });
         self.shown.forget(refused.impression_time, number);
-        self.refusals.remember(refused.impression_time, number);
-        self.counters.refusals_forgotten += self.refusals.hold_bound(self.params.join.remembered_max.min(REFUSALS_MAX));
+        self.remember_unlearned(refused.impression_time, number);
     }
 
     /// Removes what was not learned for long from one shard of the table, or from all of a small one: each comes round every

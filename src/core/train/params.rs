@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::breaker::BreakerParams;
 use crate::join::params::JoinParams;
 use crate::math;
 use crate::model::params::ModelParams;
@@ -21,6 +22,9 @@ pub struct TrainParams {
     pub window_impressions: u64,
     /// Share of impressions that are scored when shown, in (0, 1]; which ones is a hash of the impression id.
     pub metrics_sampling_rate: f64,
+    /// The circuit breaker; none in parameters of before there was one.
+    #[serde(default)]
+    pub breaker: Option<BreakerParams>,
 }
 
 impl TrainParams {

@@ -42,6 +42,7 @@ fn params() -> TrainParams {
         negative_sampling_rate: 1.0,
         window_impressions: 1000,
         metrics_sampling_rate: 1.0,
+        breaker: None,
     }
 }
 
