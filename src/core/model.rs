@@ -18,6 +18,7 @@ pub mod mlp;
 mod ageing;
 pub mod params;
 mod slot;
+pub mod weights;
 pub mod table;
 
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,7 @@ use batch::{Architecture, Dense, Slot};
 use candidates::Candidates;
 use params::ModelParams;
 use table::{RowNumber, Table};
+use weights::WeightRule;
 
 pub use batch::{Example, Scratch};
 pub use executor::{Executor, Inline};
@@ -255,6 +257,7 @@ impl DeepFm {
             *values = self.architecture.mlp.widened(values, &architecture.mlp);
         }
         self.architecture = architecture;
+        self.table.forget_published();
         let mut largest = 0.0_f32;
         let mut solve = |from, to, z: f32, n: f32| {
             let w = ftrl::weight(from, z, n);
@@ -308,10 +311,7 @@ impl DeepFm {
 
     /// The same for a row by its number.
     pub fn row_weights(&self, row: RowNumber, v: &mut [f32]) -> f32 {
-        let (z, n) = self.table.state(row).split_at(1 + self.params.embedding_dim);
-        ftrl::weights(&self.params.embedding, &z[1..], &n[1..], v);
-        ftrl::shrink_group(&self.params.embedding, &z[1..], v);
-        ftrl::weight(&self.params.linear, z[0], n[0])
+        WeightRule::of(&self.params).weights(self.table.state(row), v)
     }
 
     fn dense_weights(&self) -> Dense<'_> {
@@ -423,7 +423,11 @@ impl DeepFm {
         let (mut created, mut ids_refused, mut counted) = (0, 0, Vec::new());
         for (at, (id, slot)) in slots() {
             match *slot {
-                Slot::Row(row) => self.write_row(row, at, seconds, scratch),
+                Slot::Row(row) => {
+                    let w = &scratch.embedding.w[at * self.params.embedding_dim..][..self.params.embedding_dim];
+                    self.table.weights_leave(row, scratch.linear.w[at], w);
+                    self.write_row(row, at, seconds, scratch);
+                }
                 Slot::Admitted => created += 1,
                 Slot::Counted if self.candidates.count(*id) == 0 => counted.push(*id),
                 Slot::Counted => self.candidates.count_once(*id, seconds),

@@ -23,6 +23,7 @@ mod intake;
 mod learner;
 mod ledger;
 mod params;
+mod published;
 mod refusals;
 mod shown;
 

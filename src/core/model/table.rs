@@ -8,6 +8,7 @@
 //! hash leaves the sum when the row is first touched after a digest, its new one enters when the next digest is taken.
 
 mod shard;
+mod since;
 mod touched;
 
 use super::RepeatedId;
@@ -15,6 +16,9 @@ use super::ageing::{Age, Ageing, SHARDS, shard};
 use super::slot::SlotKey;
 use crate::feature::FeatureId;
 use shard::Shard;
+use since::Since;
+
+pub use since::{Changes, Untaken};
 
 /// Words of a row before its state: id (2), last seen, count.
 const HEAD_WORDS: usize = 4;
@@ -36,6 +40,8 @@ pub struct Table {
     key: SlotKey,
     /// Rows of all shards.
     len: usize,
+    /// What changed since a version was cut, if that is noted.
+    since: Option<Box<Since>>,
 }
 
 /// What is known of a row besides its optimizer state.
@@ -59,6 +65,7 @@ impl Ageing for Table {
     }
 
     fn remove_aged(&mut self, id: FeatureId) {
+        self.weights_go(id);
         self.shards[shard(id)].remove(id, self.key);
         self.len -= 1;
     }
@@ -69,7 +76,7 @@ impl Table {
     pub fn new(embedding_dim: usize) -> Self {
         let coordinates = 1 + embedding_dim;
         let shards = Box::new(std::array::from_fn(|_| Shard::new(HEAD_WORDS + 2 * coordinates)));
-        Self { coordinates, shards, key: SlotKey::default(), len: 0 }
+        Self { coordinates, shards, key: SlotKey::default(), len: 0, since: None }
     }
 
     /// Number of rows.
@@ -89,7 +96,7 @@ impl Table {
 
     /// Bytes held, index and unused room included.
     pub fn bytes(&self) -> usize {
-        self.shards.iter().map(Shard::bytes).sum()
+        self.shards.iter().map(Shard::bytes).sum::<usize>() + self.since.as_ref().map_or(0, |since| since.bytes())
     }
 
     /// The row of an id.
@@ -103,7 +110,9 @@ impl Table {
     pub fn insert(&mut self, id: FeatureId) -> RowNumber {
         let shard = shard(id);
         self.len += 1;
-        RowNumber { shard: shard as u32, at: self.shards[shard].insert(id, self.key) }
+        let row = RowNumber { shard: shard as u32, at: self.shards[shard].insert(id, self.key) };
+        self.weights_come(row);
+        row
     }
 
     /// The optimizer state of a row: `z[1 + dim]` then `n[1 + dim]`, linear coordinate first.

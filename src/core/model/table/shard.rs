@@ -189,6 +189,22 @@ impl Shard {
         self.touched_len(Subscriber::Checkpoint) + self.notes.gone.len()
     }
 
+    /// Marks a row for a subscriber; says whether it was not marked.
+    #[inline]
+    pub(super) fn mark(&mut self, subscriber: Subscriber, row: u32) -> bool {
+        self.notes.touched.mark(subscriber, row)
+    }
+
+    /// Takes a mark away; says whether there was one.
+    pub(super) fn unmark(&mut self, subscriber: Subscriber, row: u32) -> bool {
+        self.notes.touched.unmark(subscriber, row)
+    }
+
+    /// The rows that are marked for a subscriber; afterwards none is.
+    pub(super) fn take_touched(&mut self, subscriber: Subscriber) -> Vec<u32> {
+        self.notes.touched.take(subscriber)
+    }
+
     /// About how many rows a subscriber has not taken.
     pub(super) fn touched_len(&self, subscriber: Subscriber) -> usize {
         self.notes.touched.len(subscriber)

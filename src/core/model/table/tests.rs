@@ -3,9 +3,11 @@
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::super::slot::SlotKey;
+use super::super::weights::{RowHasher, WeightRule};
 use super::touched::Subscriber;
 use super::*;
 use crate::feature::hash::mix64;
+use crate::optim::params::FtrlParams;
 
 fn filled(rows: u64) -> Table {
     let mut table = Table::new(10);
@@ -181,4 +183,90 @@ fn small_consecutive_ids_spread_over_the_shards() {
     }
     let largest = table.shards.iter().map(Shard::len).max().expect("there are shards");
     assert!(largest < 200, "a shard holds {largest} of 25,600 ids where 100 are due");
+}
+
+/// The weights of a table, as a server that has every version would have them.
+#[derive(Clone, Default, PartialEq)]
+struct Copy {
+    rows: std::collections::BTreeMap<u64, (f32, Vec<f32>)>,
+    digest: u128,
+}
+
+const RULE: WeightRule = {
+    let group = FtrlParams { alpha: 0.1, beta: 1.0, l1: 0.25, l2: 0.01, l21: 0.0 };
+    WeightRule { linear: group, embedding: FtrlParams { l21: 0.05, ..group } }
+};
+
+impl Copy {
+    fn of(table: &Table) -> Self {
+        let (mut copy, mut v) = (Self::default(), [0.0; 2]);
+        for row in table.numbers() {
+            let linear = RULE.weights(table.state(row), &mut v);
+            copy.rows.insert(table.head(row).id, (linear, v.to_vec()));
+            copy.digest = copy.digest.wrapping_add(RowHasher::default().hash(table.head(row).id, linear, &v));
+        }
+        copy
+    }
+
+    fn apply(&mut self, changes: &Changes) {
+        changes.gone.iter().for_each(|id| drop(self.rows.remove(id)));
+        for ((id, linear), v) in changes.ids.iter().zip(&changes.linear).zip(changes.embeddings.chunks(2)) {
+            self.rows.insert(*id, (*linear, v.to_vec()));
+        }
+        self.digest = self.digest.wrapping_sub(changes.left).wrapping_add(changes.entered);
+    }
+}
+
+fn touch(table: &mut Table, id: u64, dice: u64) {
+    let row = table.find(id).unwrap_or_else(|| table.insert(id));
+    let mut v = [0.0; 2];
+    let linear = RULE.weights(table.state(row), &mut v);
+    table.weights_leave(row, linear, &v);
+    let value = (dice % 1000) as f32 / 100.0;
+    table.write(row, (value, &[-value, 0.5]), (value, &[1.0; 2]), (dice % 50) as u32);
+}
+
+#[test]
+fn changes_taken_one_after_the_other_make_every_copy_the_table() {
+    let mut table = Table::new(2);
+    let mut dice = 1_u64;
+    let mut roll = |sides: u64| {
+        dice = mix64(dice);
+        dice % sides
+    };
+    assert_eq!(table.take_changes(), None, "nothing was published that anything could have changed since");
+    for id in 0..300 {
+        touch(&mut table, mix64(id), id);
+    }
+    table.note_published(RULE);
+    let mut copy = Copy::of(&table);
+    for round in 0..200 {
+        for _ in 0..roll(40) {
+            touch(&mut table, mix64(roll(600)), mix64(roll(1 << 40)));
+        }
+        if round % 3 == 0 {
+            table.evict(roll(20) as usize);
+        }
+        if round % 5 == 0 {
+            table.sweep(roll(SHARDS as u64) as usize, 25);
+        }
+        let untaken = match roll(4) {
+            // A version that could not be written: it was as if it had never been cut.
+            0 => table.take_changes().map(|changes| changes.untaken()),
+            _ => None,
+        };
+        for _ in 0..roll(10) {
+            touch(&mut table, mix64(roll(600)), mix64(roll(1 << 40)));
+        }
+        table.evict(roll(5) as usize);
+        untaken.into_iter().for_each(|untaken| table.give_back(untaken));
+        if roll(3) > 0 {
+            let changes = table.take_changes().expect("it is noted");
+            copy.apply(&changes);
+            assert!(copy == Copy::of(&table), "round {round}");
+        }
+    }
+    assert_eq!(table.digest(), recomputed(&table));
+    table.forget_published();
+    assert_eq!((table.take_changes(), table.changed_len()), (None, None));
 }

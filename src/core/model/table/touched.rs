@@ -7,12 +7,14 @@ pub(super) enum Subscriber {
     Digest,
     /// The next checkpoint: the last one has not their present form.
     Checkpoint,
+    /// The next version: the last one has not the weights of their present form.
+    Version,
 }
 
 /// The rows of a shard that each subscriber has not taken. Invariant: whose bit is set is listed; a row that was taken out
 /// singly may still be.
 #[derive(Debug, Default)]
-pub(super) struct Touched([Set; 2]);
+pub(super) struct Touched([Set; 3]);
 
 /// A set of rows that is filled one by one and emptied at once: a bit a row, and a list. The bits say what is in it.
 #[derive(Debug, Default)]
