@@ -2,6 +2,7 @@
 
     python scorer.py VERSION-DIRECTORY < features.jsonl > probabilities
 
+A delta is applied on top of the versions that it stands on, which lie beside it.
 Each line of the input is the features object of an impression. Needs numpy, safetensors and xxhash (from PyPI).
 """
 import bisect, decimal, json, math, os, pathlib, struct, sys
@@ -42,10 +43,40 @@ def entries(field, value):  # (feature id, weight) of each value of a field.
             yield xxhash.xxh3_64_intdigest(struct.pack("<I", len(name)) + name + text(value).encode()), np.float32(weight)
 
 
+def applied(delta, before):  # The tensors of a version from what has changed, and its parent's.
+    ids = np.concatenate([delta["feature_ids"], delta["removed_ids"]])
+    kept, rows = ~np.isin(before["feature_ids"], ids), ("feature_ids", "linear", "embeddings")
+    merged = {name: np.concatenate([before[name][kept], delta[name]]) for name in rows}
+    order = np.argsort(merged["feature_ids"])
+    return {name: tensor for name, tensor in delta.items() if name != "removed_ids"} | {
+        name: tensor[order] for name, tensor in merged.items()}
+
+
+def digest(tensors):  # Of all weights: each manifest has it.
+    rows = zip(tensors["feature_ids"], tensors["linear"], tensors["embeddings"])
+    hashes = (xxhash.xxh3_128_intdigest(id.tobytes() + linear.tobytes() + row.tobytes()) for id, linear, row in rows)
+    layers = sorted(name for name in tensors if name.startswith("mlp.") and name != "mlp.output")
+    layers.sort(key=lambda name: (int(name.split(".")[1]), name.endswith("bias")))
+    dense = ["bias", *layers, *(["mlp.output"] if "mlp.output" in tensors else [])]
+    whole = xxhash.xxh3_128_intdigest(b"".join(tensors[name].tobytes() for name in dense))
+    return f"{(whole + sum(hashes)) % 2**128:032x}"
+
+
 class Version:
     def __init__(self, directory):
-        self.manifest = json.loads((pathlib.Path(directory) / "manifest.json").read_text())
-        self.tensors = safetensors.numpy.load_file(pathlib.Path(directory) / "model.safetensors")
+        directory, links = pathlib.Path(directory).resolve(), []
+        while True:
+            manifest = json.loads((directory / "manifest.json").read_text())
+            links.append((directory, manifest))
+            if manifest["kind"] == "full":
+                break
+            parent = manifest["parent"]
+            directory = directory.parent / f"{parent['version']}-{parent['manifest_digest'][:12]}"
+        self.manifest, self.tensors = links[0][1], safetensors.numpy.load_file(directory / "model.safetensors")
+        for directory, _ in reversed(links[:-1]):
+            self.tensors = applied(safetensors.numpy.load_file(directory / "delta.safetensors"), self.tensors)
+        if "weights" in self.manifest and digest(self.tensors) != self.manifest["weights"]["digest"]:
+            raise ValueError(f"the weights of version {self.manifest['version']} are not those that its manifest digests")
 
     def logit(self, features):
         shape, tensors = self.manifest["architecture"], self.tensors

@@ -10,9 +10,8 @@ use std::time::SystemTime;
 
 use crate::config::operation;
 use crate::durable::DurableError;
-use deepfm_core::version::artefact::{Artefact, ArtefactError};
+use deepfm_core::version::artefact::{Artefact, ArtefactError, Verified};
 use deepfm_core::version::manifest::Manifest;
-use deepfm_core::version::servable::Servable;
 use directory::Directory;
 
 /// A version that is installed, by its name: its number and the beginning of its digest.
@@ -54,6 +53,9 @@ pub enum ArtefactIoError {
     /// The artefact is not what it says.
     #[error("artefact {path}")]
     Artefact { path: PathBuf, source: ArtefactError },
+    /// What a delta stands on is not beside it.
+    #[error("artefact {path} is a delta, and its parent is not beside it: {parent} is missing")]
+    Parent { path: PathBuf, parent: PathBuf },
     /// A directory was asked for that no version has.
     #[error("{0:?} is no directory of a version")]
     NotAVersion(String),
@@ -117,11 +119,12 @@ pub trait Artefacts: Send + Sync {
     /// When it cannot be read, or is another.
     fn file(&self, version: &Installed, manifest: &Manifest, name: &str) -> Result<Vec<u8>, ArtefactIoError>;
 
-    /// The weights of a version, after every check of it.
+    /// A version with all its weights, after every check of it. A delta is applied to `held` where that is among the versions that
+    /// it stands on, and else to those that are there.
     ///
     /// # Errors
     /// When it cannot be read, or is not what it says.
-    fn weights(&self, name: &str) -> Result<Servable, ArtefactIoError>;
+    fn whole(&self, name: &str, held: Option<&Verified>) -> Result<Verified, ArtefactIoError>;
 
     /// Bytes of a version's files.
     fn bytes(&self, version: &Installed) -> u64;

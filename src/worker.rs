@@ -18,6 +18,7 @@
 
 pub mod admin;
 pub mod census;
+pub mod chain;
 pub mod committer;
 pub mod counts;
 pub mod descriptors;

@@ -6,6 +6,7 @@ mod integration {
     mod commands;
     mod configuration;
     mod connections;
+    mod deltas;
     mod dependencies;
     mod determinism;
     mod encoder;

@@ -12,9 +12,9 @@ use crate::durable::{self, StagedDirectory, failed};
 use deepfm_core::version::artefact::{self, Artefact, ArtefactError, MANIFEST, Verified};
 use deepfm_core::version::bytes::Bytes;
 use deepfm_core::version::journal::JOURNAL;
-use deepfm_core::version::manifest::{MANIFEST_BYTES_MAX, Manifest, sha256};
+use deepfm_core::version::link::{self, ChainLink};
+use deepfm_core::version::manifest::{Kind, MANIFEST_BYTES_MAX, Manifest, sha256};
 use deepfm_core::version::names;
-use deepfm_core::version::servable::Servable;
 
 /// Where the journals of removed versions are, below the versions.
 const JOURNALS: &str = "journals";
@@ -132,9 +132,9 @@ impl Artefacts for Directory {
         Ok(content)
     }
 
-    fn weights(&self, name: &str) -> Result<Servable, ArtefactIoError> {
+    fn whole(&self, name: &str, held: Option<&Verified>) -> Result<Verified, ArtefactIoError> {
         let [installed, _] = self.places(name)?;
-        Ok(verify(&installed)?.servable)
+        materialize_on(&installed, held)
     }
 
     fn bytes(&self, version: &Installed) -> u64 {
@@ -162,21 +162,109 @@ impl Artefacts for Directory {
     }
 }
 
-/// Reads and checks an installed version: its manifest first, then the files that this names, each a regular file of the length
+/// An installed version that is whole.
+#[derive(Debug)]
+pub enum Whole {
+    /// A full version.
+    Full(Box<Verified>),
+    /// A delta, as far as it can be checked alone.
+    Delta(Box<ChainLink>),
+}
+
+/// Reads and checks a full version: its manifest first, then the files that this names, each a regular file of the length
 /// that it states.
 ///
 /// # Errors
-/// When a file cannot be read, or the version is not what it says.
+/// When a file cannot be read, or the version is not what it says, or a delta.
 pub fn verify(path: &Path) -> Result<Verified, ArtefactIoError> {
+    let (contents, _) = read_files(path)?;
+    let verified = artefact::verify(&contents).map_err(artefact_error(path))?;
+    check_name(path, &verified.manifest, &verified.digest)?;
+    Ok(verified)
+}
+
+/// Reads and checks a version of either kind, as [`verify`] does.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_either(path: &Path) -> Result<Whole, ArtefactIoError> {
+    let (contents, kind) = read_files(path)?;
+    let (whole, digest) = match kind {
+        Kind::Full => {
+            let verified = artefact::verify(&contents).map_err(artefact_error(path))?;
+            let digest = verified.digest.clone();
+            (Whole::Full(Box::new(verified)), digest)
+        }
+        Kind::Delta => {
+            let link = link::verify(&contents).map_err(artefact_error(path))?;
+            let digest = link.digest.clone();
+            (Whole::Delta(Box::new(link)), digest)
+        }
+    };
+    check_name(path, whole.manifest(), &digest)?;
+    Ok(whole)
+}
+
+/// The version in a directory with all its weights: a delta is applied to the versions that it stands on, which lie beside it,
+/// each of them checked.
+///
+/// # Errors
+/// When one of them is missing, or not what it says.
+pub fn materialize(path: &Path) -> Result<Verified, ArtefactIoError> {
+    materialize_on(path, None)
+}
+
+/// The same, from the version that is held where that is one of those that it stands on.
+///
+/// # Errors
+/// As [`materialize`].
+pub fn materialize_on(path: &Path, held: Option<&Verified>) -> Result<Verified, ArtefactIoError> {
+    let mut at = path.canonicalize().map_err(failed("find", path))?;
+    let mut links = Vec::new();
+    let mut version = loop {
+        let link = match verify_either(&at)? {
+            Whole::Full(verified) => break *verified,
+            Whole::Delta(link) => link,
+        };
+        if let Some(held) = held.filter(|held| link.manifest.parent.as_ref() == Some(&held.version())) {
+            break link.apply(held).map_err(artefact_error(&at))?;
+        }
+        let parent = parent_of(&at, &link.manifest)?;
+        links.push((at, link));
+        at = parent;
+    };
+    while let Some((at, link)) = links.pop() {
+        version = link.apply(&version).map_err(artefact_error(&at))?;
+    }
+    Ok(version)
+}
+
+/// Where the parent of a delta is: beside it.
+fn parent_of(path: &Path, manifest: &Manifest) -> Result<PathBuf, ArtefactIoError> {
+    let name = manifest.parent.as_ref().map(|parent| names::directory(parent.version, &parent.manifest_digest));
+    let parent = path.with_file_name(name.unwrap_or_default());
+    if parent.is_dir() { Ok(parent) } else { Err(ArtefactIoError::Parent { path: path.to_owned(), parent }) }
+}
+
+impl Whole {
+    /// What the version says of itself.
+    pub fn manifest(&self) -> &Manifest {
+        match self {
+            Self::Full(verified) => &verified.manifest,
+            Self::Delta(link) => &link.manifest,
+        }
+    }
+}
+
+/// The files of a version, the manifest first, and of which kind it is.
+fn read_files(path: &Path) -> Result<(BTreeMap<String, Bytes>, Kind), ArtefactIoError> {
     let bytes = read_manifest(path)?;
     let named = artefact::read_manifest(&bytes).map_err(artefact_error(path))?;
     let mut contents = BTreeMap::from([(MANIFEST.to_owned(), Bytes::from(bytes))]);
     for name in named.files.keys() {
         contents.insert(name.clone(), read_named(path, &named, name)?.into());
     }
-    let verified = artefact::verify(&contents).map_err(artefact_error(path))?;
-    check_name(path, &verified.manifest, &verified.digest)?;
-    Ok(verified)
+    Ok((contents, named.kind))
 }
 
 fn read_manifest(path: &Path) -> Result<Vec<u8>, ArtefactIoError> {

@@ -8,6 +8,7 @@ use clap::Subcommand;
 use deepfm_core::version::alias::Hold;
 use deepfm_core::version::announcement::Announcement;
 use deepfm_core::version::known::KnownVersions;
+use deepfm_core::version::manifest::Kind;
 use deepfm_core::version::moves::Order;
 use deepfm_stream::artefacts;
 use deepfm_stream::config::Config;
@@ -247,7 +248,9 @@ fn line(version: &Announcement, versions: &KnownVersions, columns: Option<usize>
     let aliases = versions.aliases.values().filter(|alias| alias.version == version.version);
     let abandoned = version.abandoned.as_ref().map(|_| "abandoned");
     let held = version.held.as_ref().map(|_| "rejected");
-    let names: Vec<&str> = aliases.map(|alias| alias.alias.as_str()).chain(abandoned).chain(held).collect();
+    let delta = (version.kind == Kind::Delta).then_some("delta");
+    let names = delta.into_iter().chain(aliases.map(|alias| alias.alias.as_str())).chain(abandoned).chain(held);
+    let names: Vec<&str> = names.collect();
     let metric = |name: &str| version.metrics.get("window").and_then(|window| window[name].as_f64());
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
     if is_narrow(columns) {

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use deepfm_core::version::manifest::CHAIN_MAX;
 use serde::{Serialize, Serializer};
 use serde_json::json;
 
@@ -49,10 +50,16 @@ section! {
         /// The directory of the versions.
         dir: PathBuf = PathBuf::from("versions"), DIR, Free;
         /// A version is published at this interval, and after as many learned examples, whichever comes first. 0 is off. More
-        /// often is fresher; each version is a full copy of the weights.
+        /// often is fresher.
         interval_seconds: u64 = 300, whole(0, 30 * DAY_SECONDS, "it is at most 30 days; 0 is not by time"), Free;
         /// After how many learned examples a version is published; 0 is not by examples.
         interval_examples: u64 = 0, whole(0, 1_000_000_000_000, "it is at most 10^12; 0 is not by examples"), Free;
+        /// One version in so many is full, at least, and each run's first is; those between are deltas: what has changed since
+        /// the version before. 1 makes every version full.
+        full_every: u32 = 16,
+            whole(1, CHAIN_MAX, "a server that comes late reads a full version and every delta since"), Free;
+        /// The largest a delta may be, as a share of the full version: where more has changed, a full one is made instead.
+        delta_ratio_max: f32 = 0.3, number(Bounds::SHARE, "it is a share of the size of a full version"), Free;
         /// Raw feature rows with expected scores that travel in each version; servers reproduce them before they swap.
         probes: usize = 16, whole(1, 10_000, "servers score each probe before they serve a version"), Free;
         /// While no click was read for so long by the log's own time, although impressions come, no version goes live: a

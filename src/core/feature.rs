@@ -105,6 +105,11 @@ impl Features {
         &self.entries
     }
 
+    /// The ids of all entries.
+    pub fn ids(&self) -> impl Iterator<Item = FeatureId> {
+        self.entries.iter().map(|entry| entry.id)
+    }
+
     /// Where each field ends in [`Self::entries`].
     pub fn ends(&self) -> &[u32] {
         &self.ends

@@ -1,7 +1,7 @@
 //! Versions: what servers load, as bytes and as records of a topic; all of it pure.
 //!
 //! An *artefact* holds what a server needs to score: weights, a manifest that names and digests the other files, and probes
-//! that the server must reproduce. An *announcement* says that a version exists, an *alias* which one servers follow. The
+//! that the server must reproduce; that of a *delta* holds what has changed since its parent. An *announcement* says that a version exists, an *alias* which one servers follow. The
 //! *outbox* is what a checkpoint owes the world.
 
 pub mod names;
@@ -10,7 +10,10 @@ pub mod safetensors;
 pub mod journal;
 pub mod manifest;
 pub mod servable;
+pub mod delta;
+pub mod reading;
 pub mod artefact;
+pub mod link;
 pub mod gate;
 pub mod announcement;
 pub mod alias;

@@ -1,4 +1,5 @@
-//! Which versions are removed: all but the newest few, whatever an alias points at, and what is still needed of their journals.
+//! Which versions are removed: all but the newest few, whatever an alias points at, what a delta among them stands on, and what
+//! is still needed of their journals.
 //!
 //! First their announcements become tombstones, then their directories go: a server that looks a version up finds it whole, or
 //! does not find it announced. What a crash in between leaves is removed by a later run.
@@ -13,6 +14,7 @@ use super::exports;
 use crate::artefacts::{ArtefactIoError, Artefacts, Installed, Journal, Shelf};
 use crate::config::operation;
 use deepfm_core::version::known::KnownVersions;
+use deepfm_core::version::manifest::Kind;
 
 /// How long a directory is left alone that is not announced under its own name: its worker may be about to do that.
 const UNANNOUNCED_MIN: Duration = Duration::from_hours(24);
@@ -49,8 +51,9 @@ impl Plan {
     }
 }
 
-/// Decides what is removed. Never the newest version, nor the newest that the model descends from (each version is whole, and so
-/// its own base), nor one that an alias points at, is held at, or pointed at before: that is where it is rolled back to.
+/// Decides what is removed. Never the newest version, nor the newest that the model descends from, nor one that an alias points
+/// at, is held at, or pointed at before: that is where it is rolled back to; and of a delta that stays neither the full version
+/// that its chain begins with nor a link in between.
 ///
 /// # Errors
 /// When the directories cannot be read.
@@ -76,11 +79,13 @@ pub fn plan(
         settings.keep_days > 0
             && created_at.parse::<jiff::Timestamp>().is_ok_and(|created| now.duration_since(created) < days)
     };
+    kept.extend(known.announced.values().filter(|one| is_young(&one.created_at)).map(|one| one.version));
+    let kept = with_bases(kept, known);
     let needed_since = needed_since(exports);
     let installed = artefacts.list(Shelf::Versions)?;
     let bytes =
         |directory: &str| installed.iter().find(|one| one.directory == directory).map_or(0, |one| artefacts.bytes(one));
-    let announced = known.announced.values().filter(|one| !kept.contains(&one.version) && !is_young(&one.created_at));
+    let announced = known.announced.values().filter(|one| !kept.contains(&one.version));
     let mut versions: Vec<Removal> = announced
         .map(|one| Removal {
             version: one.version,
@@ -106,6 +111,17 @@ pub fn plan(
     versions.sort_unstable_by(|one, other| (one.version, &one.directory).cmp(&(other.version, &other.directory)));
     let journals = artefacts.list(Shelf::Journals)?.into_iter().filter(|journal| journal.version <= needed_since);
     Ok(Plan { versions, journals: journals.collect() })
+}
+
+/// The versions with all that they stand on: of a delta its parent, and so on down to a full version.
+fn with_bases(mut kept: BTreeSet<u64>, known: &KnownVersions) -> BTreeSet<u64> {
+    // From the newest on: a base is older than what stands on it.
+    for one in known.announced.values().rev().filter(|one| one.kind == Kind::Delta) {
+        if kept.contains(&one.version) {
+            kept.extend(one.parent.as_ref().map(|parent| parent.version));
+        }
+    }
+    kept
 }
 
 /// Removes the directories of a plan, whose announcements are tombstones by now; says what could not be removed.

@@ -14,7 +14,7 @@ use crate::thread::{Hand, Panicked, give_way};
 use deepfm_core::checkpoint::{self, Lineage};
 use deepfm_core::train::{Scope, StateCut};
 use deepfm_core::version::announcement::Announcement;
-use deepfm_core::version::artefact::VersionCut;
+use deepfm_core::version::artefact::{Base, VersionCut};
 use deepfm_core::version::gate::Judgement;
 use deepfm_core::version::outbox::OutboxEntry;
 
@@ -77,6 +77,8 @@ pub enum WriteProgress {
 pub struct StagedVersion {
     /// What is owed to the world.
     pub entry: OutboxEntry,
+    /// What the next version can be a delta on.
+    pub base: Base,
     /// Examples learned when it was cut.
     pub learned: u64,
     /// When that was.
@@ -217,7 +219,8 @@ fn stage(version: NewVersion, artefacts: &dyn Artefacts) -> Result<Box<StagedVer
     artefacts.stage(&artefact)?;
     let (goes_live, held) = (judgement.passed, judgement.refusal());
     let announcement = Announcement { gate: Some(judgement), held, ..Announcement::of(&artefact) };
-    Ok(Box::new(StagedVersion { entry: OutboxEntry { announcement, goes_live, journal }, learned, at }))
+    let entry = OutboxEntry { announcement, goes_live, journal };
+    Ok(Box::new(StagedVersion { entry, base: artefact.base, learned, at }))
 }
 
 fn commit(store: &mut dyn Store, job: NewCheckpoint, artefacts: &dyn Artefacts) -> Result<Committed, WorkerError> {

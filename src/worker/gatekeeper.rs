@@ -50,8 +50,9 @@ impl Gatekeeper {
         let slice = self.params.slice_field.filter(fits).and_then(|field| shown.features.field(field).first());
         // Where the log is read again, after a reset, the version that is live has seen its labels: that is no comparison.
         let incumbent = self.incumbent.as_ref().filter(|incumbent| incumbent.watermark < time);
-        let incumbent = incumbent
-            .and_then(|incumbent| incumbent.weights.score(iter::once(&shown.features), &mut self.scratch).next());
+        let incumbent = incumbent.and_then(|incumbent| {
+            incumbent.weights.servable.score(iter::once(&shown.features), &mut self.scratch).next()
+        });
         cohort.shown((time, shown.number), incumbent, slice.map(|entry| entry.id));
     }
 

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::error::WorkerError;
@@ -17,9 +18,9 @@ use crate::publish::retention;
 use crate::publish::topic::{Announcer, Reading, Record, TopicError};
 use crate::thread::Hand;
 use deepfm_core::version::alias::{Act, Alias, LIVE};
+use deepfm_core::version::artefact::Verified;
 use deepfm_core::version::known::KnownVersions;
 use deepfm_core::version::outbox::OutboxEntry;
-use deepfm_core::version::servable::Servable;
 
 /// The most versions that wait for their announcement.
 pub const OUTBOX_MAX: usize = 8;
@@ -40,18 +41,19 @@ pub struct Announced {
 #[derive(Debug)]
 pub struct Live {
     /// Its weights.
-    pub weights: Servable,
+    pub weights: Arc<Verified>,
     /// Up to where it has seen the log, in milliseconds of event time.
     pub watermark: i64,
 }
 
 impl Live {
-    /// What the topic says is live; nothing where nothing is, or its weights cannot be read.
-    pub fn of(config: &Config, known: &KnownVersions) -> Option<Self> {
+    /// What the topic says is live; nothing where nothing is, or its weights cannot be read. A delta is applied to the version
+    /// that is held, where it can be.
+    pub fn of(config: &Config, known: &KnownVersions, held: Option<&Verified>) -> Option<Self> {
         let Alias { version, directory, .. } = known.aliases.get(LIVE)?;
         let watermark = known.announced.get(version)?.watermark?;
-        match artefacts::of_model(&config.versions, &config.model.name).weights(directory) {
-            Ok(weights) => Some(Self { weights, watermark }),
+        match artefacts::of_model(&config.versions, &config.model.name).whole(directory, held) {
+            Ok(whole) => Some(Self { weights: Arc::new(whole), watermark }),
             Err(error) => {
                 tracing::warn!("live version {version} cannot be compared with: {:#}", anyhow::Error::from(error));
                 None
@@ -71,7 +73,7 @@ pub struct Publisher {
 impl Publisher {
     /// Starts the thread; `known` is what the topic said after all earlier writers were fenced off.
     pub fn start(config: &Config, announcer: Announcer, reading: Reading) -> Self {
-        let mut desk = Desk { announcer, config: config.clone(), reading };
+        let mut desk = Desk { announcer, config: config.clone(), reading, live: None };
         let work = move |entry: OutboxEntry, tell: &mut dyn FnMut(Result<Announced, WorkerError>)| {
             let announced = desk.announce(&entry).map_err(WorkerError::from);
             let has_failed = announced.is_err();
@@ -136,6 +138,8 @@ struct Desk {
     announcer: Announcer,
     config: Config,
     reading: Reading,
+    /// The weights of the version that is live, once it has moved: the next may be a delta on it.
+    live: Option<Arc<Verified>>,
 }
 
 impl Desk {
@@ -158,7 +162,12 @@ impl Desk {
         let live = self.live_digest();
         narrator::announced(announcement, live.as_deref() == Some(entry.manifest_digest()));
         let is_other = live != before;
-        Ok(Announced { version, live: is_other.then(|| Live::of(&self.config, &self.reading.known)) })
+        if !is_other {
+            return Ok(Announced { version, live: None });
+        }
+        let live = Live::of(&self.config, &self.reading.known, self.live.as_deref());
+        self.live = live.as_ref().map(|live| Arc::clone(&live.weights));
+        Ok(Announced { version, live: Some(live) })
     }
 
     /// Moves `live` to where it is due, for whoever writes it then.

@@ -320,6 +320,9 @@ fn carry_out(artefacts: &dyn Artefacts, settled: &Settled) -> Result<(), WorkerE
             VersionLoss::Overtaken => {
                 tracing::error!("version {version} was announced with another content; ours is dropped");
             }
+            VersionLoss::Orphaned => {
+                tracing::error!("version {version} is a delta on a version that is lost: it will not be announced");
+            }
             VersionLoss::Forsaken => {
                 tracing::error!("version {version} of the training export was never announced, and will not be");
             }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::chain::Chain;
 use super::committer::{Committed, Committer, Job, NewCheckpoint, NewVersion, StagedVersion, WriteProgress};
 use super::error::WorkerError;
 use super::gatekeeper::Gatekeeper;
@@ -31,7 +32,7 @@ use deepfm_core::checkpoint::clicks::ClickTimes;
 use deepfm_core::feature::field::FieldSet;
 use deepfm_core::metric::Report;
 use deepfm_core::train::{Fate, Tally};
-use deepfm_core::version::artefact::{Cut, VersionCut};
+use deepfm_core::version::artefact::Cut;
 use deepfm_core::version::manifest::ParentVersion;
 use deepfm_core::version::outbox::Outbox;
 
@@ -78,6 +79,7 @@ struct Worker<'w> {
     gatekeeper: Gatekeeper,
     board: &'w StatusBoard,
     publication: Publication,
+    chain: Chain,
     checkpoint: u64,
     clicks: ClickTimes,
     /// Whether it learns no more: what is committed now is the last.
@@ -134,6 +136,7 @@ pub fn run(
         gatekeeper,
         board,
         publication: Publication::new(intervals(config), ancestry, outbox, Instant::now()),
+        chain: Chain::new((&config.versions).into()),
         checkpoint,
     };
     drop(heart);
@@ -311,7 +314,8 @@ impl Worker<'_> {
     /// A version is durable where no server looks: it is committed with its place in the outbox. What was read since it was cut
     /// belongs to the next.
     fn note_staged(&mut self, staged: StagedVersion) {
-        let StagedVersion { entry, learned, at } = staged;
+        let StagedVersion { entry, base, learned, at } = staged;
+        self.chain.staged(base);
         self.drive.trainer.cut_journal(entry.journal.len());
         if let Some(why) = &entry.announcement.held {
             tracing::warn!("version {} is rejected, and not served: {why}", entry.version());
@@ -325,6 +329,7 @@ impl Worker<'_> {
     fn note_not_staged(&mut self, error: WorkerError) {
         metrics::counter!("deepfm_version_failures_total").increment(1);
         self.publication.version_failed(Instant::now());
+        self.chain.failed(&mut self.drive.trainer);
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
         tracing::error!("a version could not be written: {error}{cause}");
         self.not_staged = self.is_cutting_last.then_some(error);
@@ -354,18 +359,19 @@ impl Worker<'_> {
                 probes.len() + 1
             );
         }
+        let journal = trainer.sequencer().journal().to_vec();
         let cut = Cut {
             model: &self.config.model.name,
             version,
             parent,
             created_at: jiff::Timestamp::now().to_string(),
             state_digest,
-            journal: trainer.sequencer().journal(),
+            journal: &journal,
             probes,
             fields: &self.fields,
             configuration: self.config.fingerprint(),
         };
-        let cut = VersionCut::of(trainer, cut);
+        let cut = self.chain.cut(trainer, cut);
         let judgement = self.gatekeeper.judge(trainer, &self.clicks);
         self.committer.submit(Job::Version(Box::new(NewVersion { cut, at: Instant::now(), judgement })));
     }

@@ -189,7 +189,7 @@ impl Settled<'_> {
         let exporter = Exporter::new(&config.exports, &config.model.name);
         let artefacts = artefacts::of_model(&config.versions, &config.model.name);
         let mut committer = Committer::start(self.store, artefacts, undurable_max, exporter);
-        let live = Live::of(config, &self.reading.known);
+        let live = Live::of(config, &self.reading.known, None);
         let mut gatekeeper = Gatekeeper::new(config, &fields, self.beside.evidence);
         gatekeeper.follow(live);
         let mut publisher = Publisher::start(config, self.announcer, self.reading);

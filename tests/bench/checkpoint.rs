@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench checkpoint -- ROWS [DIR]`, a million rows in a temporary directory unless given. Shows time and
 //! bytes against the share of rows that changed, how long learning stood still, what learning loses to checkpoints of 1 %
-//! taken one after the other (a merge among them), the same of a version, how long a restart takes with a warm and a cold page
+//! taken one after the other (a merge among them), what versions cost, full and deltas, how long a restart takes with a warm and a cold page
 //! cache, what a million open impressions cost, and how much memory all of it took.
 
 use std::collections::BTreeMap;
@@ -19,13 +19,14 @@ use deepfm_core::join::params::{JoinParams, LabelPolicy, LatePolicy};
 use deepfm_core::model::params::ModelParams;
 use deepfm_core::stream::{Arrival, Control, Partition};
 use deepfm_core::train::{BatchParams, Ledger, Restore, Scope, StateCut, StateDigest, TrainParams, Trainer};
-use deepfm_core::version::artefact::{Cut, VersionCut};
+use deepfm_core::version::artefact::{Cut, Verified};
 use deepfm_core::version::outbox::Outbox;
 use deepfm_stream::artefacts::Artefacts as _;
-use deepfm_stream::artefacts::directory::Directory;
+use deepfm_stream::artefacts::directory::{self, Directory, Whole};
 use deepfm_stream::config::operation::Readers;
 use deepfm_stream::store::{CommitStore, Store};
 use deepfm_stream::thread::give_way;
+use deepfm_stream::worker::chain::{Chain, ChainBounds};
 
 const FIELDS: u64 = 20;
 const IMPRESSIONS: Partition = Partition { kind: EventKind::Impression, number: 0 };
@@ -151,29 +152,55 @@ fn commit(trainer: &mut Trainer, store: &mut CommitStore) -> (Duration, Duration
     (pause, start.elapsed(), layer.bytes())
 }
 
-/// How long learning stands still for a version, and how long its files take.
-fn version(trainer: &mut Trainer) {
+/// A full version and deltas on it: how long learning stands still, how long until the files are there, and how long a server
+/// takes from the files to weights that are checked and reproduce the probes.
+fn versions(rows: u64, trainer: &mut Trainer, traffic: &mut Traffic) {
     let directory = tempfile::tempdir().expect("a directory of our own");
+    let artefacts = Directory::new(directory.path().to_owned(), Readers::Owner);
     let field = |number: u64| Field { name: format!("field{number}"), kind: FieldKind::Categorical };
     let fields = FieldSet::new((0..FIELDS).map(field).collect()).expect("they are valid");
-    let start = Instant::now();
-    let cut = Cut {
-        model: "bench",
-        version: 1,
-        parent: None,
-        created_at: "2026-01-01T00:00:00Z".to_owned(),
-        state_digest: trainer.state_digest(),
-        journal: trainer.sequencer().journal(),
-        probes: Vec::new(),
-        fields: &fields,
-        configuration: String::new(),
-    };
-    let cut = VersionCut::of(trainer, cut);
-    let pause = start.elapsed();
-    let artefact = cut.encode();
-    Directory::new(directory.path().to_owned(), Readers::Owner).stage(&artefact).expect("the disk takes it");
-    let bytes: usize = artefact.files.values().map(Vec::len).sum();
-    println!("a version: pause {pause:.2?}, whole {:.2?}, {} MB", start.elapsed(), bytes / 1_000_000);
+    let mut chain = Chain::new(ChainBounds { full_every: 100, delta_ratio_max: 1.0 });
+    let mut served: Option<Verified> = None;
+    println!("version     pause ms   whole ms   apply ms      MB");
+    for (round, share) in [1.0, 0.001, 0.001, 0.01, 0.01, 0.01, 0.1].into_iter().enumerate() {
+        let hot = (share * rows as f64) as u64;
+        if served.is_some() {
+            traffic.feed(trainer, hot * 6 / FIELDS, 500 + round as u64, hot);
+            consume(trainer);
+        }
+        let state_digest = trainer.state_digest();
+        let start = Instant::now();
+        let journal = trainer.sequencer().journal().to_vec();
+        let cut = Cut {
+            model: "bench",
+            version: 1 + round as u64,
+            parent: None,
+            created_at: "2026-01-01T00:00:00Z".to_owned(),
+            state_digest,
+            journal: &journal,
+            probes: (0..16).map(|probe| format!(r#"{{"field1":"{probe}"}}"#)).collect(),
+            fields: &fields,
+            configuration: String::new(),
+        };
+        let cut = chain.cut(trainer, cut);
+        let pause = start.elapsed();
+        let artefact = cut.encode();
+        artefacts.stage(&artefact).expect("the disk takes it");
+        artefacts.install(&artefact.directory()).expect("it was staged");
+        let whole = start.elapsed();
+        chain.staged(artefact.base.clone());
+        let bytes: usize = artefact.files.values().map(Vec::len).sum();
+        let start = Instant::now();
+        let found = directory::verify_either(&directory.path().join(artefact.directory())).expect("it is whole");
+        served = Some(match found {
+            Whole::Full(verified) => *verified,
+            Whole::Delta(link) => link.apply(&served.expect("a full one comes first")).expect("it is the next"),
+        });
+        let [pause, whole, apply] = [pause, whole, start.elapsed()].map(|time| time.as_secs_f64() * 1e3);
+        let stated = artefact.manifest.weights.expect("this format has it");
+        let kind = artefact.manifest.kind;
+        println!("{kind:6} {:8}   {pause:8.1}   {whole:8.1}   {apply:8.1}   {:5.1}", stated.rows, bytes as f64 / 1e6);
+    }
 }
 
 fn by_share(rows: u64, trainer: &mut Trainer, traffic: &mut Traffic, store: &mut CommitStore) {
@@ -263,7 +290,7 @@ fn main() {
     store.commit(&checkpoint::encode(&cut, &lineage(&cut))).expect("the disk takes it");
     drop(cut);
     println!("{rows} rows; everything: pause {pause:.2?}, whole {:.2?}", start.elapsed());
-    version(&mut trainer);
+    versions(rows, &mut trainer, &mut traffic);
     by_share(rows, &mut trainer, &mut traffic, &mut store);
     let (with, mut pauses, store) = rounds(rows, &mut trainer, &mut traffic, Some(store), 2000);
     drop(store);

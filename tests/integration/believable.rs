@@ -141,7 +141,7 @@ fn frozen(version: &Path, impressions: &[Value], clicks: &Path, window_ms: i64) 
         .collect();
     let fields = Config::parse(&simulated_fields(), "test", []).expect("it is valid").field_set().expect("it is valid");
     let encoder = Encoder::new(fields, EventOptions::default().bounds());
-    let servable = directory::verify(version).expect("it is whole").servable;
+    let servable = directory::materialize(version).expect("it is whole").servable;
     let mut metrics = Metrics::default();
     for impression in impressions {
         let features = encoder.encode_json(&impression["features"].to_string()).expect("it is valid");

@@ -2,6 +2,8 @@
 
 use std::process::Stdio;
 
+use deepfm_core::version::safetensors;
+use deepfm_stream::artefacts::directory;
 use serde_json::Value;
 
 use super::commands::{Place, digest, quick, simulated_fields};
@@ -102,10 +104,11 @@ fn events_that_a_producer_sends_twice_are_learned_once() {
         let config = place.config("copies", "");
         let summary = run(&["run", "--config", &config, "--until-end", "--json"]).json();
         let versions = installed(&place.path("copies-artefacts"));
-        let model = versions.last().expect("a version").join("model.safetensors");
+        let newest = directory::materialize(versions.last().expect("a version")).expect("it is whole");
+        let model = safetensors::write(&newest.servable.tensors());
         let backtest = run(&["backtest", "--config", &config, "--json"]).json();
         assert_eq!(digest(&backtest), digest(&summary));
-        (summary, std::fs::read(model).expect("a version has its model"), backtest)
+        (summary, model, backtest)
     };
     let ((once, model, _), (twice, doubled_model, report)) = (learn(&once), learn(&twice));
     assert_eq!(twice["records"].as_u64(), once["records"].as_u64().map(|records| 2 * records));

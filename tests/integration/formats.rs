@@ -16,14 +16,18 @@ use deepfm_core::stream::{Control, JournalEntry, Partition};
 use deepfm_core::train::Scope;
 use deepfm_core::version::alias::{Act, Alias, LIVE};
 use deepfm_core::version::announcement::{self, Announcement};
-use deepfm_core::version::artefact::{self, Artefact, MANIFEST};
+use deepfm_core::version::artefact::{self, Artefact, MANIFEST, MODEL};
+use deepfm_core::version::delta::DELTA;
 use deepfm_core::version::journal::{JOURNAL, read_journal};
+use deepfm_core::version::link;
 use deepfm_core::version::manifest::Parent;
 use deepfm_core::version::manifest::{self, sha256};
 use deepfm_core::version::outbox::{Letter, Outbox, OutboxEntry};
+use deepfm_core::version::safetensors;
 use deepfm_stream::config::Config;
 use serde_json::{Value, json};
 
+use super::deltas::chain;
 use super::hostile::{export_files, lineage};
 use super::versions::{learned, trainer};
 
@@ -32,6 +36,9 @@ type Files = BTreeMap<String, Vec<u8>>;
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/formats")
 }
+
+/// Formats that are not written any more, and are read.
+const READ: [&str; 2] = ["artefact-2", "journal-2"];
 
 /// A model that is small enough to be committed, with one field of every kind.
 fn config() -> Config {
@@ -134,6 +141,7 @@ fn written() -> BTreeMap<String, Files> {
     let (artefacts, records_format) = (manifest::FORMAT, announcement::FORMAT);
     BTreeMap::from([
         (format!("artefact-{artefacts}"), version().files),
+        (format!("delta-{artefacts}"), chain()[1].files.clone()),
         (format!("checkpoint-{FORMAT_VERSION}"), BTreeMap::from([("layer.blocks".to_owned(), frames(&layer()))])),
         (format!("export-{}-{FORMAT_VERSION}", export::FORMAT), export_files("ctr", &layer())),
         (format!("journal-{artefacts}"), BTreeMap::from([(JOURNAL.to_owned(), journal_lines(&decisions()))])),
@@ -191,6 +199,14 @@ fn check_read(name: &str, files: &Files) {
         "artefact" => {
             let verified = artefact::verify(files).unwrap_or_else(|error| panic!("{name}: {error}"));
             assert!(verified.manifest.to_bytes() == files[MANIFEST], "{name} is written another way");
+            let weights = safetensors::write(&verified.servable.tensors());
+            assert!(weights == files[MODEL], "{name} is written another way");
+        }
+        "delta" => {
+            let link = link::verify(files).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert!(link.manifest.to_bytes() == files[MANIFEST], "{name} is written another way");
+            assert!(link.delta.changed() > 0 && link.delta.removed() > 0, "{name} has a part that is empty");
+            assert!(safetensors::write(&link.delta.tensors()) == files[DELTA], "{name} is written another way");
         }
         "checkpoint" => check_layer(name, &layer_of(&files["layer.blocks"])),
         "export" => {
@@ -224,6 +240,7 @@ fn check_read(name: &str, files: &Files) {
 fn refusal(name: &str, files: &Files) -> String {
     match name.split('-').next().expect("it has a kind") {
         "artefact" => artefact::verify(files).expect_err(name).to_string(),
+        "delta" => link::verify(files).expect_err(name).to_string(),
         "checkpoint" => checkpoint::read_lineage(&layer_of(&files["layer.blocks"])).expect_err(name).to_string(),
         "export" => export::read_manifest(&files[MANIFEST]).expect_err(name).to_string(),
         // A segment is as its version's manifest says, and is not read without it.
@@ -256,6 +273,8 @@ fn every_format_that_was_ever_written_is_read_or_refused_by_its_number() {
         if written.contains_key(name) {
             check_read(name, files);
             assert!(written[name].keys().eq(files.keys()), "{name} has other files now: its number must change");
+        } else if READ.contains(&name.as_str()) {
+            check_read(name, files);
         } else {
             let numbers = name.split('-').skip(1);
             let said = refusal(name, files);
@@ -277,7 +296,7 @@ fn a_format_of_another_number_is_refused_by_that_number() {
             document.to_string().into_bytes()
         };
         let expected = match name.split('-').next().expect("it has a kind") {
-            "artefact" => {
+            "artefact" | "delta" => {
                 files.insert(MANIFEST.to_owned(), later(&files[MANIFEST], "format"));
                 "format 99"
             }

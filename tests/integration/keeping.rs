@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use deepfm_core::version::alias::{Act, Alias};
 use deepfm_core::version::announcement::{Abandoned, Announcement};
 use deepfm_core::version::known::KnownVersions;
+use deepfm_core::version::manifest::{Kind, ParentVersion};
 use deepfm_stream::artefacts::{Artefacts as _, Shelf};
 use deepfm_stream::config::operation;
 use deepfm_stream::publish::retention;
@@ -247,6 +248,38 @@ fn what_is_served_or_built_on_is_never_removed_and_contents_of_one_number_are_to
     assert!(young.exists());
     let journals = artefacts.list(Shelf::Journals).expect("it is there");
     assert_eq!(journals.iter().map(|one| one.version).collect::<Vec<_>>(), [1, 3, 5, 6, 7]);
+}
+
+#[test]
+fn what_a_kept_delta_stands_on_is_never_removed() {
+    let directory = tempfile::tempdir().expect("a directory of our own");
+    let root = directory.path().join("ctr");
+    let mut known = KnownVersions { newest: Some(12), ..KnownVersions::default() };
+    for version in 1..=12 {
+        made(&root, version, "aaaaaaaaaaaa");
+        let mut one = announced(version, "aaaaaaaaaaaa");
+        // Full versions: 1, 5 and 9; three deltas on each.
+        if version % 4 != 1 {
+            one.kind = Kind::Delta;
+            one.parent = Some(ParentVersion { version: version - 1, manifest_digest: one.manifest_digest.clone() });
+        }
+        known.announced.insert(version, one);
+    }
+    let alias = Alias::moved(None, "live", &known.announced[&3], Act::new("worker", "it passed the gate", ""));
+    known.aliases.insert("live".to_owned(), alias);
+    let artefacts = below(&root);
+    let removed = |keep, keep_days, now: &str| {
+        let settings = operation::Versions { keep, keep_days, ..operation::Versions::default() };
+        let now = now.parse().expect("it is a time");
+        let plan = retention::plan(&settings, &known, &artefacts, &directory.path().join("none"), now);
+        plan.expect("it is readable").versions.iter().map(|one| one.version).collect::<Vec<_>>()
+    };
+    let late = "2026-03-01T00:00:00Z";
+    // 12 is the newest, on 11, 10 and 9; `live` is 3, on 2 and 1.
+    assert_eq!(removed(1, 0, late), [4, 5, 6, 7, 8]);
+    assert_eq!(removed(5, 0, late), [4], "8 is kept, and with it 7, 6 and 5");
+    assert_eq!(removed(4, 0, late), [4, 5, 6, 7, 8], "9 is full, and needs none before it");
+    assert_eq!(removed(1, 5, "2026-01-12T12:00:00Z"), [4], "8 is young");
 }
 
 #[test]

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use deepfm_core::version::artefact::{PROBE_TOLERANCE, PROBES, Probe};
+use deepfm_core::version::delta::DELTA;
 use deepfm_stream::config::Config;
 
+use super::deltas::chain;
 use super::versions::{installed, learned};
 use crate::support::python::python;
 
@@ -110,6 +112,37 @@ fn a_scorer_in_python_reproduces_the_probes_of_every_kind_of_model() {
         let spread = logits.iter().fold(0.0_f64, |most, logit| most.max((logit - logits[0]).abs()));
         assert!(spread > 0.05, "{name}: the model has learned nothing that could be got wrong ({spread})");
     }
+}
+
+#[test]
+fn a_scorer_in_python_follows_a_chain_of_deltas_and_refuses_one_with_a_link_of_another() {
+    let name = "a_scorer_in_python_follows_a_chain_of_deltas_and_refuses_one_with_a_link_of_another";
+    let Some(python) = python(name) else { return };
+    let root = tempfile::tempdir().expect("a directory of our own");
+    let mut paths = Vec::new();
+    for artefact in chain() {
+        let path = installed(root.path(), &artefact);
+        let lines = String::from_utf8(artefact.files[PROBES].clone()).expect("it is JSON");
+        let probes: Vec<Probe> = lines.lines().map(|line| serde_json::from_str(line).expect("a probe")).collect();
+        let input = probes.iter().flat_map(|probe| [probe.features.get(), "\n"]).collect::<String>();
+        for (Probe { logit, .. }, score) in probes.iter().zip(scores(&python, &path, &input)) {
+            let found = (score / (1.0 - score)).ln();
+            assert!((found - logit).abs() <= PROBE_TOLERANCE * (1.0 + logit.abs()), "{found}, expected {logit}");
+        }
+        paths.push(path);
+    }
+    // The weights of another link under this one's name: the digest of what comes out of it is another.
+    std::fs::copy(paths[2].join(DELTA), paths[1].join(DELTA)).expect("the disk takes it");
+    let scorer = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/scorer.py");
+    let output = Command::new(&python)
+        .arg("-B")
+        .arg(scorer)
+        .arg(&paths[1])
+        .stdin(Stdio::null())
+        .output()
+        .expect("it ran before");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("not those that its manifest digests"), "{said}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use deepfm_core::version::alias::{Act, Alias};
 use deepfm_core::version::announcement::Announcement;
 use deepfm_core::version::artefact::{Artefact, Cut, MODEL, PROBES, VersionCut, verify};
 use deepfm_core::version::known::KnownVersions;
-use deepfm_core::version::manifest::{Parent, ParentVersion};
+use deepfm_core::version::manifest::{Kind, Parent, ParentVersion};
 use deepfm_core::version::outbox::OutboxEntry;
 use deepfm_core::version::settlement::{VersionLoss, settle, settle_restored};
 use deepfm_stream::artefacts::directory::{self, Directory};
@@ -231,6 +231,52 @@ fn an_outbox_is_settled_by_what_the_topic_holds_under_its_number() {
         assert_eq!(restored.lost.len(), usize::from(is_forsaken));
         assert_eq!((restored.install, restored.remove, restored.pending), (Vec::new(), Vec::new(), Vec::new()));
     }
+}
+
+#[test]
+fn a_delta_that_was_not_announced_is_lost_with_its_parent_and_stands_with_it() {
+    let (full, theirs) = (Announcement::of(&artefact(4, 0)), Announcement::of(&artefact(4, 1)));
+    let parent_of =
+        |one: &Announcement| ParentVersion { version: one.version, manifest_digest: one.manifest_digest.clone() };
+    let delta = |version: u64, on: &Announcement| Announcement {
+        parent: Some(parent_of(on)),
+        kind: Kind::Delta,
+        ..Announcement::of(&artefact(version, 0))
+    };
+    let five = delta(5, &full);
+    let six = delta(6, &five);
+    let seven = Announcement { parent: Some(parent_of(&six)), ..Announcement::of(&artefact(7, 0)) };
+    let entry = |one: &Announcement| OutboxEntry { announcement: one.clone(), goes_live: true, journal: Vec::new() };
+    let outbox = [&full, &five, &six, &seven].map(entry);
+    let parent = Parent { version: 7, manifest_digest: seven.manifest_digest.clone(), learned: 9 };
+    let found = |from: usize, announced: &[&Announcement], absent: &[u64]| {
+        let announced = announced.iter().map(|one| (one.version, (*one).clone())).collect();
+        let known = KnownVersions { announced, ..KnownVersions::default() };
+        let settled = settle(&outbox[from..], Some(&parent), &known, |entry| !absent.contains(&entry.version()));
+        let pending: Vec<u64> = settled.pending.iter().map(OutboxEntry::version).collect();
+        (pending, settled.lost, settled.remove.len())
+    };
+    let (missing, orphaned, overtaken) = (VersionLoss::Missing, VersionLoss::Orphaned, VersionLoss::Overtaken);
+    // Nothing is lost: all are announced, in order.
+    assert_eq!(found(0, &[], &[]), (vec![4, 5, 6, 7], vec![], 0));
+    // The base is lost, and every link on it; the full version after them stands alone.
+    assert_eq!(found(0, &[], &[4]), (vec![7], vec![(6, orphaned), (5, orphaned), (4, missing)], 2));
+    assert_eq!(found(0, &[&theirs], &[]), (vec![7], vec![(6, orphaned), (5, orphaned), (4, overtaken)], 3));
+    // A link in the middle is lost.
+    assert_eq!(found(0, &[&full], &[5]), (vec![7], vec![(6, orphaned), (5, missing)], 1));
+    // The base was announced before, by this outbox or by one that is forgotten; its files need not be here.
+    assert_eq!(found(0, &[&full], &[4]), (vec![5, 6, 7], vec![], 0));
+    assert_eq!(found(1, &[&full], &[]), (vec![5, 6, 7], vec![], 0));
+    // The topic does not have it any more, or has another of its number.
+    assert_eq!(found(1, &[], &[]), (vec![7], vec![(6, orphaned), (5, orphaned)], 2));
+    assert_eq!(found(1, &[&theirs], &[]), (vec![7], vec![(6, orphaned), (5, orphaned)], 2));
+    // A link that is announced already is not taken back, and what stands on it is announced.
+    assert_eq!(found(1, &[&five], &[]), (vec![6, 7], vec![], 0));
+    // Without the full version after them, the state goes on from what is left.
+    let known = KnownVersions::default();
+    let newest = Parent { version: 6, manifest_digest: six.manifest_digest.clone(), learned: 9 };
+    let settled = settle(&outbox[..3], Some(&newest), &known, |entry| entry.version() != 5);
+    assert_eq!(settled.parent.map(|parent| parent.version), Some(4));
 }
 
 #[test]

@@ -4,6 +4,10 @@
 //! id in 64 bits, each weight in 32, little-endian), and of the XXH3-128 of bias and MLP. So it is kept from what changed,
 //! as the table's own digest is, and does not cost what there is.
 
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::params::ModelParams;
@@ -56,4 +60,51 @@ impl RowHasher {
 pub fn dense_hash(bias: f32, mlp: &[f32]) -> u128 {
     let values: Vec<f32> = std::iter::once(bias).chain(mlp.iter().copied()).collect();
     xxh3_128(bytemuck::cast_slice(&values))
+}
+
+/// The digest of all weights of a version: equal of two that score alike, unless by accident. It is no proof against who
+/// makes weights to fit it: that is what the files' SHA-256 is for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct WeightsDigest(pub u128);
+
+/// A text that is no digest of weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a digest of weights has 32 small hexadecimal digits")]
+pub struct NoWeightsDigest;
+
+impl fmt::Display for WeightsDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for WeightsDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for WeightsDigest {
+    type Err = NoWeightsDigest;
+
+    fn from_str(text: &str) -> Result<Self, NoWeightsDigest> {
+        let digest = u128::from_str_radix(text, 16).map(Self).map_err(|_| NoWeightsDigest)?;
+        // Read only as it is written: no sign, no capitals, no digit more or less.
+        if digest.to_string() == text { Ok(digest) } else { Err(NoWeightsDigest) }
+    }
+}
+
+impl From<WeightsDigest> for String {
+    fn from(digest: WeightsDigest) -> Self {
+        digest.to_string()
+    }
+}
+
+impl TryFrom<String> for WeightsDigest {
+    type Error = NoWeightsDigest;
+
+    fn try_from(text: String) -> Result<Self, NoWeightsDigest> {
+        text.parse()
+    }
 }

@@ -37,6 +37,9 @@ pub enum RecordError {
     /// Its files are not those of an artefact.
     #[error(transparent)]
     Files(#[from] ManifestError),
+    /// It is a delta on nothing.
+    #[error("a delta needs a parent of a smaller number")]
+    Base,
     /// It has more moves than are kept.
     #[error("it has {0} moves, more than {MOVES_MAX}")]
     Moves(usize),
@@ -60,7 +63,7 @@ pub struct Announcement {
     pub directory: String,
     /// The version that its state descends from.
     pub parent: Option<ParentVersion>,
-    /// Whether the artefact stands alone.
+    /// Whether the artefact stands alone, or on its parent.
     pub kind: Kind,
     /// When it was cut, RFC 3339.
     pub created_at: String,
@@ -155,6 +158,10 @@ impl Announcement {
         for parent in self.parent.iter().chain(abandoned) {
             names::check_version(parent.version)?;
             names::check_digest(&parent.manifest_digest)?;
+        }
+        let has_base = self.parent.as_ref().is_some_and(|parent| parent.version < self.version);
+        if self.kind == Kind::Delta && !has_base {
+            return Err(RecordError::Base);
         }
         names::check_digest(&self.state_digest)?;
         Ok(check_files(&self.files)?)

@@ -1,106 +1,30 @@
-//! The files of a version, as bytes: made from a trainer, and read back with every check.
+//! The files of a version, as bytes, made from a trainer; [`reading`](super::reading) is the way back.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::bytes::Bytes;
-use super::journal::{JOURNAL, JournalError, read_journal};
-use super::manifest::{
-    FORMAT, FileDigest, Fingerprints, Kind, MANIFEST_BYTES_MAX, Manifest, ManifestError, ParentVersion, Shape, sha256,
-};
+use super::delta::{DELTA, Delta};
+use super::journal::JOURNAL;
+use super::manifest::{FORMAT, FileDigest, Fingerprints, Kind, Manifest, ParentVersion, Shape, WeightsNote, sha256};
 use super::names;
+use super::reading::PROBE_BOUNDS;
 use super::safetensors;
-use super::servable::{Servable, ServableError};
-use crate::feature::encoder::{Encoder, EntryBounds, Misfit};
-use crate::feature::field::{FieldError, FieldSet};
+use super::servable::Servable;
+use crate::feature::Features;
+use crate::feature::encoder::Encoder;
+use crate::feature::field::FieldSet;
 use crate::feature::id::HASHING;
-use crate::model::batch::Architecture;
+use crate::model::table::Changes;
+use crate::model::weights::WeightsDigest;
 use crate::stream::JournalEntry;
 use crate::train::{StateDigest, Trainer};
 
-/// The weights.
-pub const MODEL: &str = "model.safetensors";
-/// What the version says of itself.
-pub const MANIFEST: &str = "manifest.json";
-/// Raw feature rows with expected logits.
-pub const PROBES: &str = "probes.jsonl";
-
-/// How far a server's logit may be from a probe's, relative to 1 plus its size: rounding between CPU types.
-pub const PROBE_TOLERANCE: f64 = 1e-4;
-
-/// What a probe may hold: more than any configuration lets in.
-const PROBE_BOUNDS: EntryBounds = EntryBounds { features_max: 1 << 20, weight_max: 1e12 };
-
-/// Bytes that the names, shapes and padding of the weights take at most.
-const HEADER_BYTES_MAX: u128 = 1 << 16;
-
-/// A probe: raw features, and the logit that every copy of the version must give.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Probe {
-    /// The features object of an impression.
-    pub features: Box<RawValue>,
-    /// The expected logit.
-    pub logit: f64,
-}
-
-/// A version cannot be read, or is not what it says.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "fields of errors say it by name and type")]
-pub enum ArtefactError {
-    /// A file is missing.
-    #[error("{0} is missing")]
-    Missing(String),
-    /// A document does not decode.
-    #[error("{file} does not decode")]
-    Decode { file: &'static str, source: serde_json::Error },
-    /// The form is another.
-    #[error("the artefact has format {0}, this program reads {FORMAT}")]
-    Format(u32),
-    /// The manifest is too long.
-    #[error("{MANIFEST} has {0} bytes, more than {MANIFEST_BYTES_MAX}")]
-    Long(u64),
-    /// No version can say this of itself.
-    #[error("{MANIFEST} is not that of a version")]
-    Manifest(#[from] ManifestError),
-    /// A file is not a file: a link, a pipe, a device or a directory.
-    #[error("{0} is not a regular file")]
-    NotRegular(String),
-    /// A file has not the length that the manifest states.
-    #[error("{file} has {found} bytes, the manifest says {expected}")]
-    Length { file: String, found: u64, expected: u64 },
-    /// The manifest states more bytes of weights than its rows and shape can have.
-    #[error("{MODEL} cannot have {stated} bytes: {rows} rows of this shape take less than {most}")]
-    Weights { stated: u64, rows: u64, most: u64 },
-    /// The weights have not the rows that the manifest states.
-    #[error("{MODEL} has {found} rows, the manifest says {expected}")]
-    Rows { found: usize, expected: u64 },
-    /// There is no probe: nothing shows that the weights are scored as they were.
-    #[error("{PROBES} is empty")]
-    NoProbes,
-    /// Its journal cannot be read.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// A file is not the one that the manifest digests.
-    #[error("{file} has digest {found}, the manifest says {expected}")]
-    Digest { file: String, found: String, expected: String },
-    /// The weights cannot be used.
-    #[error(transparent)]
-    Servable(#[from] ServableError),
-    /// The fields are not a model's.
-    #[error(transparent)]
-    Fields(#[from] FieldError),
-    /// This program's encoder is not the version's.
-    #[error("the version's {what} fingerprint is {found}, this program has {expected}")]
-    Fingerprint { what: &'static str, found: String, expected: String },
-    /// A probe does not encode.
-    #[error("probe {number} does not encode")]
-    ProbeFeatures { number: usize, source: Misfit },
-    /// A probe's logit is not reproduced.
-    #[error("probe {number} gives logit {found}, expected {expected}")]
-    Probe { number: usize, found: f64, expected: f64 },
-}
+pub use super::reading::{
+    ArtefactError, MANIFEST, MODEL, PROBE_TOLERANCE, PROBES, Probe, Verified, check_file, read_manifest, verify,
+    weights_file,
+};
 
 /// What a version is cut with, beside the trainer.
 #[derive(Clone, Debug)]
@@ -134,13 +58,47 @@ pub struct Artefact {
     pub digest: String,
     /// Every file, `manifest.json` among them.
     pub files: BTreeMap<String, Vec<u8>>,
+    /// What the next version can be a delta on.
+    pub base: Base,
+}
+
+/// A version that the next one can be a delta on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// Which it is.
+    pub version: ParentVersion,
+    /// Deltas since the last full version.
+    pub chain: u32,
+    /// Whether its weights are finite: servers refuse it otherwise, and what stands on it.
+    pub is_finite: bool,
+    /// Digest of its weights.
+    digest: WeightsDigest,
+    /// What bias and MLP add to that.
+    dense: u128,
+}
+
+/// The weights of a version that is cut.
+#[derive(Debug)]
+enum CutWeights {
+    Full(Box<Servable>),
+    Delta(Box<CutDelta>),
+}
+
+#[derive(Debug)]
+struct CutDelta {
+    delta: Delta,
+    /// What scores the probes.
+    sample: Servable,
+    /// What all rows add to the digest of the weights.
+    rows_sum: u128,
+    chain: u32,
 }
 
 /// A version as it was cut between two records, as a copy: learning goes on while it is encoded.
 #[derive(Debug)]
 pub struct VersionCut {
-    servable: Servable,
-    /// Whole, but for its files.
+    weights: CutWeights,
+    /// Whole, but for its weights and files.
     manifest: Manifest,
     fields: FieldSet,
     probes: Vec<String>,
@@ -148,23 +106,42 @@ pub struct VersionCut {
 }
 
 impl VersionCut {
-    /// Cuts a version from a trainer as it stands.
+    /// Cuts a full version from a trainer as it stands.
     pub fn of(trainer: &Trainer, cut: Cut<'_>) -> Self {
+        let servable = Servable::unsorted(trainer.model(), trainer.params().logit_offset());
+        Self::with(trainer, cut, Kind::Full, CutWeights::Full(Box::new(servable)))
+    }
+
+    /// Cuts a delta from a trainer as it stands, from what has changed since the version that is its base, and its parent.
+    pub fn delta(trainer: &Trainer, cut: Cut<'_>, base: &Base, changes: Changes) -> Self {
+        let (model, offset) = (trainer.model(), trainer.params().logit_offset());
+        let before = base.digest.0.wrapping_sub(base.dense);
+        let weights = CutWeights::Delta(Box::new(CutDelta {
+            sample: Servable::sample(model, offset, &probed(cut.fields, &cut.probes)),
+            rows_sum: before.wrapping_sub(changes.left).wrapping_add(changes.entered),
+            chain: base.chain + 1,
+            delta: Delta::of(model, offset, changes),
+        }));
+        let cut = Cut { parent: Some(base.version.clone()), ..cut };
+        Self::with(trainer, cut, Kind::Delta, weights)
+    }
+
+    fn with(trainer: &Trainer, cut: Cut<'_>, kind: Kind, weights: CutWeights) -> Self {
         let params = trainer.params();
-        let servable = Servable::unsorted(trainer.model(), params.logit_offset());
         let report = |report| serde_json::to_value(report).expect("a report always encodes");
         let manifest = Manifest {
             format: FORMAT,
             model: cut.model.to_owned(),
             version: cut.version,
-            kind: Kind::Full,
+            kind,
             parent: cut.parent,
             created_at: cut.created_at,
             records: trainer.released(),
             positions: trainer.positions().iter().map(|(partition, next)| (partition.to_string(), *next)).collect(),
             watermark: trainer.join().watermark(),
             learned: trainer.learned(),
-            rows: servable.rows() as u64,
+            rows: trainer.model().row_count() as u64,
+            weights: None,
             state_digest: cut.state_digest.to_string(),
             metrics: BTreeMap::from([
                 ("lifetime".to_owned(), report(trainer.windows().lifetime().report())),
@@ -184,7 +161,7 @@ impl VersionCut {
             },
             files: BTreeMap::new(),
         };
-        Self { servable, manifest, fields: cut.fields.clone(), probes: cut.probes, journal: cut.journal.to_vec() }
+        Self { weights, manifest, fields: cut.fields.clone(), probes: cut.probes, journal: cut.journal.to_vec() }
     }
 
     /// Examples learned when it was cut.
@@ -192,9 +169,12 @@ impl VersionCut {
         self.manifest.learned
     }
 
-    /// Whether every weight is finite.
+    /// Whether every weight that is in it is finite.
     pub fn is_finite(&self) -> bool {
-        self.servable.is_finite()
+        match &self.weights {
+            CutWeights::Full(servable) => servable.is_finite(),
+            CutWeights::Delta(cut) => cut.delta.is_finite(),
+        }
     }
 
     /// The journal since its parent.
@@ -204,20 +184,56 @@ impl VersionCut {
 
     /// The files of the version.
     pub fn encode(self) -> Artefact {
-        let Self { servable, manifest, fields, probes, journal } = self;
-        let servable = servable.sorted();
+        let is_finite = self.is_finite();
+        let Self { weights, manifest, fields, probes, journal } = self;
+        let Encoded { file, bytes, probes, weights, dense } = weights.encode(&fields, &probes);
+        let (digest, chain) = (weights.digest, weights.chain);
         let mut files = BTreeMap::from([
-            (MODEL.to_owned(), safetensors::write(&servable.tensors())),
-            (PROBES.to_owned(), probe_lines(&servable, fields, &probes)),
+            (file.to_owned(), bytes),
+            (PROBES.to_owned(), probes),
             (JOURNAL.to_owned(), json_lines(&journal)),
         ]);
-        drop(servable);
         let digests = files.iter().map(|(name, content)| (name.clone(), FileDigest::of(content))).collect();
-        let manifest = Manifest { files: digests, ..manifest };
+        let manifest = Manifest { files: digests, weights: Some(weights), ..manifest };
         let bytes = manifest.to_bytes();
-        let digest = sha256(&bytes);
+        let manifest_digest = sha256(&bytes);
         files.insert(MANIFEST.to_owned(), bytes);
-        Artefact { manifest, digest, files }
+        let version = ParentVersion { version: manifest.version, manifest_digest: manifest_digest.clone() };
+        let base = Base { version, chain, is_finite, digest, dense };
+        Artefact { manifest, digest: manifest_digest, files, base }
+    }
+}
+
+/// Weights as they are written.
+struct Encoded {
+    file: &'static str,
+    bytes: Vec<u8>,
+    probes: Vec<u8>,
+    weights: WeightsNote,
+    /// What bias and MLP add to the digest.
+    dense: u128,
+}
+
+impl CutWeights {
+    fn encode(self, fields: &FieldSet, probes: &[String]) -> Encoded {
+        let (file, bytes, weights, scored) = match self {
+            Self::Full(servable) => {
+                let servable = (*servable).sorted();
+                let (rows, digest) = (servable.rows() as u64, servable.digest());
+                let weights = WeightsNote { digest, chain: 0, rows, removed: 0 };
+                (MODEL, safetensors::write(&servable.tensors()), weights, servable)
+            }
+            Self::Delta(cut) => {
+                let CutDelta { delta, sample, rows_sum, chain } = *cut;
+                let delta = delta.sorted();
+                let digest = WeightsDigest(rows_sum.wrapping_add(sample.dense_hash()));
+                let (rows, removed) = (delta.changed() as u64, delta.removed() as u64);
+                let weights = WeightsNote { digest, chain, rows, removed };
+                (DELTA, safetensors::write(&delta.tensors()), weights, sample)
+            }
+        };
+        let probes = probe_lines(&scored, fields.clone(), probes);
+        Encoded { file, bytes, probes, weights, dense: scored.dense_hash() }
     }
 }
 
@@ -226,125 +242,6 @@ impl Artefact {
     pub fn directory(&self) -> String {
         names::directory(self.manifest.version, &self.digest)
     }
-}
-
-/// What a check of an artefact found.
-#[derive(Debug)]
-pub struct Verified {
-    /// What the version says of itself.
-    pub manifest: Manifest,
-    /// SHA-256 of its manifest.
-    pub digest: String,
-    /// Its weights, ready to score.
-    pub servable: Servable,
-    /// Probes that were reproduced.
-    pub probes: usize,
-}
-
-/// Reads a manifest, and checks that a version can say this of itself.
-///
-/// # Errors
-/// When it is too long, does not decode, has another form, or something in it is out of its bounds.
-pub fn read_manifest(bytes: &[u8]) -> Result<Manifest, ArtefactError> {
-    if bytes.len() as u64 > MANIFEST_BYTES_MAX {
-        return Err(ArtefactError::Long(bytes.len() as u64));
-    }
-    let decode = |source| ArtefactError::Decode { file: MANIFEST, source };
-    // Another form may have other keys: it is refused by its number.
-    let Form { format } = serde_json::from_slice(bytes).map_err(decode)?;
-    if format != FORMAT {
-        return Err(ArtefactError::Format(format));
-    }
-    let manifest: Manifest = serde_json::from_slice(bytes).map_err(decode)?;
-    manifest.check()?;
-    for name in [MODEL, PROBES, JOURNAL] {
-        if !manifest.files.contains_key(name) {
-            return Err(ArtefactError::Missing(name.to_owned()));
-        }
-    }
-    check_weights(&manifest)?;
-    Ok(manifest)
-}
-
-#[derive(Deserialize)]
-struct Form {
-    format: u32,
-}
-
-/// Whether the weights can be as long as the manifest states: nobody makes room for more.
-fn check_weights(manifest: &Manifest) -> Result<(), ArtefactError> {
-    let (stated, rows) = (manifest.files[MODEL].bytes, manifest.rows);
-    let params = manifest.architecture.params(manifest.fields.len());
-    let row = 8 + 4 * (1 + params.embedding_dim as u128);
-    let most = u128::from(rows) * row + 4 * (1 + Architecture::new(&params).mlp.len as u128) + HEADER_BYTES_MAX;
-    let most = u64::try_from(most).unwrap_or(u64::MAX);
-    if stated <= most { Ok(()) } else { Err(ArtefactError::Weights { stated, rows, most }) }
-}
-
-/// Checks an artefact from its files: digests, tensors, fingerprints, probes, journal. Files that the manifest does not
-/// name are not looked at. The rows of what is given stay in the bytes of its file.
-///
-/// # Errors
-/// What is wrong first.
-pub fn verify<B>(files: &BTreeMap<String, B>) -> Result<Verified, ArtefactError>
-where
-    B: AsRef<[u8]> + Clone + Into<Bytes>,
-{
-    let given = |name: &str| files.get(name).ok_or_else(|| ArtefactError::Missing(name.to_owned()));
-    let file = |name: &str| given(name).map(AsRef::as_ref);
-    let bytes = file(MANIFEST)?;
-    let manifest = read_manifest(bytes)?;
-    for name in manifest.files.keys() {
-        check_file(&manifest, name, file(name)?)?;
-    }
-    let fields = FieldSet::new(manifest.fields.clone())?;
-    let own = [("fields", &manifest.fingerprints.fields, fields.fingerprint())];
-    let hashing = [("hashing", &manifest.fingerprints.hashing, HASHING.to_owned())];
-    for (what, found, expected) in own.into_iter().chain(hashing) {
-        if *found != expected {
-            return Err(ArtefactError::Fingerprint { what, found: found.clone(), expected });
-        }
-    }
-    let servable = Servable::from_bytes(&given(MODEL)?.clone().into(), fields.len(), &manifest.architecture)?;
-    if servable.rows() as u64 != manifest.rows {
-        return Err(ArtefactError::Rows { found: servable.rows(), expected: manifest.rows });
-    }
-    let probes = check_probes(&servable, fields, file(PROBES)?)?;
-    read_journal(file(JOURNAL)?)?;
-    Ok(Verified { digest: sha256(bytes), manifest, servable, probes })
-}
-
-/// Whether a file is the one that the manifest digests.
-///
-/// # Errors
-/// When it is not, or the manifest does not name it.
-pub fn check_file(manifest: &Manifest, name: &str, content: &[u8]) -> Result<(), ArtefactError> {
-    let expected = manifest.files.get(name).ok_or_else(|| ArtefactError::Missing(name.to_owned()))?;
-    let found = FileDigest::of(content);
-    if found == *expected {
-        return Ok(());
-    }
-    let (found, expected) = (found.sha256, expected.sha256.clone());
-    Err(ArtefactError::Digest { file: name.to_owned(), found, expected })
-}
-
-fn check_probes(servable: &Servable, fields: FieldSet, lines: &[u8]) -> Result<usize, ArtefactError> {
-    let encoder = Encoder::new(fields, PROBE_BOUNDS);
-    let mut number = 0;
-    for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-        let probe: Probe =
-            serde_json::from_slice(line).map_err(|source| ArtefactError::Decode { file: PROBES, source })?;
-        let features = encoder
-            .encode_json(probe.features.get())
-            .map_err(|source| ArtefactError::ProbeFeatures { number, source })?;
-        let found = servable.logits(&[features])[0];
-        let bound = PROBE_TOLERANCE * (1.0 + probe.logit.abs());
-        if found.is_nan() || (found - probe.logit).abs() > bound {
-            return Err(ArtefactError::Probe { number, found, expected: probe.logit });
-        }
-        number += 1;
-    }
-    if number == 0 { Err(ArtefactError::NoProbes) } else { Ok(number) }
 }
 
 /// The rows that encode, each with its logit. The empty row is always there: it shows the bias.
@@ -358,6 +255,12 @@ fn probe_lines(servable: &Servable, fields: FieldSet, rows: &[String]) -> Vec<u8
         logit.is_finite().then_some(Probe { features, logit })
     };
     json_lines(&rows.filter_map(probe).collect::<Vec<_>>())
+}
+
+/// The features of the rows that are probes.
+fn probed(fields: &FieldSet, rows: &[String]) -> Vec<Features> {
+    let encoder = Encoder::new(fields.clone(), PROBE_BOUNDS);
+    rows.iter().filter_map(|row| encoder.encode_json(row).ok()).collect()
 }
 
 fn json_lines<T: Serialize>(values: &[T]) -> Vec<u8> {

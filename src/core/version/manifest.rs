@@ -2,6 +2,7 @@
 //! the version's digest.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -9,10 +10,17 @@ use sha2::{Digest as _, Sha256};
 use super::names::{self, NameError};
 use crate::feature::field::{Field, FieldError, FieldSet};
 use crate::model::params::{MlpParams, ModelParams, Parts};
+use crate::model::weights::WeightsDigest;
 use crate::train::ParamsError;
 
 /// The form of artefacts.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
+
+/// The oldest form that is read: it has full versions alone, and states no digest of their weights.
+pub const FORMAT_OLDEST: u32 = 2;
+
+/// The most deltas on one full version.
+pub const CHAIN_MAX: u64 = 10_000;
 
 /// The longest `manifest.json`, in bytes; it is read before anything that it names.
 pub const MANIFEST_BYTES_MAX: u64 = 16 << 20;
@@ -22,6 +30,7 @@ pub const FILES_MAX: usize = 16;
 
 /// A manifest that no version can have.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum ManifestError {
     /// A name, number or digest is not of its form.
     #[error(transparent)]
@@ -35,6 +44,20 @@ pub enum ManifestError {
     /// There are too many files.
     #[error("it names {0} files, more than {FILES_MAX}")]
     Files(usize),
+    /// A form states what only another has, or lacks what it has.
+    #[error("format {format}: a {kind} version with {weights} cannot be")]
+    Form {
+        format: u32,
+        kind: Kind,
+        /// What it says of its weights.
+        weights: &'static str,
+    },
+    /// A delta has no parent before it.
+    #[error("a delta needs a parent of a smaller number")]
+    Parent,
+    /// It says of its place in a chain what cannot be.
+    #[error("a {kind} version cannot be {chain} deltas from its full version")]
+    Chain { kind: Kind, chain: u32 },
     /// The correction of the logit is not a number.
     #[error("the logit's offset is not finite")]
     Offset,
@@ -50,7 +73,7 @@ pub struct Manifest {
     pub model: String,
     /// Number of the version.
     pub version: u64,
-    /// `full`: everything that a server needs is here.
+    /// Whether everything that a server needs is here.
     pub kind: Kind,
     /// The version that this one's state descends from.
     pub parent: Option<ParentVersion>,
@@ -66,6 +89,9 @@ pub struct Manifest {
     pub learned: u64,
     /// Rows of the embedding table.
     pub rows: u64,
+    /// What its weights are checked by; `None` before format 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<WeightsNote>,
     /// Digest of the state that it was cut from.
     pub state_digest: String,
     /// Progressive metrics.
@@ -86,6 +112,31 @@ pub struct Manifest {
 pub enum Kind {
     /// All weights.
     Full,
+    /// What has changed since the parent.
+    Delta,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "full",
+            Self::Delta => "delta",
+        })
+    }
+}
+
+/// What a version's weights are checked by, and how much of them is here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightsNote {
+    /// Digest of all weights of the version: of a delta, those that applying it gives.
+    pub digest: WeightsDigest,
+    /// Deltas since the last full version, this one among them: 0 for a full one.
+    pub chain: u32,
+    /// Rows that are here.
+    pub rows: u64,
+    /// Ids that are removed.
+    pub removed: u64,
 }
 
 /// A version, by number and content.
@@ -184,10 +235,30 @@ impl Manifest {
             names::check_version(parent.version)?;
             names::check_digest(&parent.manifest_digest)?;
         }
+        self.check_kind()?;
         check_files(&self.files)?;
         let fields = FieldSet::new(self.fields.clone())?;
         self.architecture.params(fields.len()).check()?;
         if self.architecture.logit_offset.is_finite() { Ok(()) } else { Err(ManifestError::Offset) }
+    }
+
+    fn check_kind(&self) -> Result<(), ManifestError> {
+        let Self { format, kind, .. } = *self;
+        let chain = match (format, kind, &self.weights) {
+            (FORMAT_OLDEST, Kind::Full, None) => return Ok(()),
+            (FORMAT_OLDEST, _, _) => return Err(ManifestError::Form { format, kind, weights: "a digest" }),
+            (_, _, None) => return Err(ManifestError::Form { format, kind, weights: "no digest" }),
+            (_, _, Some(weights)) => weights.chain,
+        };
+        let is_place = match kind {
+            Kind::Full => chain == 0,
+            Kind::Delta => (1..=CHAIN_MAX).contains(&u64::from(chain)),
+        };
+        if !is_place {
+            return Err(ManifestError::Chain { kind, chain });
+        }
+        let has_parent = self.parent.as_ref().is_some_and(|parent| parent.version < self.version);
+        if kind == Kind::Full || has_parent { Ok(()) } else { Err(ManifestError::Parent) }
     }
 
     /// The bytes of `manifest.json`.

@@ -10,6 +10,8 @@ use safetensors::{Dtype, SafeTensors};
 use super::manifest::Shape;
 use crate::feature::{FeatureId, Features};
 use crate::model::batch::{Architecture, Dense};
+use crate::model::table::Changes;
+use crate::model::weights::{RowHasher, WeightsDigest, dense_hash};
 use crate::model::{DeepFm, Inline, Scratch};
 
 use super::bytes::{Bytes, Column};
@@ -42,13 +44,13 @@ pub enum ServableError {
 /// The weights of one version.
 #[derive(Debug)]
 pub struct Servable {
-    architecture: Architecture,
-    bias: f32,
-    logit_offset: f64,
-    ids: Column<FeatureId>,
-    linear: Column<f32>,
-    embeddings: Column<f32>,
-    mlp: Vec<f32>,
+    pub(super) architecture: Architecture,
+    pub(super) bias: f32,
+    pub(super) logit_offset: f64,
+    pub(super) ids: Column<FeatureId>,
+    pub(super) linear: Column<f32>,
+    pub(super) embeddings: Column<f32>,
+    pub(super) mlp: Vec<f32>,
 }
 
 impl Servable {
@@ -62,6 +64,28 @@ impl Servable {
             ids.push(table.head(row).id);
             linear.push(model.row_weights(row, v));
         }
+        Self::of(model, logit_offset, (ids, linear, embeddings))
+    }
+
+    /// Bias and MLP of a model, with the rows that changed. They must be [sorted](Self::sorted) too.
+    pub(super) fn changed(model: &DeepFm, logit_offset: f64, changes: Changes) -> Self {
+        Self::of(model, logit_offset, (changes.ids, changes.linear, changes.embeddings))
+    }
+
+    /// As much of a model as scores these features as the whole model does.
+    pub(super) fn sample(model: &DeepFm, logit_offset: f64, features: &[Features]) -> Self {
+        let dim = model.params().embedding_dim;
+        let mut ids: Vec<FeatureId> = features.iter().flat_map(Features::ids).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids.retain(|id| model.table().find(*id).is_some());
+        let mut embeddings = vec![0.0; ids.len() * dim];
+        let rows = ids.iter().zip(embeddings.chunks_exact_mut(dim));
+        let linear = rows.map(|(id, v)| model.weights(*id, v)).collect();
+        Self::of(model, logit_offset, (ids, linear, embeddings))
+    }
+
+    fn of(model: &DeepFm, logit_offset: f64, (ids, linear, embeddings): (Vec<FeatureId>, Vec<f32>, Vec<f32>)) -> Self {
         Self {
             architecture: model.architecture().clone(),
             bias: model.bias(),
@@ -176,6 +200,23 @@ impl Servable {
         self.ids.len()
     }
 
+    /// What the rows add to the digest of the weights: see [`WeightsDigest`].
+    pub(super) fn rows_hash(&self) -> u128 {
+        let mut hasher = RowHasher::default();
+        let rows = self.ids.iter().zip(&*self.linear).zip(self.embeddings.chunks_exact(self.architecture.dim));
+        rows.fold(0, |sum: u128, ((id, linear), v)| sum.wrapping_add(hasher.hash(*id, *linear, v)))
+    }
+
+    /// What bias and MLP add to it.
+    pub(super) fn dense_hash(&self) -> u128 {
+        dense_hash(self.bias, &self.mlp)
+    }
+
+    /// The digest of all weights. It reads them all.
+    pub fn digest(&self) -> WeightsDigest {
+        WeightsDigest(self.rows_hash().wrapping_add(self.dense_hash()))
+    }
+
     /// Whether every weight is finite.
     pub fn is_finite(&self) -> bool {
         let parts = [&*self.linear, &*self.embeddings, &self.mlp];
@@ -184,12 +225,12 @@ impl Servable {
 }
 
 /// Where a part of the bytes lies in them.
-fn place(bytes: &Bytes, part: &[u8]) -> Range<usize> {
+pub(super) fn place(bytes: &Bytes, part: &[u8]) -> Range<usize> {
     let start = part.as_ptr().addr() - bytes.as_ptr().addr();
     start..start + part.len()
 }
 
-fn u64s<'f>(file: &SafeTensors<'f>, name: &str) -> Result<&'f [u8], ServableError> {
+pub(super) fn u64s<'f>(file: &SafeTensors<'f>, name: &str) -> Result<&'f [u8], ServableError> {
     let view = file.tensor(name).map_err(|_| ServableError::Missing(name.to_owned()))?;
     if view.dtype() != Dtype::U64 || view.shape().len() != 1 {
         let found = format!("{:?} {:?}", view.dtype(), view.shape());

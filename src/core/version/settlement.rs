@@ -7,12 +7,15 @@
 //! | with the same content | install it | nothing: it was announced |
 //! | with another content | remove ours, which is lost | it is lost |
 //!
+//! A delta stands on its parent: one that is not announced yet, and whose parent is lost or was never announced, is lost with
+//! it. So no link is announced that no server could apply; the first version of the next run is a full one in any case.
+//!
 //! A version that is lost is nobody's parent: the version before it is, and the next version's segment of the journal begins
 //! with the lost one's.
 
 use super::announcement::{Abandoned, Announcement};
 use super::known::KnownVersions;
-use super::manifest::{Parent, ParentVersion};
+use super::manifest::{Kind, Parent, ParentVersion};
 use super::outbox::OutboxEntry;
 use crate::stream::JournalEntry;
 
@@ -23,6 +26,8 @@ pub enum VersionLoss {
     Missing,
     /// Another worker announced the number with another content.
     Overtaken,
+    /// It is a delta, and its parent is lost, or not announced.
+    Orphaned,
     /// It is of a training export, whose worker had not announced it: it was never here.
     Forsaken,
 }
@@ -44,6 +49,52 @@ pub struct Settled {
     pub journal: Vec<JournalEntry>,
 }
 
+/// What becomes of one version that was owed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It is announced, and whether it is here.
+    Announced {
+        is_present: bool,
+    },
+    /// It is here, and can be announced.
+    Pending,
+    Lost {
+        why: VersionLoss,
+        is_present: bool,
+    },
+}
+
+/// The fates of versions, by rising number: a delta's is its parent's.
+fn fates(outbox: &[OutboxEntry], known: &KnownVersions, is_present: impl Fn(&OutboxEntry) -> bool) -> Vec<Fate> {
+    let mut standing: Vec<&str> = Vec::new();
+    let mut fates = Vec::new();
+    for entry in outbox {
+        let is_present = is_present(entry);
+        let announced = known.announced.get(&entry.version());
+        let is_announced = |base: &ParentVersion| {
+            known.announced.get(&base.version).is_some_and(|one| one.manifest_digest == base.manifest_digest)
+        };
+        let stands = match (entry.announcement.kind, &entry.announcement.parent) {
+            (Kind::Full, _) => true,
+            (Kind::Delta, Some(base)) => standing.contains(&&*base.manifest_digest) || is_announced(base),
+            (Kind::Delta, None) => false,
+        };
+        let is_ours = announced.map(|announced| announced.manifest_digest == entry.manifest_digest());
+        let fate = match (is_ours, is_present) {
+            (Some(true), _) => Fate::Announced { is_present },
+            (Some(false), _) => Fate::Lost { why: VersionLoss::Overtaken, is_present },
+            (None, false) => Fate::Lost { why: VersionLoss::Missing, is_present },
+            (None, true) if stands => Fate::Pending,
+            (None, true) => Fate::Lost { why: VersionLoss::Orphaned, is_present },
+        };
+        if !matches!(fate, Fate::Lost { .. }) {
+            standing.push(entry.manifest_digest());
+        }
+        fates.push(fate);
+    }
+    fates
+}
+
 /// Settles what the last run of this worker owed.
 pub fn settle(
     outbox: &[OutboxEntry],
@@ -53,21 +104,17 @@ pub fn settle(
 ) -> Settled {
     let mut settled = Settled { parent: parent.cloned(), ..Settled::default() };
     // From the newest to the oldest: a parent may be handed down more than once.
-    for entry in outbox.iter().rev() {
-        let announced = known.announced.get(&entry.version());
-        let is_ours = announced.map(|announced| announced.manifest_digest == entry.manifest_digest());
+    for (entry, fate) in outbox.iter().zip(fates(outbox, known, is_present)).rev() {
         let directory = || entry.directory().to_owned();
-        match (is_ours, is_present(entry)) {
-            (None, true) => {
+        match fate {
+            Fate::Pending => {
                 settled.install.push(directory());
                 settled.pending.push(entry.clone());
             }
-            (Some(true), true) => settled.install.push(directory()),
-            (Some(true), false) => {}
-            (None, false) => settled.lose(entry, VersionLoss::Missing, known),
-            (Some(false), is_present) => {
+            Fate::Announced { is_present } => settled.install.extend(is_present.then(directory)),
+            Fate::Lost { why, is_present } => {
                 settled.remove.extend(is_present.then(directory));
-                settled.lose(entry, VersionLoss::Overtaken, known);
+                settled.lose(entry, why, known);
             }
         }
     }
