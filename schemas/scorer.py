@@ -43,6 +43,11 @@ def entries(field, value):  # (feature id, weight) of each value of a field.
             yield xxhash.xxh3_64_intdigest(struct.pack("<I", len(name)) + name + text(value).encode()), np.float32(weight)
 
 
+def load(path):  # The tensors of a file; rows may be in 16 bits.
+    return {name: tensor.astype(np.float32) if tensor.dtype == np.float16 else tensor
+            for name, tensor in safetensors.numpy.load_file(path).items()}
+
+
 def applied(delta, before):  # The tensors of a version from what has changed, and its parent's.
     ids = np.concatenate([delta["feature_ids"], delta["removed_ids"]])
     kept, rows = ~np.isin(before["feature_ids"], ids), ("feature_ids", "linear", "embeddings")
@@ -72,9 +77,9 @@ class Version:
                 break
             parent = manifest["parent"]
             directory = directory.parent / f"{parent['version']}-{parent['manifest_digest'][:12]}"
-        self.manifest, self.tensors = links[0][1], safetensors.numpy.load_file(directory / "model.safetensors")
+        self.manifest, self.tensors = links[0][1], load(directory / "model.safetensors")
         for directory, _ in reversed(links[:-1]):
-            self.tensors = applied(safetensors.numpy.load_file(directory / "delta.safetensors"), self.tensors)
+            self.tensors = applied(load(directory / "delta.safetensors"), self.tensors)
         if "weights" in self.manifest and digest(self.tensors) != self.manifest["weights"]["digest"]:
             raise ValueError(f"the weights of version {self.manifest['version']} are not those that its manifest digests")
 

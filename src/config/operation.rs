@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use deepfm_core::model::weights::Precision;
 use deepfm_core::version::manifest::CHAIN_MAX;
 use serde::{Serialize, Serializer};
 use serde_json::json;
@@ -19,6 +20,8 @@ const DAY_SECONDS: u64 = 86_400;
 const SILENCE_MAX_SECONDS: u64 = 11 * 366 * DAY_SECONDS;
 
 const READERS: Choice<Readers> = Choice(&[("owner", Readers::Owner), ("group", Readers::Group), ("all", Readers::All)]);
+
+const WEIGHTS: Choice<Precision> = Choice(&[("f32", Precision::F32), ("f16", Precision::F16)]);
 
 const LISTEN: Special<Option<SocketAddr>> = Special {
     read: read_listen,
@@ -60,6 +63,10 @@ section! {
             whole(1, CHAIN_MAX, "a server that comes late reads a full version and every delta since"), Free;
         /// The largest a delta may be, as a share of the full version: where more has changed, a full one is made instead.
         delta_ratio_max: f32 = 0.3, number(Bounds::SHARE, "it is a share of the size of a full version"), Free;
+        /// In how many bits the weights of rows are published: "f32", or "f16" for half the size. Rounding moves a weight by at
+        /// most 1/2048 of itself; each version says by how much it has moved the scores of its probes. What is learned has
+        /// 32 bits in any case.
+        weights: Precision = Precision::F32, WEIGHTS, Free;
         /// Raw feature rows with expected scores that travel in each version; servers reproduce them before they swap.
         probes: usize = 16, whole(1, 10_000, "servers score each probe before they serve a version"), Free;
         /// While no click was read for so long by the log's own time, although impressions come, no version goes live: a

@@ -6,23 +6,26 @@
 
 use deepfm_core::model::Executor;
 use deepfm_core::model::table::Untaken;
+use deepfm_core::model::weights::Precision;
 use deepfm_core::train::Trainer;
 use deepfm_core::version::artefact::{Base, Cut, VersionCut};
 
 use crate::config::operation::Versions;
 
-/// When a full version is written.
+/// When a full version is written, and how precise versions are.
 #[derive(Clone, Copy, Debug)]
 pub struct ChainBounds {
     /// One version in so many is full, at least.
     pub full_every: u32,
     /// The largest size of a delta, as a share of the full version's.
     pub delta_ratio_max: f32,
+    /// In how many bits the weights of rows are.
+    pub precision: Precision,
 }
 
 impl From<&Versions> for ChainBounds {
     fn from(settings: &Versions) -> Self {
-        Self { full_every: settings.full_every, delta_ratio_max: settings.delta_ratio_max }
+        Self { full_every: settings.full_every, delta_ratio_max: settings.delta_ratio_max, precision: settings.weights }
     }
 }
 
@@ -52,15 +55,19 @@ impl Chain {
             return VersionCut::delta(trainer, cut, base, changes);
         }
         self.base = None;
-        let version = VersionCut::of(trainer, cut);
-        trainer.note_published();
+        let version = VersionCut::of(trainer, cut).in_precision(self.bounds.precision);
+        trainer.note_published(self.bounds.precision);
         version
     }
 
     fn is_delta<E: Executor>(&self, base: &Base, trainer: &Trainer<E>) -> bool {
         let Some((changed, gone)) = trainer.changed_len() else { return false };
         let model = trainer.model();
-        let row = 12 + 4 * model.params().embedding_dim;
+        let real = match self.bounds.precision {
+            Precision::F32 => 4,
+            Precision::F16 => 2,
+        };
+        let row = 8 + real * (1 + model.params().embedding_dim);
         let dense = 4 * (1 + model.architecture().mlp.len);
         let delta = (changed * row + gone * 8 + dense) as f64;
         let full = (model.row_count() * row + dense) as f64;

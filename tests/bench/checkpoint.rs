@@ -17,6 +17,7 @@ use deepfm_core::feature::field::{Field, FieldKind, FieldSet};
 use deepfm_core::feature::{Entry, Features, hash};
 use deepfm_core::join::params::{JoinParams, LabelPolicy, LatePolicy};
 use deepfm_core::model::params::ModelParams;
+use deepfm_core::model::weights::Precision;
 use deepfm_core::stream::{Arrival, Control, Partition};
 use deepfm_core::train::{BatchParams, Ledger, Restore, Scope, StateCut, StateDigest, TrainParams, Trainer};
 use deepfm_core::version::artefact::{Cut, Verified};
@@ -159,7 +160,7 @@ fn versions(rows: u64, trainer: &mut Trainer, traffic: &mut Traffic) {
     let artefacts = Directory::new(directory.path().to_owned(), Readers::Owner);
     let field = |number: u64| Field { name: format!("field{number}"), kind: FieldKind::Categorical };
     let fields = FieldSet::new((0..FIELDS).map(field).collect()).expect("they are valid");
-    let mut chain = Chain::new(ChainBounds { full_every: 100, delta_ratio_max: 1.0 });
+    let mut chain = Chain::new(ChainBounds { full_every: 100, delta_ratio_max: 1.0, precision: Precision::F32 });
     let mut served: Option<Verified> = None;
     println!("version     pause ms   whole ms   apply ms      MB");
     for (round, share) in [1.0, 0.001, 0.001, 0.01, 0.01, 0.01, 0.1].into_iter().enumerate() {

@@ -11,13 +11,14 @@ use deepfm_core::event::{Click, Decoded, Event, EventKind, Impression};
 use deepfm_core::feature::encoder::Encoder;
 use deepfm_core::feature::field::FieldSet;
 use deepfm_core::feature::hash::mix64;
+use deepfm_core::model::weights::Precision;
 use deepfm_core::stream::{Arrival, Control, Partition};
 use deepfm_core::train::{Scope, Trainer};
 use deepfm_core::version::artefact::{Artefact, ArtefactError, Cut, MANIFEST, MODEL, Verified, VersionCut, verify};
 use deepfm_core::version::delta::{DELTA, DeltaError};
 use deepfm_core::version::link;
 use deepfm_core::version::manifest::{FileDigest, Kind, Manifest, ParentVersion};
-use deepfm_core::version::safetensors;
+use deepfm_core::version::safetensors::{self, Tensor};
 use deepfm_stream::config::Config;
 use deepfm_stream::worker::chain::{Chain, ChainBounds};
 
@@ -67,6 +68,7 @@ struct Maker {
     at: (i64, i64),
     version: u64,
     parent: Option<ParentVersion>,
+    precision: Precision,
 }
 
 impl Maker {
@@ -79,7 +81,17 @@ impl Maker {
             trainer.control(&Control::Start { partition, next_offset: 0 }).expect("it is new");
         }
         let at = (0, 1_700_000_000_000);
-        Self { config, fields, encoder, trainer, chain: Chain::new(bounds), at, version: 0, parent: None }
+        Self {
+            config,
+            fields,
+            encoder,
+            trainer,
+            chain: Chain::new(bounds),
+            at,
+            version: 0,
+            parent: None,
+            precision: bounds.precision,
+        }
     }
 
     /// Learns from so many impressions, a third of them clicked.
@@ -126,7 +138,8 @@ impl Maker {
 
     /// The full version of the next number, as it would be.
     fn full(&mut self) -> Artefact {
-        self.cut(|_, trainer, cut| VersionCut::of(trainer, cut)).encode()
+        let precision = self.precision;
+        self.cut(|_, trainer, cut| VersionCut::of(trainer, cut).in_precision(precision)).encode()
     }
 
     /// The next version, full or delta.
@@ -177,9 +190,9 @@ fn weights(version: &Verified) -> Vec<u8> {
 
 #[test]
 fn two_hundred_deltas_with_expiry_admission_eviction_failures_restarts_and_crashes_give_the_bytes_of_full_versions() {
-    for seed in [1, 2] {
+    for (seed, precision) in [(1, Precision::F32), (2, Precision::F16)] {
         println!("seed {seed}");
-        let bounds = ChainBounds { full_every: 12, delta_ratio_max: 1.0 };
+        let bounds = ChainBounds { full_every: 12, delta_ratio_max: 1.0, precision };
         let (mut dice, mut maker) = (Dice(seed), Maker::new(bounds));
         let mut saved = maker.checkpoint();
         let mut server = None;
@@ -233,7 +246,7 @@ fn two_hundred_deltas_with_expiry_admission_eviction_failures_restarts_and_crash
 
 #[test]
 fn a_delta_is_applied_to_its_parent_alone() {
-    let bounds = ChainBounds { full_every: 100, delta_ratio_max: 1.0 };
+    let bounds = ChainBounds { full_every: 100, delta_ratio_max: 1.0, precision: Precision::F32 };
     let (mut dice, mut maker) = (Dice(7), Maker::new(bounds));
     let mut next = |count| {
         maker.learn(count, &mut dice);
@@ -281,8 +294,9 @@ fn forged(mut files: Files, alter: impl FnOnce(&mut Manifest)) -> Files {
 }
 
 /// A full version, and two deltas on it.
-pub(super) fn chain() -> [Artefact; 3] {
-    let (mut dice, mut maker) = (Dice(9), Maker::new(ChainBounds { full_every: 100, delta_ratio_max: 10.0 }));
+pub(super) fn chain(precision: Precision) -> [Artefact; 3] {
+    let (mut dice, mut maker) =
+        (Dice(9), Maker::new(ChainBounds { full_every: 100, delta_ratio_max: 10.0, precision }));
     [80, 40, 40].map(|count| {
         maker.learn(count, &mut dice);
         if count == 40 {
@@ -295,7 +309,7 @@ pub(super) fn chain() -> [Artefact; 3] {
 
 #[test]
 fn swapped_altered_and_damaged_deltas_are_refused_and_none_panics() {
-    let [one, two, three] = chain();
+    let [one, two, three] = chain(Precision::F32);
     let first = follow(None, &one);
     assert!(two.manifest.weights.as_ref().is_some_and(|weights| weights.removed > 0), "something has expired");
     // The weights of the next link under this one's manifest.
@@ -346,8 +360,61 @@ fn swapped_altered_and_damaged_deltas_are_refused_and_none_panics() {
 }
 
 #[test]
+fn rows_in_16_bits_are_real_halves_whose_bound_is_stated_and_held() {
+    let [exact, _, _] = chain(Precision::F32);
+    let [half, delta, _] = chain(Precision::F16);
+    let (whole, served) = (follow(None, &exact), follow(None, &half));
+    let tensors = |version: &Verified, name: &str| -> Vec<f32> {
+        let tensors = version.servable.tensors();
+        let (_, _, tensor) = tensors.iter().find(|(found, _, _)| found == name).expect("it is there");
+        match tensor {
+            Tensor::F32(values) | Tensor::F16(values) => values.to_vec(),
+            Tensor::U64(_) => panic!("{name} is of reals"),
+        }
+    };
+    for name in ["linear", "embeddings"] {
+        let (whole, served) = (tensors(&whole, name), tensors(&served, name));
+        let mut moved = 0;
+        for (whole, served) in whole.iter().zip(&served) {
+            let bound = (whole.abs() * Precision::F16.weight_error()).max(2.0_f32.powi(-25));
+            assert!((whole - served).abs() <= bound, "{name}: {served} for {whole}");
+            moved += usize::from(whole != served);
+        }
+        assert!(whole.len() == served.len() && moved > 0, "{name}: nothing was rounded");
+    }
+    let header = String::from_utf8_lossy(&half.files[MODEL]).into_owned();
+    assert!(header.contains(r#""embeddings":{"dtype":"F16""#) && header.contains(r#""bias":{"dtype":"F32""#));
+    assert!(half.files[MODEL].len() < exact.files[MODEL].len());
+    let stated = half.manifest.weights.clone().expect("it has them");
+    assert!(stated.rounding > 0.0 && stated.rounding < 1e-3, "{}", stated.rounding);
+    assert_eq!(exact.manifest.weights.as_ref().map(|weights| weights.rounding), Some(0.0));
+    // A bound that the probes do not keep, or none, is refused; so is another precision than the file's.
+    let cases: [(&str, Alter); 4] = [
+        ("further than the bound", |manifest| manifest.weights.as_mut().expect("there").rounding /= 2.0),
+        ("must be finite", |manifest| manifest.weights.as_mut().expect("there").rounding = -1.0),
+        ("0 in 32 bits", |manifest| manifest.weights.as_mut().expect("there").precision = Precision::F32),
+        ("in F16, the manifest says F32", |manifest| {
+            let weights = manifest.weights.as_mut().expect("there");
+            (weights.precision, weights.rounding) = (Precision::F32, 0.0);
+        }),
+    ];
+    for (expected, alter) in cases {
+        let error = verify(&forged(half.files.clone(), alter)).expect_err("it is refused");
+        let text =
+            format!("{error} {}", std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default());
+        assert!(text.contains(expected), "{text}");
+    }
+    // A delta goes on in its chain's precision.
+    let link = link::verify(&delta.files).expect("it is whole");
+    assert!(matches!(link.apply(&follow(None, &exact)), Err(ArtefactError::Delta(DeltaError::OtherParent { .. }))));
+    let link = link::verify(&delta.files).expect("it is whole");
+    let digested = whole.digested();
+    assert!(matches!(link.delta.apply(digested, stated.digest), Err(DeltaError::Shape)));
+}
+
+#[test]
 fn a_removed_id_out_of_order_or_changed_as_well_is_refused() {
-    let [_, two, _] = chain();
+    let [_, two, _] = chain(Precision::F32);
     let bytes = &two.files[DELTA];
     let header = u64::from_le_bytes(*bytes.first_chunk().expect("a header")) as usize;
     let document: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).expect("it is JSON");
@@ -391,10 +458,10 @@ fn a_version_is_full_when_much_has_changed_and_when_the_chain_is_long_enough() {
         }
         kinds
     };
-    let every = |full_every| ChainBounds { full_every, delta_ratio_max: 1.0 };
+    let every = |full_every| ChainBounds { full_every, delta_ratio_max: 1.0, precision: Precision::F32 };
     assert_eq!(kinds(every(3), &[1; 6]), [FULL, DELTA_ON, DELTA_ON, FULL, DELTA_ON, DELTA_ON, FULL]);
     assert_eq!(kinds(every(1), &[1; 3]), [FULL; 4]);
-    let small = ChainBounds { full_every: 100, delta_ratio_max: 0.4 };
+    let small = ChainBounds { full_every: 100, delta_ratio_max: 0.4, precision: Precision::F32 };
     assert_eq!(kinds(small, &[1, 200, 1]), [FULL, DELTA_ON, FULL, DELTA_ON]);
 }
 

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use deepfm_core::checkpoint::export::{self, BLOCKS, Inspection};
 use deepfm_core::checkpoint::{self, Block, FORMAT_VERSION, Layer, Lineage, Section};
 use deepfm_core::event::EventKind;
+use deepfm_core::model::weights::Precision;
 use deepfm_core::stream::{Control, JournalEntry, Partition};
 use deepfm_core::train::Scope;
 use deepfm_core::version::alias::{Act, Alias, LIVE};
@@ -141,7 +142,7 @@ fn written() -> BTreeMap<String, Files> {
     let (artefacts, records_format) = (manifest::FORMAT, announcement::FORMAT);
     BTreeMap::from([
         (format!("artefact-{artefacts}"), version().files),
-        (format!("delta-{artefacts}"), chain()[1].files.clone()),
+        (format!("delta-{artefacts}"), chain(Precision::F32)[1].files.clone()),
         (format!("checkpoint-{FORMAT_VERSION}"), BTreeMap::from([("layer.blocks".to_owned(), frames(&layer()))])),
         (format!("export-{}-{FORMAT_VERSION}", export::FORMAT), export_files("ctr", &layer())),
         (format!("journal-{artefacts}"), BTreeMap::from([(JOURNAL.to_owned(), journal_lines(&decisions()))])),

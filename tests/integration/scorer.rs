@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use deepfm_core::model::weights::Precision;
 use deepfm_core::version::artefact::{PROBE_TOLERANCE, PROBES, Probe};
 use deepfm_core::version::delta::DELTA;
 use deepfm_stream::config::Config;
@@ -103,7 +104,7 @@ fn a_scorer_in_python_reproduces_the_probes_of_every_kind_of_model() {
         let input = probes.iter().flat_map(|probe| [probe.features.get(), "\n"]).collect::<String>();
         let found = scores(&python, &installed(root.path(), &artefact), &input);
         assert_eq!(found.len(), probes.len(), "{name}");
-        for (Probe { features, logit }, score) in probes.iter().zip(found) {
+        for (Probe { features, logit, .. }, score) in probes.iter().zip(found) {
             let found = (score / (1.0 - score)).ln();
             let bound = PROBE_TOLERANCE * (1.0 + logit.abs());
             assert!((found - logit).abs() <= bound, "{name}: {found} for {features}, expected {logit}");
@@ -120,7 +121,8 @@ fn a_scorer_in_python_follows_a_chain_of_deltas_and_refuses_one_with_a_link_of_a
     let Some(python) = python(name) else { return };
     let root = tempfile::tempdir().expect("a directory of our own");
     let mut paths = Vec::new();
-    for artefact in chain() {
+    // First those whose rows are in 16 bits.
+    for artefact in [chain(Precision::F16), chain(Precision::F32)].into_iter().flatten() {
         let path = installed(root.path(), &artefact);
         let lines = String::from_utf8(artefact.files[PROBES].clone()).expect("it is JSON");
         let probes: Vec<Probe> = lines.lines().map(|line| serde_json::from_str(line).expect("a probe")).collect();
@@ -131,6 +133,7 @@ fn a_scorer_in_python_follows_a_chain_of_deltas_and_refuses_one_with_a_link_of_a
         }
         paths.push(path);
     }
+    let paths = &paths[3..];
     // The weights of another link under this one's name: the digest of what comes out of it is another.
     std::fs::copy(paths[2].join(DELTA), paths[1].join(DELTA)).expect("the disk takes it");
     let scorer = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas/scorer.py");

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use half::f16;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -14,6 +15,38 @@ use super::params::ModelParams;
 use crate::feature::FeatureId;
 use crate::optim::ftrl;
 use crate::optim::params::FtrlParams;
+
+/// In how many bits the weights of rows are served. Bias and MLP have 32 in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// IEEE binary32: as they were learned.
+    #[default]
+    F32,
+    /// IEEE binary16, rounded to the nearest, of two as near to the even one. What is beyond its range becomes its largest.
+    F16,
+}
+
+impl Precision {
+    /// The served weight. One that is not finite stays so.
+    #[inline]
+    pub fn round(self, weight: f32) -> f32 {
+        if self == Self::F16 && weight.is_finite() {
+            f16::from_f32(weight.clamp(f16::MIN.to_f32(), f16::MAX.to_f32())).to_f32()
+        } else {
+            weight
+        }
+    }
+
+    /// The most by which rounding moves a weight of at least 2⁻¹⁴ and at most 65504 in size, as a share of it; a smaller one
+    /// moves by at most 2⁻²⁵.
+    pub fn weight_error(self) -> f32 {
+        match self {
+            Self::F32 => 0.0,
+            Self::F16 => 1.0 / 2048.0,
+        }
+    }
+}
 
 /// How the weights of a row follow from its optimizer state.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -106,5 +139,42 @@ impl TryFrom<String> for WeightsDigest {
 
     fn try_from(text: String) -> Result<Self, NoWeightsDigest> {
         text.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_in_16_bits_are_the_nearest_of_two_the_even_one_and_never_beyond_the_largest() {
+        let round = |weight| Precision::F16.round(weight);
+        let unit = 2.0_f32.powi(-10);
+        for (weight, expected) in [
+            (0.1, 0.099_975_586),
+            (1.0 + unit / 2.0, 1.0),
+            (1.0 + 1.5 * unit, 1.0 + 2.0 * unit),
+            (1.0 + 0.51 * unit, 1.0 + unit),
+            (2.0_f32.powi(-25), 0.0),
+            (1.5 * 2.0_f32.powi(-24), 2.0_f32.powi(-23)),
+            (65_504.0, 65_504.0),
+            (65_530.0, 65_504.0),
+            (-1e30, -65_504.0),
+            (f32::INFINITY, f32::INFINITY),
+        ] {
+            assert_eq!(round(weight), expected, "{weight}");
+        }
+        assert!(round(f32::NAN).is_nan());
+        assert_eq!(Precision::F32.round(0.1), 0.1);
+    }
+
+    #[test]
+    fn a_digest_of_weights_is_read_only_as_it_is_written() {
+        let digest = WeightsDigest(u128::MAX / 7);
+        assert_eq!(digest.to_string().parse(), Ok(digest));
+        let text = digest.to_string();
+        for other in [text[1..].to_owned(), format!("0{text}"), text.to_uppercase(), format!("+{}", &text[1..])] {
+            assert_eq!(other.parse::<WeightsDigest>(), Err(NoWeightsDigest), "{other}");
+        }
     }
 }

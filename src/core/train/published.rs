@@ -3,13 +3,13 @@
 use super::Trainer;
 use crate::model::Executor;
 use crate::model::table::{Changes, Untaken};
-use crate::model::weights::WeightRule;
+use crate::model::weights::{Precision, WeightRule};
 
 impl<E: Executor> Trainer<E> {
-    /// Begins to note which weights change from here on: a version that is cut now has them all.
-    pub fn note_published(&mut self) {
+    /// Begins to note which weights change from here on: a version that is cut now has them all, in this precision.
+    pub fn note_published(&mut self, precision: Precision) {
         let rule = WeightRule::of(&self.learner.params.model);
-        self.learner.model.table_mut().note_published(rule);
+        self.learner.model.table_mut().note_published(rule, precision);
     }
 
     /// Notes no more: the next version must have everything.

@@ -9,7 +9,7 @@ use super::delta::{DELTA, Delta};
 use super::journal::JOURNAL;
 use super::manifest::{FORMAT, FileDigest, Fingerprints, Kind, Manifest, ParentVersion, Shape, WeightsNote, sha256};
 use super::names;
-use super::reading::PROBE_BOUNDS;
+use super::reading::{PROBE_BOUNDS, rounding};
 use super::safetensors;
 use super::servable::Servable;
 use crate::feature::Features;
@@ -17,13 +17,13 @@ use crate::feature::encoder::Encoder;
 use crate::feature::field::FieldSet;
 use crate::feature::id::HASHING;
 use crate::model::table::Changes;
-use crate::model::weights::WeightsDigest;
+use crate::model::weights::{Precision, WeightsDigest};
 use crate::stream::JournalEntry;
 use crate::train::{StateDigest, Trainer};
 
 pub use super::reading::{
-    ArtefactError, MANIFEST, MODEL, PROBE_TOLERANCE, PROBES, Probe, Verified, check_file, read_manifest, verify,
-    weights_file,
+    ArtefactError, MANIFEST, MODEL, PROBE_TOLERANCE, PROBES, Probe, Verified, check_file, check_fingerprints,
+    read_manifest, read_weights, verify, weights_file,
 };
 
 /// What a version is cut with, beside the trainer.
@@ -69,6 +69,8 @@ pub struct Base {
     pub version: ParentVersion,
     /// Deltas since the last full version.
     pub chain: u32,
+    /// In how many bits the weights of its rows are.
+    pub precision: Precision,
     /// Whether its weights are finite: servers refuse it otherwise, and what stands on it.
     pub is_finite: bool,
     /// Digest of its weights.
@@ -80,7 +82,8 @@ pub struct Base {
 /// The weights of a version that is cut.
 #[derive(Debug)]
 enum CutWeights {
-    Full(Box<Servable>),
+    /// As they were learned, and the precision in which they are served.
+    Full(Box<Servable>, Precision),
     Delta(Box<CutDelta>),
 }
 
@@ -109,7 +112,17 @@ impl VersionCut {
     /// Cuts a full version from a trainer as it stands.
     pub fn of(trainer: &Trainer, cut: Cut<'_>) -> Self {
         let servable = Servable::unsorted(trainer.model(), trainer.params().logit_offset());
-        Self::with(trainer, cut, Kind::Full, CutWeights::Full(Box::new(servable)))
+        Self::with(trainer, cut, Kind::Full, CutWeights::Full(Box::new(servable), Precision::F32))
+    }
+
+    /// A full version in another precision.
+    #[must_use]
+    pub fn in_precision(self, precision: Precision) -> Self {
+        let weights = match self.weights {
+            CutWeights::Full(servable, _) => CutWeights::Full(servable, precision),
+            delta @ CutWeights::Delta(_) => delta,
+        };
+        Self { weights, ..self }
     }
 
     /// Cuts a delta from a trainer as it stands, from what has changed since the version that is its base, and its parent.
@@ -120,7 +133,7 @@ impl VersionCut {
             sample: Servable::sample(model, offset, &probed(cut.fields, &cut.probes)),
             rows_sum: before.wrapping_sub(changes.left).wrapping_add(changes.entered),
             chain: base.chain + 1,
-            delta: Delta::of(model, offset, changes),
+            delta: Delta::of(model, offset, base.precision, changes),
         }));
         let cut = Cut { parent: Some(base.version.clone()), ..cut };
         Self::with(trainer, cut, Kind::Delta, weights)
@@ -172,7 +185,7 @@ impl VersionCut {
     /// Whether every weight that is in it is finite.
     pub fn is_finite(&self) -> bool {
         match &self.weights {
-            CutWeights::Full(servable) => servable.is_finite(),
+            CutWeights::Full(servable, _) => servable.is_finite(),
             CutWeights::Delta(cut) => cut.delta.is_finite(),
         }
     }
@@ -186,8 +199,8 @@ impl VersionCut {
     pub fn encode(self) -> Artefact {
         let is_finite = self.is_finite();
         let Self { weights, manifest, fields, probes, journal } = self;
-        let Encoded { file, bytes, probes, weights, dense } = weights.encode(&fields, &probes);
-        let (digest, chain) = (weights.digest, weights.chain);
+        let Encoded { file, bytes, probes, weights, dense } = weights.encode(fields, &probes);
+        let WeightsNote { digest, chain, precision, .. } = weights;
         let mut files = BTreeMap::from([
             (file.to_owned(), bytes),
             (PROBES.to_owned(), probes),
@@ -199,7 +212,7 @@ impl VersionCut {
         let manifest_digest = sha256(&bytes);
         files.insert(MANIFEST.to_owned(), bytes);
         let version = ParentVersion { version: manifest.version, manifest_digest: manifest_digest.clone() };
-        let base = Base { version, chain, is_finite, digest, dense };
+        let base = Base { version, chain, precision, is_finite, digest, dense };
         Artefact { manifest, digest: manifest_digest, files, base }
     }
 }
@@ -215,25 +228,37 @@ struct Encoded {
 }
 
 impl CutWeights {
-    fn encode(self, fields: &FieldSet, probes: &[String]) -> Encoded {
-        let (file, bytes, weights, scored) = match self {
-            Self::Full(servable) => {
-                let servable = (*servable).sorted();
-                let (rows, digest) = (servable.rows() as u64, servable.digest());
-                let weights = WeightsNote { digest, chain: 0, rows, removed: 0 };
-                (MODEL, safetensors::write(&servable.tensors()), weights, servable)
+    fn encode(self, fields: FieldSet, rows: &[String]) -> Encoded {
+        let probes = |exact: &Servable, served: &Servable| probe_lines(exact, served, fields, rows);
+        match self {
+            Self::Full(servable, precision) => {
+                let exact = (*servable).sorted();
+                let (rows, removed, chain) = (exact.rows() as u64, 0, 0);
+                let (probes, served, rounding) = if precision == Precision::F32 {
+                    let (probes, rounding) = probes(&exact, &exact);
+                    (probes, exact, rounding)
+                } else {
+                    let served = exact.rounded(precision);
+                    let (probes, rounding) = probes(&exact, &served);
+                    (probes, served, rounding)
+                };
+                let (digest, dense) = (served.digest(), served.dense_hash());
+                let weights = WeightsNote { digest, chain, rows, removed, precision, rounding };
+                Encoded { file: MODEL, bytes: safetensors::write(&served.tensors()), probes, weights, dense }
             }
             Self::Delta(cut) => {
                 let CutDelta { delta, sample, rows_sum, chain } = *cut;
                 let delta = delta.sorted();
-                let digest = WeightsDigest(rows_sum.wrapping_add(sample.dense_hash()));
+                let precision = delta.precision();
+                let served = sample.rounded(precision);
+                let (probes, rounding) = probes(&sample, &served);
+                let dense = sample.dense_hash();
+                let digest = WeightsDigest(rows_sum.wrapping_add(dense));
                 let (rows, removed) = (delta.changed() as u64, delta.removed() as u64);
-                let weights = WeightsNote { digest, chain, rows, removed };
-                (DELTA, safetensors::write(&delta.tensors()), weights, sample)
+                let weights = WeightsNote { digest, chain, rows, removed, precision, rounding };
+                Encoded { file: DELTA, bytes: safetensors::write(&delta.tensors()), probes, weights, dense }
             }
-        };
-        let probes = probe_lines(&scored, fields.clone(), probes);
-        Encoded { file, bytes, probes, weights, dense: scored.dense_hash() }
+        }
     }
 }
 
@@ -244,17 +269,24 @@ impl Artefact {
     }
 }
 
-/// The rows that encode, each with its logit. The empty row is always there: it shows the bias.
-fn probe_lines(servable: &Servable, fields: FieldSet, rows: &[String]) -> Vec<u8> {
+/// The rows that encode, each with its logit by the served weights, and where these are rounded by those of before; and the most
+/// by which rounding has moved one. The empty row is always there: it shows the bias.
+fn probe_lines(exact: &Servable, served: &Servable, fields: FieldSet, rows: &[String]) -> (Vec<u8>, f64) {
     let encoder = Encoder::new(fields, PROBE_BOUNDS);
     let rows = std::iter::once("{}").chain(rows.iter().map(String::as_str));
+    let is_rounded = served.precision() != Precision::F32;
     let probe = |row: &str| {
-        let features = encoder.encode_json(row).ok()?;
-        let logit = servable.logits(&[features])[0];
+        let features = [encoder.encode_json(row).ok()?];
+        let logit = served.logits(&features)[0];
+        let exact = is_rounded.then(|| exact.logits(&features)[0]);
         let features = RawValue::from_string(row.to_owned()).ok()?;
-        logit.is_finite().then_some(Probe { features, logit })
+        let is_finite = logit.is_finite() && exact.is_none_or(f64::is_finite);
+        is_finite.then_some(Probe { features, logit, exact })
     };
-    json_lines(&rows.filter_map(probe).collect::<Vec<_>>())
+    let probes: Vec<Probe> = rows.filter_map(probe).collect();
+    let moved = probes.iter().filter_map(|probe| Some(rounding(probe.logit, probe.exact?)));
+    let largest = moved.fold(0.0, f64::max);
+    (json_lines(&probes), largest)
 }
 
 /// The features of the rows that are probes.

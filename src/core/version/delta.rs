@@ -14,7 +14,7 @@ use super::servable::{Servable, ServableError, place, u64s};
 use crate::feature::FeatureId;
 use crate::model::DeepFm;
 use crate::model::table::Changes;
-use crate::model::weights::{RowHasher, WeightsDigest, dense_hash};
+use crate::model::weights::{Precision, RowHasher, WeightsDigest, dense_hash};
 
 /// The weights of a delta.
 pub const DELTA: &str = "delta.safetensors";
@@ -44,8 +44,8 @@ pub enum DeltaError {
     /// What is at hand has the parent's number and is not the parent.
     #[error("version {version} is a delta on version {parent} with manifest {expected}, at hand is one with {found}")]
     OtherParent { version: u64, parent: u64, expected: String, found: String },
-    /// The parent has another shape.
-    #[error("its shape is not its parent's")]
+    /// The parent has another shape or precision.
+    #[error("its shape or precision is not its parent's")]
     Shape,
     /// The result is not the version.
     #[error("applied, its weights have digest {found}, its manifest says {expected}")]
@@ -70,10 +70,10 @@ pub struct Digested<'w> {
 }
 
 impl Delta {
-    /// What a model has changed, as it was noted.
-    pub(super) fn of(model: &DeepFm, logit_offset: f64, mut changes: Changes) -> Self {
+    /// What a model has changed, as it was noted, in that precision.
+    pub(super) fn of(model: &DeepFm, logit_offset: f64, precision: Precision, mut changes: Changes) -> Self {
         let removed = std::mem::take(&mut changes.gone).into();
-        Self { changed: Servable::changed(model, logit_offset, changes), removed }
+        Self { changed: Servable { precision, ..Servable::changed(model, logit_offset, changes) }, removed }
     }
 
     /// The same with its rows by rising id.
@@ -111,6 +111,11 @@ impl Delta {
         self.changed.is_finite()
     }
 
+    /// In how many bits its rows are written.
+    pub fn precision(&self) -> Precision {
+        self.changed.precision()
+    }
+
     /// Number of rows that changed or came.
     pub fn changed(&self) -> usize {
         self.changed.rows()
@@ -128,7 +133,10 @@ impl Delta {
     pub fn apply(&self, parent: Digested<'_>, expected: WeightsDigest) -> Result<Servable, DeltaError> {
         let Self { changed, removed } = self;
         let Digested { weights: before, digest } = parent;
-        if before.architecture != changed.architecture || before.logit_offset != changed.logit_offset {
+        let is_alike = before.architecture == changed.architecture
+            && before.logit_offset == changed.logit_offset
+            && before.precision == changed.precision;
+        if !is_alike {
             return Err(DeltaError::Shape);
         }
         let (ids, linear, embeddings, moved) = merge(before, changed, removed);
@@ -136,6 +144,7 @@ impl Delta {
             architecture: changed.architecture.clone(),
             bias: changed.bias,
             logit_offset: changed.logit_offset,
+            precision: changed.precision,
             ids: ids.into(),
             linear: linear.into(),
             embeddings: embeddings.into(),

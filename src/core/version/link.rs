@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::bytes::Bytes;
 use super::delta::{DELTA, Delta, DeltaError, Digested, check_parent};
 use super::manifest::{Kind, Manifest, ParentVersion, WeightsNote};
-use super::reading::{ArtefactError, Checked, PROBES, Verified, check_files, check_probes};
+use super::reading::{ArtefactError, Checked, PROBES, Verified, check_files, check_precision, check_probes};
 use super::servable::Servable;
 use crate::feature::field::FieldSet;
 
@@ -44,6 +44,7 @@ where
     if delta.removed() as u64 != weights.removed {
         return Err(ArtefactError::Removed { found: delta.removed(), expected: weights.removed });
     }
+    check_precision(delta.precision(), weights.precision)?;
     let probes = files[PROBES].clone().into();
     Ok(ChainLink { manifest, digest, delta, weights, fields, probes })
 }
@@ -54,13 +55,22 @@ impl ChainLink {
     /// # Errors
     /// When what is at hand is not the parent, or does not become the version.
     pub fn onto(&self, at: &ParentVersion, parent: Digested<'_>) -> Result<(Servable, usize), ArtefactError> {
+        let servable = self.weights(at, parent)?;
+        let probes = check_probes(&servable, self.fields.clone(), &self.probes, self.weights.rounding)?;
+        Ok((servable, probes))
+    }
+
+    /// The same without the probes, for whoever scores them in another way.
+    ///
+    /// # Errors
+    /// When what is at hand is not the parent, or does not become the version.
+    pub fn weights(&self, at: &ParentVersion, parent: Digested<'_>) -> Result<Servable, ArtefactError> {
         check_parent(&self.manifest, at)?;
         let servable = self.delta.apply(parent, self.weights.digest)?;
         if servable.rows() as u64 != self.manifest.rows {
             return Err(ArtefactError::Rows { found: servable.rows(), expected: self.manifest.rows });
         }
-        let probes = check_probes(&servable, self.fields.clone(), &self.probes)?;
-        Ok((servable, probes))
+        Ok(servable)
     }
 
     /// The version from its parent.

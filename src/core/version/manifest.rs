@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::names::{self, NameError};
 use crate::feature::field::{Field, FieldError, FieldSet};
 use crate::model::params::{MlpParams, ModelParams, Parts};
-use crate::model::weights::WeightsDigest;
+use crate::model::weights::{Precision, WeightsDigest};
 use crate::train::ParamsError;
 
 /// The form of artefacts.
@@ -58,6 +58,9 @@ pub enum ManifestError {
     /// It says of its place in a chain what cannot be.
     #[error("a {kind} version cannot be {chain} deltas from its full version")]
     Chain { kind: Kind, chain: u32 },
+    /// What rounding does is not a number.
+    #[error("the bound on rounding is {0}, it must be finite and not negative, and 0 in 32 bits")]
+    Rounding(f64),
     /// The correction of the logit is not a number.
     #[error("the logit's offset is not finite")]
     Offset,
@@ -126,7 +129,7 @@ impl fmt::Display for Kind {
 }
 
 /// What a version's weights are checked by, and how much of them is here.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WeightsNote {
     /// Digest of all weights of the version: of a delta, those that applying it gives.
@@ -137,6 +140,10 @@ pub struct WeightsNote {
     pub rows: u64,
     /// Ids that are removed.
     pub removed: u64,
+    /// In how many bits the weights of rows are.
+    pub precision: Precision,
+    /// The most by which rounding has moved the logit of a probe, relative to 1 plus its size: 0 in 32 bits.
+    pub rounding: f64,
 }
 
 /// A version, by number and content.
@@ -248,7 +255,14 @@ impl Manifest {
             (FORMAT_OLDEST, Kind::Full, None) => return Ok(()),
             (FORMAT_OLDEST, _, _) => return Err(ManifestError::Form { format, kind, weights: "a digest" }),
             (_, _, None) => return Err(ManifestError::Form { format, kind, weights: "no digest" }),
-            (_, _, Some(weights)) => weights.chain,
+            (_, _, Some(weights)) => {
+                let WeightsNote { rounding, precision, chain, .. } = *weights;
+                let is_bound = rounding.is_finite() && rounding >= 0.0;
+                if !is_bound || (precision == Precision::F32 && rounding != 0.0) {
+                    return Err(ManifestError::Rounding(rounding));
+                }
+                chain
+            }
         };
         let is_place = match kind {
             Kind::Full => chain == 0,

@@ -17,6 +17,7 @@ use crate::feature::encoder::{Encoder, EntryBounds, Misfit};
 use crate::feature::field::{FieldError, FieldSet};
 use crate::feature::id::HASHING;
 use crate::model::batch::Architecture;
+use crate::model::weights::Precision;
 
 /// The weights.
 pub const MODEL: &str = "model.safetensors";
@@ -41,6 +42,9 @@ pub struct Probe {
     pub features: Box<RawValue>,
     /// The expected logit.
     pub logit: f64,
+    /// The logit before the weights were rounded, where they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exact: Option<f64>,
 }
 
 /// A version cannot be read, or is not what it says.
@@ -110,6 +114,12 @@ pub enum ArtefactError {
     /// A probe does not encode.
     #[error("probe {number} does not encode")]
     ProbeFeatures { number: usize, source: Misfit },
+    /// The weights have another precision than the manifest states.
+    #[error("the weights are in {found:?}, the manifest says {expected:?}")]
+    Precision { found: Precision, expected: Precision },
+    /// Rounding has moved a probe's logit further than the manifest states.
+    #[error("probe {number} gives logit {found}, {expected} before rounding: further than the bound of {bound}")]
+    Rounding { number: usize, found: f64, expected: f64, bound: f64 },
     /// A probe's logit is not reproduced.
     #[error("probe {number} gives logit {found}, expected {expected}")]
     Probe { number: usize, found: f64, expected: f64 },
@@ -196,19 +206,9 @@ where
     if manifest.kind == Kind::Delta {
         return Err(ArtefactError::IsDelta(manifest.version));
     }
-    let model = files[MODEL].clone().into();
-    let servable = Servable::from_bytes(&model, fields.len(), &manifest.architecture)?;
-    if servable.rows() as u64 != manifest.rows {
-        return Err(ArtefactError::Rows { found: servable.rows(), expected: manifest.rows });
-    }
-    if let Some(WeightsNote { digest: expected, .. }) = manifest.weights {
-        let found = servable.digest();
-        if found != expected {
-            let (found, expected) = (found.to_string(), expected.to_string());
-            return Err(ArtefactError::WeightsDigest { found, expected });
-        }
-    }
-    let probes = check_probes(&servable, fields, files[PROBES].as_ref())?;
+    let servable = read_weights(&manifest, &files[MODEL].clone().into())?;
+    let rounding = manifest.weights.as_ref().map_or(0.0, |weights| weights.rounding);
+    let probes = check_probes(&servable, fields, files[PROBES].as_ref(), rounding)?;
     Ok(Verified { manifest, digest, servable, probes })
 }
 
@@ -229,6 +229,16 @@ pub(super) fn check_files<B: AsRef<[u8]>>(files: &BTreeMap<String, B>) -> Result
     for name in manifest.files.keys() {
         check_file(&manifest, name, file(name)?)?;
     }
+    let fields = check_fingerprints(&manifest)?;
+    read_journal(file(JOURNAL)?)?;
+    Ok(Checked { digest: sha256(bytes), manifest, fields })
+}
+
+/// The fields of a version, if it names its fields and the scheme of ids as this program does.
+///
+/// # Errors
+/// When it does not, or they are no fields.
+pub fn check_fingerprints(manifest: &Manifest) -> Result<FieldSet, ArtefactError> {
     let fields = FieldSet::new(manifest.fields.clone())?;
     let own = [("fields", &manifest.fingerprints.fields, fields.fingerprint())];
     let hashing = [("hashing", &manifest.fingerprints.hashing, HASHING.to_owned())];
@@ -237,8 +247,32 @@ pub(super) fn check_files<B: AsRef<[u8]>>(files: &BTreeMap<String, B>) -> Result
             return Err(ArtefactError::Fingerprint { what, found: found.clone(), expected });
         }
     }
-    read_journal(file(JOURNAL)?)?;
-    Ok(Checked { digest: sha256(bytes), manifest, fields })
+    Ok(fields)
+}
+
+/// The weights of a full version: of the shape, the rows, the precision and the digest that its manifest states.
+///
+/// # Errors
+/// When they are not, or cannot be used.
+pub fn read_weights(manifest: &Manifest, model: &Bytes) -> Result<Servable, ArtefactError> {
+    let servable = Servable::from_bytes(model, manifest.fields.len(), &manifest.architecture)?;
+    if servable.rows() as u64 != manifest.rows {
+        return Err(ArtefactError::Rows { found: servable.rows(), expected: manifest.rows });
+    }
+    let stated = manifest.weights.as_ref();
+    check_precision(servable.precision(), stated.map_or(Precision::F32, |weights| weights.precision))?;
+    if let Some(WeightsNote { digest: expected, .. }) = stated {
+        let found = servable.digest();
+        if found != *expected {
+            let (found, expected) = (found.to_string(), expected.to_string());
+            return Err(ArtefactError::WeightsDigest { found, expected });
+        }
+    }
+    Ok(servable)
+}
+
+pub(super) fn check_precision(found: Precision, expected: Precision) -> Result<(), ArtefactError> {
+    if found == expected { Ok(()) } else { Err(ArtefactError::Precision { found, expected }) }
 }
 
 /// Whether a file is the one that the manifest digests.
@@ -255,8 +289,18 @@ pub fn check_file(manifest: &Manifest, name: &str, content: &[u8]) -> Result<(),
     Err(ArtefactError::Digest { file: name.to_owned(), found, expected })
 }
 
+/// By how much rounding has moved a logit, relative to 1 plus its size.
+pub(super) fn rounding(rounded: f64, exact: f64) -> f64 {
+    (rounded - exact).abs() / (1.0 + exact.abs())
+}
+
 /// Reproduces the probes; how many there are.
-pub(super) fn check_probes(servable: &Servable, fields: FieldSet, lines: &[u8]) -> Result<usize, ArtefactError> {
+pub(super) fn check_probes(
+    servable: &Servable,
+    fields: FieldSet,
+    lines: &[u8],
+    rounding_max: f64,
+) -> Result<usize, ArtefactError> {
     let encoder = Encoder::new(fields, PROBE_BOUNDS);
     let mut number = 0;
     for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
@@ -269,6 +313,11 @@ pub(super) fn check_probes(servable: &Servable, fields: FieldSet, lines: &[u8]) 
         let bound = PROBE_TOLERANCE * (1.0 + probe.logit.abs());
         if found.is_nan() || (found - probe.logit).abs() > bound {
             return Err(ArtefactError::Probe { number, found, expected: probe.logit });
+        }
+        let apart = probe.exact.map_or(0.0, |exact| rounding(probe.logit, exact));
+        if apart.is_nan() || apart > rounding_max {
+            let expected = probe.exact.unwrap_or(probe.logit);
+            return Err(ArtefactError::Rounding { number, found, expected, bound: rounding_max });
         }
         number += 1;
     }

@@ -5,13 +5,14 @@
 use std::ops::Range;
 use std::slice;
 
+use half::f16;
 use safetensors::{Dtype, SafeTensors};
 
 use super::manifest::Shape;
 use crate::feature::{FeatureId, Features};
 use crate::model::batch::{Architecture, Dense};
 use crate::model::table::Changes;
-use crate::model::weights::{RowHasher, WeightsDigest, dense_hash};
+use crate::model::weights::{Precision, RowHasher, WeightsDigest, dense_hash};
 use crate::model::{DeepFm, Inline, Scratch};
 
 use super::bytes::{Bytes, Column};
@@ -47,6 +48,8 @@ pub struct Servable {
     pub(super) architecture: Architecture,
     pub(super) bias: f32,
     pub(super) logit_offset: f64,
+    /// In how many bits the rows are written. Here they have 32, whatever that is.
+    pub(super) precision: Precision,
     pub(super) ids: Column<FeatureId>,
     pub(super) linear: Column<f32>,
     pub(super) embeddings: Column<f32>,
@@ -90,6 +93,7 @@ impl Servable {
             architecture: model.architecture().clone(),
             bias: model.bias(),
             logit_offset,
+            precision: Precision::F32,
             ids: ids.into(),
             linear: linear.into(),
             embeddings: embeddings.into(),
@@ -137,11 +141,13 @@ impl Servable {
         if let Some(last) = architecture.mlp.layers.last() {
             mlp[architecture.mlp.output..].copy_from_slice(&f32s(bytes, &file, "mlp.output", &[last.outputs])?);
         }
+        let precision = precision(&file, "linear")?;
         Ok(Self {
             bias: f32s(bytes, &file, "bias", &[1])?[0],
             logit_offset: shape.logit_offset,
-            linear: f32s(bytes, &file, "linear", &[ids.len()])?,
-            embeddings: f32s(bytes, &file, "embeddings", &[ids.len(), shape.embedding_dim])?,
+            precision,
+            linear: reals(bytes, &file, "linear", (&[ids.len()], precision))?,
+            embeddings: reals(bytes, &file, "embeddings", (&[ids.len(), shape.embedding_dim], precision))?,
             ids,
             mlp,
             architecture,
@@ -151,10 +157,14 @@ impl Servable {
     /// The tensors, as they are written.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>, Tensor<'_>)> {
         let (rows, dim) = (self.ids.len(), self.architecture.dim);
+        let reals = |values| match self.precision {
+            Precision::F32 => Tensor::F32(values),
+            Precision::F16 => Tensor::F16(values),
+        };
         let mut tensors = vec![
             ("feature_ids".to_owned(), vec![rows], Tensor::U64(&self.ids)),
-            ("linear".to_owned(), vec![rows], Tensor::F32(&self.linear)),
-            ("embeddings".to_owned(), vec![rows, dim], Tensor::F32(&self.embeddings)),
+            ("linear".to_owned(), vec![rows], reals(&self.linear)),
+            ("embeddings".to_owned(), vec![rows, dim], reals(&self.embeddings)),
             ("bias".to_owned(), vec![1], Tensor::F32(slice::from_ref(&self.bias))),
         ];
         let shape = &self.architecture.mlp;
@@ -200,6 +210,26 @@ impl Servable {
         self.ids.len()
     }
 
+    /// A copy with its rows rounded to a precision.
+    pub(super) fn rounded(&self, precision: Precision) -> Self {
+        let rounded = |column: &[f32]| column.iter().map(|weight| precision.round(*weight)).collect::<Vec<_>>().into();
+        Self {
+            architecture: self.architecture.clone(),
+            bias: self.bias,
+            logit_offset: self.logit_offset,
+            precision,
+            ids: self.ids.to_vec().into(),
+            linear: rounded(&self.linear),
+            embeddings: rounded(&self.embeddings),
+            mlp: self.mlp.clone(),
+        }
+    }
+
+    /// In how many bits its rows are written.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     /// What the rows add to the digest of the weights: see [`WeightsDigest`].
     pub(super) fn rows_hash(&self) -> u128 {
         let mut hasher = RowHasher::default();
@@ -237,6 +267,35 @@ pub(super) fn u64s<'f>(file: &SafeTensors<'f>, name: &str) -> Result<&'f [u8], S
         return Err(ServableError::Shape { name: name.to_owned(), found, expected: "U64 [rows]".to_owned() });
     }
     Ok(view.data())
+}
+
+/// The precision of the rows, by the type of a tensor.
+fn precision(file: &SafeTensors<'_>, name: &str) -> Result<Precision, ServableError> {
+    let view = file.tensor(name).map_err(|_| ServableError::Missing(name.to_owned()))?;
+    Ok(if view.dtype() == Dtype::F16 { Precision::F16 } else { Precision::F32 })
+}
+
+/// Reals of the rows. Those of 16 bits are copied into 32.
+fn reals(
+    bytes: &Bytes,
+    file: &SafeTensors<'_>,
+    name: &str,
+    (shape, precision): (&[usize], Precision),
+) -> Result<Column<f32>, ServableError> {
+    if precision == Precision::F32 {
+        return f32s(bytes, file, name, shape);
+    }
+    let view = file.tensor(name).map_err(|_| ServableError::Missing(name.to_owned()))?;
+    if view.dtype() != Dtype::F16 || view.shape() != shape {
+        let found = format!("{:?} {:?}", view.dtype(), view.shape());
+        return Err(ServableError::Shape { name: name.to_owned(), found, expected: format!("F16 {shape:?}") });
+    }
+    let (halves, _) = view.data().as_chunks::<2>();
+    let values: Vec<f32> = halves.iter().map(|half| f16::from_le_bytes(*half).to_f32()).collect();
+    if values.iter().any(|value| !value.is_finite()) {
+        return Err(ServableError::NotFinite(name.to_owned()));
+    }
+    Ok(values.into())
 }
 
 fn f32s(bytes: &Bytes, file: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Column<f32>, ServableError> {

@@ -4,7 +4,7 @@
 //! A row's hash leaves the digest when the row is touched or removed for the first time since; the new one enters when the
 //! changes are taken. So the digest after the changes is the one before, less `left`, plus `entered`.
 
-use super::super::weights::{RowHasher, WeightRule};
+use super::super::weights::{Precision, RowHasher, WeightRule};
 use super::touched::Subscriber;
 use super::{RowNumber, Table, shard};
 use crate::feature::FeatureId;
@@ -16,6 +16,7 @@ const GONE_MAX: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Since {
     rule: WeightRule,
+    precision: Precision,
     gone: Vec<FeatureId>,
     left: u128,
     hasher: RowHasher,
@@ -56,28 +57,35 @@ impl Changes {
 }
 
 impl Since {
-    fn new(rule: WeightRule, dim: usize) -> Self {
-        Self { rule, gone: Vec::new(), left: 0, hasher: RowHasher::default(), embedding: vec![0.0; dim] }
+    fn new(rule: WeightRule, precision: Precision, dim: usize) -> Self {
+        Self { rule, precision, gone: Vec::new(), left: 0, hasher: RowHasher::default(), embedding: vec![0.0; dim] }
     }
 
     pub(super) fn bytes(&self) -> usize {
         8 * self.gone.capacity()
     }
 
+    /// Derives the served weights of a row from its state: the linear one is returned, the embedding is in `embedding`.
+    fn derive(&mut self, state: &[f32]) -> f32 {
+        let linear = self.rule.weights(state, &mut self.embedding);
+        self.embedding.iter_mut().for_each(|weight| *weight = self.precision.round(*weight));
+        self.precision.round(linear)
+    }
+
     /// The hash of a row by its state.
     fn hash(&mut self, id: FeatureId, state: &[f32]) -> u128 {
-        let linear = self.rule.weights(state, &mut self.embedding);
+        let linear = self.derive(state);
         self.hasher.hash(id, linear, &self.embedding)
     }
 }
 
 impl Table {
-    /// Begins to note which weights change from here on: a version has them as they are now.
-    pub fn note_published(&mut self, rule: WeightRule) {
+    /// Begins to note which weights change from here on: a version has them as they are now, in this precision.
+    pub fn note_published(&mut self, rule: WeightRule, precision: Precision) {
         for shard in self.shards.iter_mut() {
             shard.take_touched(Subscriber::Version);
         }
-        self.since = Some(Box::new(Since::new(rule, self.coordinates - 1)));
+        self.since = Some(Box::new(Since::new(rule, precision, self.coordinates - 1)));
     }
 
     /// Notes no more: weights change without their rows being touched, or no version has been cut.
@@ -98,7 +106,10 @@ impl Table {
         let Some(since) = &mut self.since else { return };
         let shard = &mut self.shards[row.shard as usize];
         if shard.mark(Subscriber::Version, row.at) {
-            since.left = since.left.wrapping_add(since.hasher.hash(shard.head(row.at).id, linear, embedding));
+            since.embedding.copy_from_slice(embedding);
+            since.embedding.iter_mut().for_each(|weight| *weight = since.precision.round(*weight));
+            let (id, linear) = (shard.head(row.at).id, since.precision.round(linear));
+            since.left = since.left.wrapping_add(since.hasher.hash(id, linear, &since.embedding));
         }
     }
 
@@ -132,7 +143,7 @@ impl Table {
         for shard in self.shards.iter_mut() {
             for row in shard.take_touched(Subscriber::Version) {
                 let id = shard.head(row).id;
-                let linear = since.rule.weights(shard.state(row), &mut since.embedding);
+                let linear = since.derive(shard.state(row));
                 changes.entered = changes.entered.wrapping_add(since.hasher.hash(id, linear, &since.embedding));
                 changes.ids.push(id);
                 changes.linear.push(linear);

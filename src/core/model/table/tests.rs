@@ -3,7 +3,7 @@
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::super::slot::SlotKey;
-use super::super::weights::{RowHasher, WeightRule};
+use super::super::weights::{Precision, RowHasher, WeightRule};
 use super::touched::Subscriber;
 use super::*;
 use crate::feature::hash::mix64;
@@ -198,10 +198,11 @@ const RULE: WeightRule = {
 };
 
 impl Copy {
-    fn of(table: &Table) -> Self {
+    fn of(table: &Table, precision: Precision) -> Self {
         let (mut copy, mut v) = (Self::default(), [0.0; 2]);
         for row in table.numbers() {
-            let linear = RULE.weights(table.state(row), &mut v);
+            let linear = precision.round(RULE.weights(table.state(row), &mut v));
+            v = v.map(|weight| precision.round(weight));
             copy.rows.insert(table.head(row).id, (linear, v.to_vec()));
             copy.digest = copy.digest.wrapping_add(RowHasher::default().hash(table.head(row).id, linear, &v));
         }
@@ -228,6 +229,11 @@ fn touch(table: &mut Table, id: u64, dice: u64) {
 
 #[test]
 fn changes_taken_one_after_the_other_make_every_copy_the_table() {
+    changes_make_copies(Precision::F32);
+    changes_make_copies(Precision::F16);
+}
+
+fn changes_make_copies(precision: Precision) {
     let mut table = Table::new(2);
     let mut dice = 1_u64;
     let mut roll = |sides: u64| {
@@ -238,8 +244,8 @@ fn changes_taken_one_after_the_other_make_every_copy_the_table() {
     for id in 0..300 {
         touch(&mut table, mix64(id), id);
     }
-    table.note_published(RULE);
-    let mut copy = Copy::of(&table);
+    table.note_published(RULE, precision);
+    let mut copy = Copy::of(&table, precision);
     for round in 0..200 {
         for _ in 0..roll(40) {
             touch(&mut table, mix64(roll(600)), mix64(roll(1 << 40)));
@@ -265,7 +271,7 @@ fn changes_taken_one_after_the_other_make_every_copy_the_table() {
         if roll(3) > 0 {
             let changes = table.take_changes().expect("it is noted");
             copy.apply(&changes);
-            assert!(copy == Copy::of(&table), "round {round}");
+            assert!(copy == Copy::of(&table, precision), "round {round}");
         }
     }
     assert_eq!(table.digest(), recomputed(&table));
