@@ -17,6 +17,7 @@ mod integration {
     mod golden;
     mod hostile;
     mod kafka;
+    mod import;
     mod keeping;
     mod kills;
     mod layering;

@@ -1,4 +1,4 @@
-//! `deepfm artifact`: check or look into an artefact directory, and write training exports.
+//! `deepfm artifact`: check or look into an artefact directory, write training exports, and make one of a foreign model.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -26,6 +26,8 @@ use super::failure::{Exit, Failure, OrExit as _};
 use super::run::{export_failure, store_failure};
 use super::{config, output};
 
+mod import;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Check a version: digests of all files, tensors, fingerprints, probes reproduced by this program's own encoder. A delta is
@@ -52,6 +54,8 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
+    /// Make a starting state of a model that was trained elsewhere: a training export that `deepfm run --restore` takes.
+    Import(import::Import),
     /// Write the newest checkpoint as a training export: everything from which a worker goes on (`run --restore`). For a
     /// state that no worker uses now; a running worker writes its own, see [exports] in the configuration.
     Export {
@@ -104,6 +108,7 @@ pub(crate) fn run(command: &Command) -> Result<(), Failure> {
             }
             output::json(&document)
         }
+        Command::Import(args) => import::run(args),
         Command::Materialize { directory, out } => materialize(directory, out),
         Command::Export { training: _, config, out, json } => export(config, out.as_deref(), *json),
     }

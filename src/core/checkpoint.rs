@@ -10,6 +10,7 @@
 
 pub mod clicks;
 pub mod export;
+pub mod import;
 mod merge;
 
 use std::collections::BTreeMap;

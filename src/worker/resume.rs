@@ -160,6 +160,12 @@ pub fn begin(config: &Config, basis: &Basis, log: &KafkaLog, on_gap: OnGap) -> R
         log.check_ids(&lineage.topic_ids)?;
     }
     let has_decided = settle_gaps(&mut trainer, log, on_gap)? || basis.is_replaced;
+    if trainer.positions().is_empty() {
+        // A model that was imported has read nothing: it begins where a new one does.
+        for (partition, next_offset) in log.starts(&config.kafka.start)? {
+            trainer.control(&Control::Start { partition, next_offset })?;
+        }
+    }
     for (partition, extent) in log.extents() {
         if !trainer.positions().contains_key(partition) {
             let control = Control::Added { partition: *partition, next_offset: extent.low };
