@@ -288,8 +288,11 @@ impl Importer<'_> {
     }
 }
 
-/// Of a number and the two next to it the one with the least error.
+/// Of a number and the two next to it the one with the least error. One that is not finite stays so.
 fn nearest(z: f32, error: impl Fn(f32) -> f32) -> f32 {
+    if !z.is_finite() {
+        return z;
+    }
     let others = [z.next_down(), z.next_up()];
     others.into_iter().fold(z, |best, z| if error(z) < error(best) { z } else { best })
 }
