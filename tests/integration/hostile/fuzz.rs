@@ -9,13 +9,16 @@ use std::sync::LazyLock;
 use deepfm_core::checkpoint;
 use deepfm_core::checkpoint::export::{self, BLOCKS};
 use deepfm_core::event::{DETAIL_CHARS_MAX, Decoder, Event, EventKind, RawRecord};
+use deepfm_core::model::weights::Precision;
 use deepfm_core::stream::Control;
 use deepfm_core::train::{Scope, TrainParams, Trainer};
 use deepfm_core::version::alias::{Act, Alias, LIVE};
 use deepfm_core::version::announcement::Announcement;
 use deepfm_core::version::artefact::{Artefact, MANIFEST, MODEL, PROBES, verify};
+use deepfm_core::version::delta::DELTA;
 use deepfm_core::version::journal::{JOURNAL, read_journal};
 use deepfm_core::version::known::KnownVersions;
+use deepfm_core::version::link;
 use deepfm_core::version::manifest::FileDigest;
 use deepfm_core::version::names;
 use deepfm_core::version::outbox::{Letter, Outbox};
@@ -29,6 +32,8 @@ use proptest::sample::{Index, select};
 use serde_json::{Value, json};
 
 use super::{export_files, forged, lineage};
+use crate::integration::deltas::chain;
+use crate::integration::import::{names as values, small_file, take_in, user};
 use crate::integration::versions::{artefact, trained};
 use crate::support::rounds;
 
@@ -506,4 +511,36 @@ fn damaged_inside(blocks: &[u8], damages: &[Damage]) -> Vec<u8> {
         }
     }
     found
+}
+
+/// A full version, and a delta on it.
+static CHAIN: LazyLock<[Artefact; 3]> = LazyLock::new(|| chain(Precision::F16));
+
+proptest! {
+    #![proptest_config(few(120, 20_000))]
+
+    #[test]
+    fn no_delta_harms_whoever_applies_it(
+        name in select(vec![DELTA, PROBES, JOURNAL]), damages in damages(), edits in proptest::option::of(edits()),
+    ) {
+        let mut files = CHAIN[1].files.clone();
+        files.insert(name.to_owned(), damaged(files[name].clone(), &damages));
+        let mut manifest: Value = serde_json::from_slice(&files[MANIFEST]).expect("it is JSON");
+        for name in [DELTA, PROBES, JOURNAL] {
+            manifest["files"][name] = json!(FileDigest::of(&files[name]));
+        }
+        let manifest = edited(manifest, edits.as_deref().unwrap_or_default());
+        files.insert(MANIFEST.to_owned(), manifest.to_string().into_bytes());
+        let parent = verify(&CHAIN[0].files).expect("it is whole");
+        // What passes is a whole version, whatever else its manifest says.
+        if let Ok(applied) = link::verify(&files).and_then(|link| link.apply(&parent)) {
+            let stated = applied.manifest.weights.expect("a delta has them");
+            assert!(applied.servable.is_finite() && applied.servable.digest() == stated.digest);
+        }
+    }
+
+    #[test]
+    fn no_foreign_model_harms_whoever_imports_it(damages in damages()) {
+        let _ = take_in(&user(""), &damaged(small_file(), &damages), &values(4));
+    }
 }
