@@ -2,7 +2,7 @@
 //!
 //! What is read is a regular file itself: a link may lead anywhere, a pipe never ends, a device has no length.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -40,6 +40,20 @@ pub enum Length {
 /// # Errors
 /// When it is not there, not a regular file, of another length, or cannot be read.
 pub fn read(path: &Path, length: Length) -> Result<Vec<u8>, ReadError> {
+    let (file, found) = open(path, length)?;
+    let mut content = Vec::new();
+    let room = usize::try_from(found).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    content.try_reserve_exact(room).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    // It may be written to meanwhile.
+    file.take(found).read_to_end(&mut content)?;
+    if content.len() == room { Ok(content) } else { Err(ReadError::Length(content.len() as u64)) }
+}
+
+/// Opens a regular file of this length, and says which that is.
+///
+/// # Errors
+/// When it is not there, not a regular file, of another length, or cannot be opened.
+pub fn open(path: &Path, length: Length) -> Result<(File, u64), ReadError> {
     // Asked before it is opened, since opening a device may do something, and after, since it may have become another.
     if !fs::symlink_metadata(path).map_err(missing)?.is_file() {
         return Err(ReadError::NotRegular);
@@ -56,15 +70,7 @@ pub fn read(path: &Path, length: Length) -> Result<Vec<u8>, ReadError> {
         Length::Exactly(bytes) => found == bytes,
         Length::AtMost(bytes) => found <= bytes,
     };
-    if !is_allowed {
-        return Err(ReadError::Length(found));
-    }
-    let mut content = Vec::new();
-    let room = usize::try_from(found).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-    content.try_reserve_exact(room).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-    // It may be written to meanwhile.
-    file.take(found).read_to_end(&mut content)?;
-    if content.len() == room { Ok(content) } else { Err(ReadError::Length(content.len() as u64)) }
+    if is_allowed { Ok((file, found)) } else { Err(ReadError::Length(found)) }
 }
 
 fn missing(error: io::Error) -> ReadError {

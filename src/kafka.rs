@@ -6,8 +6,11 @@ pub mod ask;
 pub mod client;
 pub mod contact;
 mod error;
+#[cfg(feature = "worker")]
 pub(crate) mod headers;
+#[cfg(feature = "worker")]
 pub(crate) mod known_end;
+#[cfg_attr(not(feature = "worker"), expect(dead_code, reason = "only the worker asks for the ids of topics"))]
 pub mod metadata;
 pub mod produce;
 pub mod read;

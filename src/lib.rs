@@ -8,20 +8,38 @@
 //! What is absent: a consumer group (positions live in the checkpoint, atomically with the weights), async in whatever learns
 //! (tokio serves HTTP and signals only), a clock below `source`, a decision of the clock that the journal does not write
 //! down, and a panic by input (what cannot be read is counted and sent on).
+//!
+//! By features: `worker` (the default) is all of it. Without it there is [`serve`], which scores with published versions:
+//! with `kafka` it follows their topic, with none (`default-features = false`) a directory; `server` adds the HTTP side.
 
 pub mod thread;
+#[cfg(feature = "kafka")]
 pub mod progress;
+#[cfg(feature = "kafka")]
 pub mod lines;
+#[cfg(feature = "kafka")]
 pub mod config;
 pub mod bounded;
+#[cfg(feature = "worker")]
 pub mod durable;
+#[cfg(feature = "worker")]
 pub mod simulate;
+#[cfg(feature = "kafka")]
 pub mod kafka;
+#[cfg(feature = "worker")]
 pub mod source;
+#[cfg(feature = "worker")]
 pub mod drive;
+#[cfg(feature = "worker")]
 pub mod letters;
+#[cfg(feature = "worker")]
 pub mod store;
+#[cfg(feature = "worker")]
 pub mod artefacts;
+#[cfg(feature = "worker")]
 pub mod publish;
+pub mod serve;
+#[cfg(feature = "worker")]
 pub mod worker;
+#[cfg(feature = "worker")]
 pub mod backtest;

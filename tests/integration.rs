@@ -29,6 +29,7 @@ mod integration {
     mod poison;
     mod progress;
     mod readme;
+    mod reload;
     mod requeue;
     mod restore;
     mod schemas;

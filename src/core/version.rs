@@ -10,6 +10,8 @@ pub mod safetensors;
 pub mod journal;
 pub mod manifest;
 pub mod servable;
+pub mod row_index;
+pub mod scoring;
 pub mod delta;
 pub mod reading;
 pub mod artefact;

@@ -81,7 +81,7 @@ fn every_dependency_comes_from_the_registry_with_its_checksum() {
     let lock = lock_file();
     for package in lock.split("[[package]]").skip(1) {
         let name = value(package, "name").expect("a package has a name");
-        if [env!("CARGO_PKG_NAME"), "deepfm-core"].contains(&name) {
+        if [env!("CARGO_PKG_NAME"), "deepfm-core", "deepfm-capi"].contains(&name) {
             continue;
         }
         let source = value(package, "source").unwrap_or("none");
@@ -140,6 +140,30 @@ fn crates_that_are_built_in_two_incompatible_versions_are_stated() {
     versions.retain(|_, versions| versions.len() > 1);
     let found: Vec<&str> = versions.keys().map(String::as_str).collect();
     assert_eq!(found, TWICE.map(|(name, _)| name), "{versions:?}");
+}
+
+/// The crates that the library is built of with these features alone.
+fn built_in(features: &str) -> BTreeSet<String> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--offline", "--edges", "normal", "--prefix", "none", "--format", "{p}"])
+        .args(["--package", env!("CARGO_PKG_NAME"), "--no-default-features", "--features", features])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo is there");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("it is text");
+    let names = text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned);
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+#[test]
+fn who_embeds_the_library_builds_neither_the_store_nor_the_client_unless_they_ask_for_it() {
+    let (bare, kafka, all) = (built_in(""), built_in("kafka"), built_in("worker"));
+    assert!(bare.contains("deepfm-core") && bare.len() < 60, "{bare:?}");
+    for world in ["sled", "rdkafka", "tokio", "axum", "clap", "zstd", "toml", "tikv-jemallocator"] {
+        assert!(!bare.contains(world) && all.contains(world), "{world}");
+    }
+    assert!(kafka.contains("rdkafka") && !kafka.contains("sled") && !kafka.contains("axum"), "{kafka:?}");
 }
 
 #[test]

@@ -51,7 +51,10 @@ fn text(error: &dyn std::error::Error) -> String {
 }
 
 /// The files of a version whose manifest was altered; its digests are those of the files again.
-fn forged(mut files: BTreeMap<String, Vec<u8>>, alter: impl FnOnce(&mut Value)) -> BTreeMap<String, Vec<u8>> {
+pub(super) fn forged(
+    mut files: BTreeMap<String, Vec<u8>>,
+    alter: impl FnOnce(&mut Value),
+) -> BTreeMap<String, Vec<u8>> {
     let mut manifest: Value = serde_json::from_slice(&files[MANIFEST]).expect("it is JSON");
     for name in [MODEL, PROBES, JOURNAL] {
         manifest["files"][name] = serde_json::to_value(FileDigest::of(&files[name])).expect("plain data");

@@ -77,6 +77,11 @@ impl Encoding {
         self.misfit = None;
     }
 
+    /// The entries found so far, each with the number of its field, in the order in which they were read.
+    pub fn entries(&self) -> &[(u16, Entry)] {
+        &self.pairs
+    }
+
     /// Notes why reading stops; the error only unwinds.
     pub fn refuse<E: de::Error>(&mut self, misfit: Misfit) -> E {
         self.misfit = Some(misfit);
@@ -108,13 +113,43 @@ impl Encoder {
     /// When it is not JSON, not an object, or a value does not fit its field.
     pub fn encode_json(&self, json: &str) -> Result<Features, Misfit> {
         let mut encoding = Encoding::default();
+        self.encode_into(json.as_bytes(), &mut encoding)?;
+        Ok(self.features(&encoding))
+    }
+
+    /// The same into memory that is used again: whoever encodes many objects allocates nothing for them, unless their strings have
+    /// escapes. What is not UTF-8 is not JSON.
+    ///
+    /// # Errors
+    /// As [`encode_json`](Self::encode_json).
+    pub fn encode_into(&self, json: &[u8], encoding: &mut Encoding) -> Result<(), Misfit> {
         encoding.clear(self.fields.len());
-        let mut reader = serde_json::Deserializer::from_str(json);
-        let read = FeaturesSeed { encoder: self, encoding: &mut encoding }.deserialize(&mut reader);
-        match read.and_then(|()| reader.end()) {
-            Ok(()) => Ok(self.features(&encoding)),
-            Err(error) => Err(encoding.misfit.take().unwrap_or_else(|| Misfit::Malformed(error.to_string()))),
+        let mut reader = serde_json::Deserializer::from_slice(json);
+        let read = FeaturesSeed { encoder: self, encoding }.deserialize(&mut reader);
+        let ended = read.and_then(|()| reader.end());
+        ended.map_err(|error| encoding.misfit.take().unwrap_or_else(|| Misfit::Malformed(error.to_string())))
+    }
+
+    /// Adds a value to a field, as if it stood in the features object: where values come in columns instead of objects. A second
+    /// value of a field that has one of them only is an error.
+    ///
+    /// # Errors
+    /// When the value does not fit the field.
+    pub fn encode_value<'de, D: Deserializer<'de>>(
+        &self,
+        field: u16,
+        value: D,
+        encoding: &mut Encoding,
+    ) -> Result<(), Misfit> {
+        let is_multi = matches!(self.fields.as_slice()[usize::from(field)].kind, FieldKind::Multi { .. });
+        let before = encoding.pairs.len();
+        let read = ValueSeed { encoder: self, encoding, field }.deserialize(value);
+        read.map_err(|error| encoding.misfit.take().unwrap_or_else(|| Misfit::Malformed(error.to_string())))?;
+        let is_more = encoding.pairs.len() > before;
+        if is_more && std::mem::replace(&mut encoding.seen[usize::from(field)], true) && !is_multi {
+            return Err(Misfit::Duplicate(self.path(field)));
         }
+        Ok(())
     }
 
     /// The features of the event at hand.
@@ -122,8 +157,8 @@ impl Encoder {
         Features::from_pairs(self.fields.len(), &encoding.pairs)
     }
 
-    /// The field of this name.
-    fn field(&self, name: &str) -> Option<u16> {
+    /// The number of the field of this name.
+    pub fn field(&self, name: &str) -> Option<u16> {
         let same = |field: &u16| self.fields.as_slice()[usize::from(*field)].name == name;
         self.by_name.find(xxh3_64(name.as_bytes()), same).copied()
     }

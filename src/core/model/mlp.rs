@@ -205,7 +205,8 @@ impl MlpShape {
         }
     }
 
-    fn activate(&self, values: &mut [f32]) {
+    /// Applies the activation of the hidden layers.
+    pub fn activate(&self, values: &mut [f32]) {
         match self.activation {
             Activation::Relu => values.iter_mut().for_each(|h| *h = h.max(0.0)),
             Activation::LeakyRelu => values.iter_mut().for_each(|h| *h = if *h > 0.0 { *h } else { LEAK * *h }),

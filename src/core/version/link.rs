@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::bytes::Bytes;
 use super::delta::{DELTA, Delta, DeltaError, Digested, check_parent};
 use super::manifest::{Kind, Manifest, ParentVersion, WeightsNote};
-use super::reading::{ArtefactError, Checked, PROBES, Verified, check_files, check_precision, check_probes};
+use super::reading::{ArtefactError, Checked, PROBES, Verified, by, check_files, check_precision, check_probes};
 use super::servable::Servable;
 use crate::feature::field::FieldSet;
 
@@ -56,7 +56,7 @@ impl ChainLink {
     /// When what is at hand is not the parent, or does not become the version.
     pub fn onto(&self, at: &ParentVersion, parent: Digested<'_>) -> Result<(Servable, usize), ArtefactError> {
         let servable = self.weights(at, parent)?;
-        let probes = check_probes(&servable, self.fields.clone(), &self.probes, self.weights.rounding)?;
+        let probes = check_probes(self.fields.clone(), &self.probes, self.weights.rounding, by(&servable))?;
         Ok((servable, probes))
     }
 

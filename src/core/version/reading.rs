@@ -13,7 +13,7 @@ use super::manifest::{
     FORMAT, FORMAT_OLDEST, FileDigest, Kind, MANIFEST_BYTES_MAX, Manifest, ManifestError, WeightsNote, sha256,
 };
 use super::servable::{Servable, ServableError};
-use crate::feature::encoder::{Encoder, EntryBounds, Misfit};
+use crate::feature::encoder::{Encoder, Encoding, EntryBounds, Misfit};
 use crate::feature::field::{FieldError, FieldSet};
 use crate::feature::id::HASHING;
 use crate::model::batch::Architecture;
@@ -208,7 +208,7 @@ where
     }
     let servable = read_weights(&manifest, &files[MODEL].clone().into())?;
     let rounding = manifest.weights.as_ref().map_or(0.0, |weights| weights.rounding);
-    let probes = check_probes(&servable, fields, files[PROBES].as_ref(), rounding)?;
+    let probes = check_probes(fields, files[PROBES].as_ref(), rounding, by(&servable))?;
     Ok(Verified { manifest, digest, servable, probes })
 }
 
@@ -294,22 +294,31 @@ pub(super) fn rounding(rounded: f64, exact: f64) -> f64 {
     (rounded - exact).abs() / (1.0 + exact.abs())
 }
 
-/// Reproduces the probes; how many there are.
-pub(super) fn check_probes(
-    servable: &Servable,
+/// How weights score a probe, by the code of training.
+pub(super) fn by(servable: &Servable) -> impl FnMut(&Encoder, &Encoding) -> f64 {
+    |encoder, encoding| servable.logits(&[encoder.features(encoding)])[0]
+}
+
+/// Whether every probe's logit is reproduced by who scores, and rounding has moved none further than stated; how many there are.
+///
+/// # Errors
+/// When there is none, one does not decode or encode, a logit is another, or was moved too far.
+pub fn check_probes(
     fields: FieldSet,
     lines: &[u8],
     rounding_max: f64,
+    mut score: impl FnMut(&Encoder, &Encoding) -> f64,
 ) -> Result<usize, ArtefactError> {
     let encoder = Encoder::new(fields, PROBE_BOUNDS);
+    let mut encoding = Encoding::default();
     let mut number = 0;
     for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let probe: Probe =
             serde_json::from_slice(line).map_err(|source| ArtefactError::Decode { file: PROBES, source })?;
-        let features = encoder
-            .encode_json(probe.features.get())
+        encoder
+            .encode_into(probe.features.get().as_bytes(), &mut encoding)
             .map_err(|source| ArtefactError::ProbeFeatures { number, source })?;
-        let found = servable.logits(&[features])[0];
+        let found = score(&encoder, &encoding);
         let bound = PROBE_TOLERANCE * (1.0 + probe.logit.abs());
         if found.is_nan() || (found - probe.logit).abs() > bound {
             return Err(ArtefactError::Probe { number, found, expected: probe.logit });

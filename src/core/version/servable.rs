@@ -40,6 +40,9 @@ pub enum ServableError {
     /// The feature ids do not ascend.
     #[error("the feature ids do not ascend strictly")]
     Order,
+    /// There are more rows than a server can find.
+    #[error("{0} rows are more than 32 bits can number")]
+    TooManyRows(usize),
 }
 
 /// The weights of one version.
@@ -203,6 +206,41 @@ impl Servable {
         });
         scratch.forward(&self.architecture, Dense { bias: self.bias, mlp: &self.mlp }, &Inline);
         scratch.logits().iter().map(|logit| f64::from(*logit) + self.logit_offset)
+    }
+
+    /// What all rows share.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// The feature ids, ascending, `[rows]`.
+    pub fn ids(&self) -> &[FeatureId] {
+        &self.ids
+    }
+
+    /// The linear weights, `[rows]`.
+    pub fn linear(&self) -> &[f32] {
+        &self.linear
+    }
+
+    /// The embeddings, `[rows, dim]`.
+    pub fn embeddings(&self) -> &[f32] {
+        &self.embeddings
+    }
+
+    /// The MLP's parameters, as its shape places them.
+    pub fn mlp(&self) -> &[f32] {
+        &self.mlp
+    }
+
+    /// The bias.
+    pub fn bias(&self) -> f32 {
+        self.bias
+    }
+
+    /// What is added to every logit: the correction of down-sampled negatives.
+    pub fn logit_offset(&self) -> f64 {
+        self.logit_offset
     }
 
     /// Number of rows.

@@ -1,0 +1,394 @@
+//! Which version is loaded next, and what has become of each: a state machine without I/O and clock, fed with what the versions
+//! topic or directory says and with what loading came to.
+//!
+//! ```text
+//! announced → fetching → verified → probed → serving → draining → retired
+//!                 └──────────┴─ failed (stage, reason): the version served before is served on
+//! ```
+//!
+//! * A number belongs to the first content that is announced under it: numbers are never used again, so another content under
+//!   the same number comes from a worker that was fenced off.
+//! * The version served is replaced by an older one only when the alias or pin says so.
+//! * A version that failed is tried again when something about it has changed; one whose files could not be read, after a
+//!   while that doubles.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::state::{LoadStage, VersionState, VersionStatus};
+use super::target::Target;
+use deepfm_core::version::manifest::ParentVersion;
+
+/// The most versions that are kept in mind, the newest.
+const OFFERS_MAX: usize = 4096;
+
+/// The most versions of which is remembered what became of them.
+const STATES_MAX: usize = 64;
+
+/// The most announced versions that a status shows beside those.
+const SHOWN_MAX: usize = 16;
+
+/// How long after a version could not be read it is tried again, at first and at most.
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+
+/// A version that could be loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// Its number.
+    pub version: u64,
+    /// The name of its directory.
+    pub directory: String,
+    /// What its announcement says beside that; a directory of versions has none.
+    pub announced: Option<Announced>,
+}
+
+/// What an announcement says of a version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// SHA-256 of its manifest.
+    pub manifest_digest: String,
+    /// What its state descends from.
+    pub parent: Option<ParentVersion>,
+    /// The epoch of its writer: each worker that takes over has a greater one.
+    pub epoch: Option<u64>,
+    /// Whether it was held back from going live, or abandoned: who follows the newest passes over it.
+    pub is_passed_over: bool,
+}
+
+/// Where an alias points.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pointer {
+    /// The version's number.
+    pub version: u64,
+    /// The name of its directory.
+    pub directory: String,
+    /// SHA-256 of its manifest.
+    pub manifest_digest: String,
+}
+
+/// What the topic or directory says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// It is read from its beginning: what it said before does not count any more.
+    Begun,
+    /// A version is there.
+    Offered(Offer),
+    /// A version was removed.
+    Withdrawn(u64),
+    /// The alias points here now.
+    Pointed(Option<Pointer>),
+    /// Something that is said of a version is not to be believed.
+    Disbelieved {
+        /// Its number.
+        version: u64,
+        /// The name of its directory.
+        directory: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Everything that was there has been said.
+    CaughtUp,
+}
+
+/// Why a version could not be loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadFailure {
+    /// Where.
+    pub stage: LoadStage,
+    /// Why.
+    pub reason: String,
+    /// Whether it may go away by itself, as what disks and networks do.
+    pub is_transient: bool,
+}
+
+/// What became of a version.
+#[derive(Clone, Debug)]
+struct Standing {
+    version: u64,
+    state: VersionState,
+    /// How often it could not be read, and when it is tried again; never by itself without a time.
+    tries: u32,
+    retry_at: Option<Instant>,
+    /// The order of changes: the oldest is forgotten first.
+    changed: u64,
+}
+
+/// Follows one target.
+#[derive(Debug)]
+pub struct Follower {
+    target: Target,
+    offers: BTreeMap<u64, Offer>,
+    alias: Option<Pointer>,
+    is_caught_up: bool,
+    /// By directory.
+    standings: BTreeMap<String, Standing>,
+    loading: Option<Offer>,
+    serving: Option<Offer>,
+    changes: u64,
+}
+
+impl Follower {
+    /// Knows nothing yet.
+    pub fn new(target: Target) -> Self {
+        Self {
+            target,
+            offers: BTreeMap::new(),
+            alias: None,
+            is_caught_up: false,
+            standings: BTreeMap::new(),
+            loading: None,
+            serving: None,
+            changes: 0,
+        }
+    }
+
+    /// Takes note of something.
+    pub fn notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Begun => {
+                self.offers.clear();
+                self.alias = None;
+                self.is_caught_up = false;
+            }
+            Notice::Offered(offer) => self.offered(offer),
+            Notice::Withdrawn(version) => {
+                self.offers.remove(&version);
+            }
+            Notice::Pointed(pointer) => {
+                if let Some(pointer) = pointer.as_ref().filter(|pointer| self.alias.as_ref() != Some(pointer)) {
+                    self.forgive(&pointer.directory.clone());
+                }
+                self.alias = pointer;
+            }
+            Notice::Disbelieved { version, directory, reason } => self.disbelieve(version, &directory, reason),
+            Notice::CaughtUp => self.is_caught_up = true,
+        }
+    }
+
+    fn offered(&mut self, offer: Offer) {
+        match self.offers.get(&offer.version) {
+            Some(known) if *known == offer => return,
+            Some(known) if !is_same_content(known, &offer) => {
+                let epoch = |offer: &Offer| offer.announced.as_ref().and_then(|announced| announced.epoch);
+                // A later writer's word counts; without epochs the first does.
+                if epoch(known).is_none() || epoch(known) >= epoch(&offer) {
+                    let first = known.directory.clone();
+                    let reason =
+                        format!("version {} is {first}: another content is announced under its number", offer.version);
+                    self.disbelieve(offer.version, &offer.directory, reason);
+                    return;
+                }
+            }
+            _ => {}
+        }
+        self.forgive(&offer.directory);
+        self.offers.insert(offer.version, offer);
+        if self.offers.len() > OFFERS_MAX {
+            self.offers.pop_first();
+        }
+    }
+
+    /// What is wrong with a version may have gone: its files are others now.
+    pub fn forgive(&mut self, directory: &str) {
+        let is_failed = |standing: &Standing| matches!(standing.state, VersionState::Failed { .. });
+        if self.standings.get(directory).is_some_and(is_failed) {
+            self.standings.remove(directory);
+        }
+    }
+
+    fn disbelieve(&mut self, version: u64, directory: &str, reason: String) {
+        // What is served was believed before.
+        if self.serving.as_ref().is_none_or(|serving| serving.directory != directory) {
+            let state = VersionState::Failed { stage: LoadStage::Announced, reason };
+            self.set(version, directory, state, None);
+        }
+    }
+
+    /// The version to load now, if there is one; its files are fetched from here on.
+    pub fn next(&mut self, now: Instant) -> Option<Offer> {
+        if self.loading.is_some() || !self.is_caught_up {
+            return None;
+        }
+        for offer in self.candidates() {
+            if self.serving.as_ref().is_some_and(|serving| serving.directory == offer.directory) {
+                return None;
+            }
+            if let Some(Standing { state: VersionState::Failed { .. }, retry_at, .. }) =
+                self.standings.get(&offer.directory)
+            {
+                match retry_at {
+                    Some(at) if *at <= now => {}
+                    // Meanwhile an older one is better than none.
+                    _ => continue,
+                }
+            }
+            if let Some(reason) = self.refusal(&offer) {
+                self.disbelieve(offer.version, &offer.directory, reason);
+                continue;
+            }
+            self.loading = Some(offer.clone());
+            self.set(offer.version, &offer.directory, VersionState::Fetching, None);
+            return Some(offer);
+        }
+        None
+    }
+
+    /// The versions that the target allows, the best first.
+    fn candidates(&self) -> Vec<Offer> {
+        match &self.target {
+            Target::Pinned(version) => self.offers.get(version).cloned().into_iter().collect(),
+            Target::Alias(_) => self.alias.iter().map(|pointer| self.pointed(pointer)).collect(),
+            Target::Latest => {
+                let served = self.serving.as_ref().map_or(0, |serving| serving.version);
+                let is_passed_over =
+                    |offer: &Offer| offer.announced.as_ref().is_some_and(|announced| announced.is_passed_over);
+                let newer = self.offers.range(served..).rev().map(|(_, offer)| offer);
+                newer.filter(|offer| !is_passed_over(offer)).cloned().collect()
+            }
+        }
+    }
+
+    /// The version that an alias points at, which its own record names whole: its announcement may have gone.
+    fn pointed(&self, pointer: &Pointer) -> Offer {
+        let Pointer { version, directory, manifest_digest } = pointer.clone();
+        let known = self.offers.get(&version).filter(|offer| offer.directory == directory);
+        known.cloned().unwrap_or_else(|| {
+            let announced = Announced { manifest_digest, parent: None, epoch: None, is_passed_over: false };
+            Offer { version, directory, announced: Some(announced) }
+        })
+    }
+
+    /// Why what is announced is not to be believed, if so.
+    fn refusal(&self, offer: &Offer) -> Option<String> {
+        let announced = offer.announced.as_ref()?;
+        if let Some(known) = self.offers.get(&offer.version).filter(|known| !is_same_content(known, offer)) {
+            return Some(format!("version {} is announced as {}", offer.version, known.directory));
+        }
+        if let Some(pointer) = self.alias.as_ref().filter(|pointer| pointer.version == offer.version)
+            && pointer.manifest_digest != announced.manifest_digest
+        {
+            return Some(format!("the alias names another content of version {}", offer.version));
+        }
+        if let Some(parent) = &announced.parent {
+            let known = self.offers.get(&parent.version).and_then(|known| known.announced.as_ref());
+            if parent.version >= offer.version {
+                return Some(format!("its parent is version {}, which is not older", parent.version));
+            }
+            if known.is_some_and(|known| known.manifest_digest != parent.manifest_digest) {
+                return Some(format!("its parent {} is not the version announced under that number", parent.version));
+            }
+        }
+        let serving = self.serving.as_ref()?;
+        let served = serving.announced.as_ref().and_then(|announced| announced.epoch)?;
+        // An older version by an older writer is where an alias was rolled back to.
+        let epoch = announced.epoch.filter(|epoch| *epoch < served && offer.version > serving.version)?;
+        Some(format!("its writer has epoch {epoch}, the version served has {served}: it was fenced off"))
+    }
+
+    /// The version that is loading is this far.
+    pub fn progressed(&mut self, state: VersionState) {
+        if let Some(Offer { version, directory, .. }) = self.loading.clone() {
+            self.set(version, &directory, state, None);
+        }
+    }
+
+    /// The version that was loading cannot be served.
+    pub fn failed(&mut self, failure: LoadFailure, now: Instant) {
+        let Some(Offer { version, directory, .. }) = self.loading.take() else { return };
+        let LoadFailure { stage, reason, is_transient } = failure;
+        let tries = self.standings.get(&directory).map_or(0, |standing| standing.tries);
+        let (first, most) = RETRY;
+        let pause = first.saturating_mul(1 << tries.min(16)).min(most);
+        self.set(version, &directory, VersionState::Failed { stage, reason }, is_transient.then(|| now + pause));
+        if let Some(standing) = self.standings.get_mut(&directory) {
+            standing.tries = tries.saturating_add(1);
+        }
+    }
+
+    /// The version that was loading is served now; the directory of the one before.
+    pub fn swapped(&mut self) -> Option<String> {
+        let offer = self.loading.take()?;
+        let before = self.serving.replace(offer.clone());
+        if let Some(standing) = self.standings.get_mut(&offer.directory) {
+            standing.tries = 0;
+        }
+        self.set(offer.version, &offer.directory, VersionState::Serving, None);
+        let before = before?;
+        self.set(before.version, &before.directory, VersionState::Draining, None);
+        Some(before.directory)
+    }
+
+    /// Nobody uses the version of this directory any more. It may have come back meanwhile.
+    pub fn retired(&mut self, directory: &str) {
+        if let Some(standing) = self.standings.get_mut(directory)
+            && standing.state == VersionState::Draining
+        {
+            standing.state = VersionState::Retired;
+        }
+    }
+
+    /// When the next failed version is to be tried again.
+    pub fn retry_at(&self) -> Option<Instant> {
+        self.standings.values().filter_map(|standing| standing.retry_at).min()
+    }
+
+    /// The directories of versions that are wanted and failed for good, unless their files change.
+    pub fn given_up(&self) -> Vec<String> {
+        let is_given_up = |directory: &String| {
+            self.standings.get(directory).is_some_and(|standing| {
+                matches!(standing.state, VersionState::Failed { stage, .. } if stage != LoadStage::Announced)
+                    && standing.retry_at.is_none()
+            })
+        };
+        self.candidates().into_iter().map(|offer| offer.directory).filter(is_given_up).take(STATES_MAX).collect()
+    }
+
+    /// The number of the version served.
+    pub fn serving(&self) -> Option<u64> {
+        self.serving.as_ref().map(|serving| serving.version)
+    }
+
+    /// What is known of versions, the newest last.
+    pub fn statuses(&self) -> Vec<VersionStatus> {
+        let standing = |(directory, standing): (&String, &Standing)| VersionStatus {
+            version: standing.version,
+            directory: directory.clone(),
+            state: standing.state.clone(),
+        };
+        let mut statuses: Vec<VersionStatus> = self.standings.iter().map(standing).collect();
+        let waiting = self.offers.values().rev().filter(|offer| !self.standings.contains_key(&offer.directory));
+        statuses.extend(waiting.take(SHOWN_MAX).map(|offer| VersionStatus {
+            version: offer.version,
+            directory: offer.directory.clone(),
+            state: VersionState::Announced,
+        }));
+        statuses.sort_by(|one, other| (one.version, &one.directory).cmp(&(other.version, &other.directory)));
+        statuses
+    }
+
+    fn set(&mut self, version: u64, directory: &str, state: VersionState, retry_at: Option<Instant>) {
+        self.changes += 1;
+        let tries = self.standings.get(directory).map_or(0, |standing| standing.tries);
+        let standing = Standing { version, state, tries, retry_at, changed: self.changes };
+        self.standings.insert(directory.to_owned(), standing);
+        let finished =
+            |standing: &Standing| matches!(standing.state, VersionState::Failed { .. } | VersionState::Retired);
+        while self.standings.len() > STATES_MAX {
+            let oldest = self.standings.iter().filter(|(_, standing)| finished(standing));
+            let Some(oldest) = oldest.min_by_key(|(_, standing)| standing.changed).map(|(name, _)| name.clone()) else {
+                return;
+            };
+            self.standings.remove(&oldest);
+        }
+    }
+}
+
+/// Whether two offers are of one content, as far as they tell.
+fn is_same_content(one: &Offer, other: &Offer) -> bool {
+    let digest = |offer: &Offer| offer.announced.as_ref().map(|announced| announced.manifest_digest.clone());
+    let (a, b) = (digest(one), digest(other));
+    one.directory == other.directory && (a.is_none() || b.is_none() || a == b)
+}
+
+#[cfg(test)]
+mod tests;
