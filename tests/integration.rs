@@ -9,6 +9,7 @@ mod integration {
     mod deltas;
     mod dependencies;
     mod determinism;
+    mod embedding;
     mod encoder;
     mod endings;
     mod formats;

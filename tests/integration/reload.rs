@@ -53,7 +53,7 @@ pub(super) fn numbered(base: &VersionFiles, version: u64) -> VersionFiles {
     let bias = before + (version % 1000) as f32 * 0.01;
     model[start..start + 4].copy_from_slice(&bias.to_le_bytes());
     let moved = f64::from(bias) - f64::from(before);
-    let probes: String = String::from_utf8_lossy(&files[PROBES])
+    let probes: Vec<String> = String::from_utf8_lossy(&files[PROBES])
         .lines()
         .map(|line| {
             let mut probe: Value = serde_json::from_str(line).expect("it is JSON");
@@ -61,7 +61,7 @@ pub(super) fn numbered(base: &VersionFiles, version: u64) -> VersionFiles {
             format!("{probe}\n")
         })
         .collect();
-    files.insert(PROBES.to_owned(), probes.into_bytes());
+    files.insert(PROBES.to_owned(), probes.concat().into_bytes());
     forged(files, |manifest| manifest["version"] = json!(version))
 }
 

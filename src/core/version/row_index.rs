@@ -70,8 +70,8 @@ mod tests {
 
     #[test]
     fn an_index_finds_what_a_binary_search_finds() {
-        let spread: Vec<u64> = (0..10_000_u64).map(|n| crate::feature::hash::mix64(n)).collect();
-        let others: Vec<u64> = (10_000..20_000_u64).map(|n| crate::feature::hash::mix64(n)).collect();
+        let spread: Vec<u64> = (0..10_000_u64).map(crate::feature::hash::mix64).collect();
+        let others: Vec<u64> = (10_000..20_000_u64).map(crate::feature::hash::mix64).collect();
         check(spread.clone(), &others);
         let index = RowIndex::new(&spread).expect("there are few");
         assert!((4 * spread.len()..=8 * spread.len() + 4).contains(&index.weight()), "{}", index.weight());

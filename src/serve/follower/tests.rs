@@ -28,7 +28,9 @@ fn pointer(version: u64) -> Notice {
 
 fn following(target: Target, offers: &[Offer]) -> Follower {
     let mut follower = Follower::new(target);
-    offers.iter().for_each(|offer| follower.notice(Notice::Offered(offer.clone())));
+    for offer in offers {
+        follower.notice(Notice::Offered(offer.clone()));
+    }
     follower.notice(Notice::CaughtUp);
     follower
 }
