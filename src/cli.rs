@@ -15,6 +15,7 @@ mod losses;
 mod output;
 mod progress;
 mod run;
+mod serve;
 mod topics;
 mod versions;
 
@@ -57,6 +58,8 @@ struct Cli {
 enum Command {
     /// The worker: consume, join, learn, checkpoint, publish.
     Run(run::Args),
+    /// The reference server: follows versions and scores requests over HTTP.
+    Serve(serve::Args),
     /// Replay events through the same trainer and report how well it predicted.
     Backtest(backtest::Args),
     /// The whole loop on an embedded broker with simulated traffic; needs no services.
@@ -117,6 +120,7 @@ fn misused(error: &clap::Error) -> ExitCode {
 fn carry_out(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(args) => run::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Backtest(args) => backtest::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Config(command) => config::run(&command),

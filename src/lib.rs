@@ -38,6 +38,8 @@ pub mod store;
 pub mod artefacts;
 #[cfg(feature = "worker")]
 pub mod publish;
+#[cfg(feature = "server")]
+pub mod http;
 pub mod serve;
 #[cfg(feature = "worker")]
 pub mod worker;

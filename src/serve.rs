@@ -26,6 +26,8 @@ mod current;
 mod directory;
 pub mod follow;
 pub mod follower;
+#[cfg(feature = "server")]
+pub mod http;
 pub mod load;
 mod mapped;
 pub mod model;

@@ -35,6 +35,7 @@ mod integration {
     mod restore;
     mod schemas;
     mod scorer;
+    mod serving;
     mod store;
     mod versions;
     mod weights;

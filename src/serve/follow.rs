@@ -206,12 +206,13 @@ impl Following {
         let start = Instant::now();
         // From before it is read: what changes meanwhile is a change.
         let stamp = load::stamp(&self.root.join(&offer.directory));
+        let held = self.shared.current.model();
         let Self { follower, root, options, shared, .. } = self;
         let mut note = |state: VersionState| {
             follower.progressed(state);
             shared.update(|status| status.versions = follower.statuses());
         };
-        let loaded = catch_unwind(AssertUnwindSafe(|| load::load(root, offer, options, &mut note)));
+        let loaded = catch_unwind(AssertUnwindSafe(|| load::load(root, offer, options, held.as_deref(), &mut note)));
         let loaded = loaded.unwrap_or_else(|_| {
             let reason = "loading it has panicked: a bug in deepfm".to_owned();
             Err(LoadFailure { stage: LoadStage::Verifying, reason, is_transient: false })

@@ -39,12 +39,12 @@ pub struct Offer {
     /// The name of its directory.
     pub directory: String,
     /// What its announcement says beside that; a directory of versions has none.
-    pub announced: Option<Announced>,
+    pub announced: Option<AnnouncedAs>,
 }
 
 /// What an announcement says of a version.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Announced {
+pub struct AnnouncedAs {
     /// SHA-256 of its manifest.
     pub manifest_digest: String,
     /// What its state descends from.
@@ -253,7 +253,7 @@ impl Follower {
         let Pointer { version, directory, manifest_digest } = pointer.clone();
         let known = self.offers.get(&version).filter(|offer| offer.directory == directory);
         known.cloned().unwrap_or_else(|| {
-            let announced = Announced { manifest_digest, parent: None, epoch: None, is_passed_over: false };
+            let announced = AnnouncedAs { manifest_digest, parent: None, epoch: None, is_passed_over: false };
             Offer { version, directory, announced: Some(announced) }
         })
     }

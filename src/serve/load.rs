@@ -3,17 +3,22 @@
 //! First the manifest, by its digest; then sizes and SHA-256 of all files that it names; fingerprints, shapes and values; at last the
 //! probes, scored by the same code that answers requests. Everything in the directory may have been written by anybody.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use deepfm_core::feature::encoder::Encoder;
-use deepfm_core::feature::field::FieldSet;
+use deepfm_core::feature::field::Field;
+use deepfm_core::model::weights::WeightsDigest;
 use deepfm_core::version::artefact::{self, ArtefactError, MANIFEST, MODEL, PROBES};
 use deepfm_core::version::bytes::Bytes;
-use deepfm_core::version::manifest::{MANIFEST_BYTES_MAX, Manifest, sha256};
+use deepfm_core::version::delta::{DeltaError, Digested};
+use deepfm_core::version::link::{self, ChainLink};
+use deepfm_core::version::manifest::{Kind, MANIFEST_BYTES_MAX, Manifest, ParentVersion, sha256};
 use deepfm_core::version::names;
 use deepfm_core::version::scoring::{Scoring, ScoringWork};
+use deepfm_core::version::servable::Servable;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::follower::{LoadFailure, Offer};
@@ -76,9 +81,9 @@ impl LoadError {
     }
 }
 
-/// Loads the artefact of a version; `note` hears how far it is. Today every artefact stands alone (`kind` full). This is the one place
-/// where a version becomes a model: an artefact of another kind, which needs the version that is loaded now, would be told apart by its
-/// manifest here, and that version be handed in.
+/// Loads a version; `note` hears how far it is. A full version stands alone. A delta is applied to `held`, the version served
+/// now, if it stands on that; else to the versions that it stands on, which lie beside it, down to a full one. Each of them is
+/// checked like the version itself, but for its probes: it is never served.
 ///
 /// # Errors
 /// Where it failed, and why.
@@ -86,19 +91,104 @@ pub(super) fn load(
     root: &Path,
     offer: &Offer,
     options: &FollowOptions,
+    held: Option<&ServedModel>,
     note: &mut dyn FnMut(VersionState),
 ) -> Result<ServedModel, LoadFailure> {
-    let place = root.join(&offer.directory);
-    let (bytes, digest) = read_manifest(&place, offer).map_err(LoadError::found)?;
+    let (bytes, digest) = read_manifest(&root.join(&offer.directory), offer).map_err(LoadError::found)?;
     let manifest = check_manifest(&bytes, offer, options).map_err(|error| error.at(LoadStage::Verifying))?;
-    let files = Files::read(&place, &manifest).map_err(LoadError::found)?;
     let fields =
         artefact::check_fingerprints(&manifest).map_err(|error| LoadError::from(error).at(LoadStage::Verifying))?;
-    let scoring = weights(&manifest, &files.model).map_err(|error| error.at(LoadStage::Verifying))?;
+    let place = root.join(&offer.directory);
+    let mut files = read_files(&place, &manifest).map_err(LoadError::found)?;
+    files.insert(MANIFEST.to_owned(), bytes.into());
+    let probes = files.get(PROBES).cloned().unwrap_or_else(|| Bytes::from(Vec::new()));
+    let rounding = manifest.weights.as_ref().map_or(0.0, |weights| weights.rounding);
+    let weights = match manifest.kind {
+        Kind::Full => full(&manifest, &files),
+        Kind::Delta => chain(root, files, held),
+    };
+    let scoring = weights
+        .and_then(|(servable, digest)| Ok((Scoring::new(servable).map_err(ArtefactError::from)?, digest)))
+        .map_err(LoadError::found);
+    let (scoring, weights_digest) = scoring?;
     note(VersionState::Verified);
-    probe(&scoring, fields.clone(), &files.probes).map_err(|error| error.at(LoadStage::Probing))?;
+    let mut work = ScoringWork::default();
+    artefact::check_probes(fields.clone(), &probes, rounding, |_, encoding| {
+        scoring.logit(encoding.entries(), &mut work)
+    })
+    .map_err(|error| LoadError::from(error).at(LoadStage::Probing))?;
     note(VersionState::Probed);
-    Ok(ServedModel { manifest, digest, encoder: Encoder::new(fields, options.bounds), scoring })
+    Ok(ServedModel { manifest, digest, encoder: Encoder::new(fields, options.bounds), scoring, weights_digest })
+}
+
+/// The files of a version, with its manifest, by name.
+type Contents = BTreeMap<String, Bytes>;
+
+/// The weights of a full version, with their digest: of one before format 3, which states none, it is computed.
+fn full(manifest: &Manifest, files: &Contents) -> Result<(Servable, WeightsDigest), LoadError> {
+    let servable = artefact::read_weights(manifest, &files[MODEL])?;
+    let digest = manifest.weights.as_ref().map_or_else(|| servable.digest(), |weights| weights.digest);
+    Ok((servable, digest))
+}
+
+/// The weights of a delta, on top of those that it stands on.
+fn chain(root: &Path, files: Contents, held: Option<&ServedModel>) -> Result<(Servable, WeightsDigest), LoadError> {
+    let mut links = vec![link::verify(&files)?];
+    let (mut at, mut found) = loop {
+        let newest = links.last().expect("there is one").manifest.clone();
+        // A delta without a parent of a smaller number is refused when its manifest is read: this comes to an end.
+        let parent = newest.parent.ok_or(ArtefactError::IsDelta(newest.version))?;
+        if let Some(held) = held.filter(|held| *held.digest == parent.manifest_digest) {
+            let link = links.pop().expect("there is one");
+            let before = Digested { weights: held.scoring.servable(), digest: held.weights_digest };
+            break (Standing::of(&link), applied(&link, &parent, &held.manifest.fields, before)?);
+        }
+        let place = root.join(names::directory(parent.version, &parent.manifest_digest));
+        let (bytes, digest) = read_bytes(&place)?;
+        if digest != parent.manifest_digest {
+            return Err(LoadError::Digest { found: digest, expected: parent.manifest_digest });
+        }
+        let manifest = artefact::read_manifest(&bytes)?;
+        let mut files = read_files(&place, &manifest)?;
+        files.insert(MANIFEST.to_owned(), bytes.into());
+        match manifest.kind {
+            Kind::Full => break (Standing { version: parent, fields: manifest.fields.clone() }, full(&manifest, &files)?),
+            Kind::Delta => links.push(link::verify(&files)?),
+        }
+    };
+    while let Some(link) = links.pop() {
+        found = applied(&link, &at.version, &at.fields, Digested { weights: &found.0, digest: found.1 })?;
+        at = Standing::of(&link);
+    }
+    Ok(found)
+}
+
+/// What the next link must stand on.
+struct Standing {
+    version: ParentVersion,
+    fields: Vec<Field>,
+}
+
+impl Standing {
+    fn of(link: &ChainLink) -> Self {
+        let version = ParentVersion { version: link.manifest.version, manifest_digest: link.digest.clone() };
+        Self { version, fields: link.manifest.fields.clone() }
+    }
+}
+
+/// The weights of a link's version, with their digest, from those that it must stand on.
+fn applied(
+    link: &ChainLink,
+    at: &ParentVersion,
+    fields: &[Field],
+    before: Digested<'_>,
+) -> Result<(Servable, WeightsDigest), LoadError> {
+    if link.manifest.fields != fields {
+        return Err(ArtefactError::from(DeltaError::Shape).into());
+    }
+    let servable = link.weights(at, before)?;
+    let digest = link.manifest.weights.as_ref().map(|weights| weights.digest);
+    Ok((servable, digest.ok_or(ArtefactError::IsFull(link.manifest.version))?))
 }
 
 fn read_error(file: &str) -> impl FnOnce(ReadError) -> LoadError {
@@ -106,11 +196,16 @@ fn read_error(file: &str) -> impl FnOnce(ReadError) -> LoadError {
     move |source| LoadError::Read { file, source }
 }
 
+/// The bytes of a manifest, with their digest.
+fn read_bytes(place: &Path) -> Result<(Vec<u8>, String), LoadError> {
+    let bytes = bounded::read(&place.join(MANIFEST), Length::AtMost(MANIFEST_BYTES_MAX)).map_err(read_error(MANIFEST))?;
+    let digest = sha256(&bytes);
+    Ok((bytes, digest))
+}
+
 /// The bytes of the manifest that was announced, with its digest.
 fn read_manifest(place: &Path, offer: &Offer) -> Result<(Vec<u8>, String), LoadError> {
-    let bytes =
-        bounded::read(&place.join(MANIFEST), Length::AtMost(MANIFEST_BYTES_MAX)).map_err(read_error(MANIFEST))?;
-    let found = sha256(&bytes);
+    let (bytes, found) = read_bytes(place)?;
     if let Some(announced) = &offer.announced
         && announced.manifest_digest != found
     {
@@ -148,41 +243,20 @@ fn check_manifest(bytes: &[u8], offer: &Offer, options: &FollowOptions) -> Resul
     Ok(manifest)
 }
 
-/// The files of a version that scoring needs, each the one that the manifest digests, as all the others are.
-struct Files {
-    model: Bytes,
-    probes: Vec<u8>,
-}
-
-impl Files {
-    fn read(place: &Path, manifest: &Manifest) -> Result<Self, LoadError> {
-        let (mut model, mut probes) = (Bytes::from(Vec::new()), Vec::new());
-        for (name, digest) in &manifest.files {
-            let path = place.join(name);
-            if name == MODEL {
-                model = mapped::map(&path, digest.bytes).map_err(read_error(name))?;
-                artefact::check_file(manifest, name, &model)?;
-                continue;
-            }
-            let content = bounded::read(&path, Length::Exactly(digest.bytes)).map_err(read_error(name))?;
-            artefact::check_file(manifest, name, &content)?;
-            if name == PROBES {
-                probes = content;
-            }
-        }
-        Ok(Self { model, probes })
+/// The files of a version, each the one that the manifest digests; weights are mapped. The manifest itself is among them.
+fn read_files(place: &Path, manifest: &Manifest) -> Result<Contents, LoadError> {
+    let mut contents = Contents::new();
+    for (name, digest) in &manifest.files {
+        let path = place.join(name);
+        let content = if name == artefact::weights_file(manifest.kind) {
+            mapped::map(&path, digest.bytes).map_err(read_error(name))?
+        } else {
+            bounded::read(&path, Length::Exactly(digest.bytes)).map_err(read_error(name))?.into()
+        };
+        artefact::check_file(manifest, name, &content)?;
+        contents.insert(name.clone(), content);
     }
-}
-
-fn weights(manifest: &Manifest, model: &Bytes) -> Result<Scoring, LoadError> {
-    let servable = artefact::read_weights(manifest, model)?;
-    Ok(Scoring::new(servable).map_err(ArtefactError::from)?)
-}
-
-fn probe(scoring: &Scoring, fields: FieldSet, lines: &[u8]) -> Result<(), LoadError> {
-    let mut work = ScoringWork::default();
-    artefact::check_probes(fields, lines, |_, encoding| scoring.logit(encoding.entries(), &mut work))?;
-    Ok(())
+    Ok(contents)
 }
 
 /// What changes when a version's files do: names, sizes and times. `None` where they cannot be listed.

@@ -1,6 +1,7 @@
 //! A version that is ready to score.
 
 use deepfm_core::feature::encoder::Encoder;
+use deepfm_core::model::weights::WeightsDigest;
 use deepfm_core::version::manifest::Manifest;
 use deepfm_core::version::scoring::Scoring;
 
@@ -11,6 +12,8 @@ pub struct ServedModel {
     pub(super) digest: String,
     pub(super) encoder: Encoder,
     pub(super) scoring: Scoring,
+    /// Of all weights: deltas go on from it.
+    pub(super) weights_digest: WeightsDigest,
 }
 
 impl ServedModel {

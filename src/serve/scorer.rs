@@ -173,6 +173,11 @@ impl<'s> ScoreRequest<'s> {
         self.model
     }
 
+    /// The most rows that it may have.
+    pub fn rows_max(&self) -> usize {
+        self.rows_max
+    }
+
     /// Rows read so far.
     pub fn rows(&self) -> usize {
         self.memory.ends.len()

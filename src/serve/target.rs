@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use deepfm_core::event::options::EventOptions;
 use deepfm_core::feature::encoder::EntryBounds;
-use deepfm_core::version::announcement::LIVE;
+use deepfm_core::version::alias::LIVE;
 use deepfm_core::version::names;
 
 /// Which version is followed.

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use deepfm_core::event::DETAIL_CHARS_MAX;
 use deepfm_core::event::plain::plain;
-use deepfm_core::version::announcement::{Alias, Announcement, RecordError};
+use deepfm_core::version::alias::Alias;
+use deepfm_core::version::announcement::{Announcement, RecordError};
 use deepfm_core::version::names;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -17,7 +18,7 @@ use serde::Deserialize;
 
 use super::directory::Notices;
 use super::follow::{FollowError, Server};
-use super::follower::{Announced, Notice, Offer, Pointer};
+use super::follower::{AnnouncedAs, Notice, Offer, Pointer};
 use super::target::{FollowOptions, Target};
 use crate::config::kafka::Kafka;
 use crate::kafka::client;
@@ -89,7 +90,7 @@ impl Records {
 fn offer(announcement: Announcement, epoch: Option<u64>) -> Offer {
     let is_passed_over = announcement.held.is_some() || announcement.abandoned.is_some();
     let Announcement { version, directory, manifest_digest, parent, .. } = announcement;
-    Offer { version, directory, announced: Some(Announced { manifest_digest, parent, epoch, is_passed_over }) }
+    Offer { version, directory, announced: Some(AnnouncedAs { manifest_digest, parent, epoch, is_passed_over }) }
 }
 
 /// The topic, read on and on.

@@ -8,14 +8,12 @@
 //! a checkpoint, and Prometheus would take that for a reset and all of it for new. `/status` has the log's own counts.
 //! A gauge that has no value yet is NaN.
 
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
-use metrics_process::Collector;
 
 use super::status::Status;
+use crate::http::registry::MetricRegistry;
 
 /// What a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,34 +118,20 @@ const METRICS: &[(Kind, &str, &str)] = &[
 /// The counters that have a label, which the status fills in; without one they are not shown.
 const LABELLED: [&str; 2] = ["deepfm_records_refused_total", "deepfm_join_total"];
 
-/// The process's metrics, as text.
-#[derive(Clone)]
-pub struct Registry {
-    handle: PrometheusHandle,
-    process: Arc<OnceLock<Collector>>,
-}
-
-impl std::fmt::Debug for Registry {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Registry").finish_non_exhaustive()
-    }
-}
+/// The worker's metrics, as text.
+#[derive(Clone, Debug)]
+pub struct Registry(MetricRegistry);
 
 impl Registry {
-    /// Installs the registry of this process and of one model. A second call in one process gives a registry that stays
-    /// empty, since metrics go to the first.
+    /// Installs the registry of this process and of one model, as [`MetricRegistry::install`] does.
     pub fn install(model: &str) -> Self {
-        let (recorder, registry) = Self::of(model);
-        if metrics::set_global_recorder(recorder).is_ok() {
-            registry.begin();
-        }
-        registry
+        Self(MetricRegistry::install(model, |registry| Self(registry.clone()).begin()))
     }
 
-    fn of(model: &str) -> (PrometheusRecorder, Self) {
-        let recorder = PrometheusBuilder::new().add_global_label("model", model).build_recorder();
-        let handle = recorder.handle();
-        (recorder, Self { handle, process: Arc::default() })
+    #[cfg(test)]
+    fn of(model: &str) -> (metrics_exporter_prometheus::PrometheusRecorder, Self) {
+        let (recorder, registry) = MetricRegistry::of(model);
+        (recorder, Self(registry))
     }
 
     /// Describes every metric, and shows every counter, at 0.
@@ -161,15 +145,14 @@ impl Registry {
                 counter!(*name).increment(0);
             }
         }
-        self.process.get_or_init(Collector::default).describe();
+        self.0.describe_process();
     }
 
     /// The text of all metrics, with those of the status, last written so long ago, brought up to date.
     pub fn render(&self, status: &Status, age: Duration) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         export(status, age, now);
-        self.process.get_or_init(Collector::default).collect();
-        self.handle.render()
+        self.0.text()
     }
 }
 
@@ -251,6 +234,7 @@ mod tests {
     use std::path::Path;
 
     use std::collections::BTreeMap;
+    use std::sync::Arc;
 
     use deepfm_core::event::Reason;
 
@@ -448,7 +432,8 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut sources = vec![root.join("README.md")];
         files(&root.join("src"), &mut sources);
-        let known: BTreeSet<&str> = METRICS.iter().map(|(_, name, _)| *name).collect();
+        let serving = crate::serve::http::metrics::METRICS.iter().map(|(_, name, _)| *name);
+        let known: BTreeSet<&str> = METRICS.iter().map(|(_, name, _)| *name).chain(serving).collect();
         // The names that are set here are held to the list by what is shown.
         for source in sources.into_iter().filter(|source| !source.ends_with("exposition.rs")) {
             let text = fs::read_to_string(&source).unwrap_or_default();

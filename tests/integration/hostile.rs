@@ -33,6 +33,7 @@ use crate::support::broker;
 use crate::support::command::run;
 
 mod fuzz;
+mod requests;
 
 /// How long reading a small directory may take before it is taken to hang.
 const PATIENCE: Duration = Duration::from_mins(1);

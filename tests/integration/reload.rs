@@ -9,17 +9,22 @@ use std::time::{Duration, Instant};
 use deepfm_core::event::options::EventOptions;
 use deepfm_core::feature::encoder::Encoder;
 use deepfm_core::feature::field::FieldSet;
-use deepfm_core::version::announcement::{Alias, Announcement, LIVE};
+use deepfm_core::model::weights::Precision;
+use deepfm_core::version::alias::{Act, Alias, LIVE};
+use deepfm_core::version::announcement::Announcement;
 use deepfm_core::version::artefact::{self, Artefact, MANIFEST, MODEL, PROBES, Verified};
 use deepfm_core::version::bytes::Bytes;
+use deepfm_core::version::link;
 use deepfm_core::version::manifest::sha256;
 use deepfm_core::version::names;
+use deepfm_core::version::servable::Servable;
 use deepfm_stream::publish::topic::{Announcer, Record, TopicError};
 use deepfm_stream::serve::{
     FollowError, FollowOptions, LoadStage, Required, RowPlace, ScoreError, Server, Target, VersionState,
 };
 use serde_json::{Value, json};
 
+use super::deltas::chain;
 use super::hostile::forged;
 use super::versions::{artefact, learned};
 use crate::support::broker;
@@ -62,7 +67,19 @@ pub(super) fn numbered(base: &VersionFiles, version: u64) -> VersionFiles {
         })
         .collect();
     files.insert(PROBES.to_owned(), probes.concat().into_bytes());
-    forged(files, |manifest| manifest["version"] = json!(version))
+    reforged(files, |manifest| manifest["version"] = json!(version))
+}
+
+/// A version whose manifest is right again for its files, the digest of its weights included, and then altered.
+fn reforged(files: VersionFiles, alter: impl FnOnce(&mut Value)) -> VersionFiles {
+    let manifest = artefact::read_manifest(&files[MANIFEST]).expect("it is valid");
+    let model = Bytes::from(files[MODEL].clone());
+    let weights = Servable::from_bytes(&model, manifest.fields.len(), &manifest.architecture).expect("they are whole");
+    let digest = weights.digest();
+    forged(files, |manifest| {
+        manifest["weights"]["digest"] = json!(digest);
+        alter(manifest);
+    })
 }
 
 /// Shows a version to servers in one step, in a directory of this name.
@@ -270,15 +287,16 @@ fn scoring_allocates_nothing_after_the_first_request_of_its_size() {
 }
 
 /// Ways in which a version can be broken, each with where it must be refused, and a piece of why.
-const BROKEN: [(&str, LoadStage, &str); 12] = [
+const BROKEN: [(&str, LoadStage, &str); 13] = [
     ("truncated", LoadStage::Verifying, "model.safetensors: it has"),
     ("bit-flipped", LoadStage::Verifying, "model.safetensors has digest"),
     ("swapped files", LoadStage::Verifying, "model.safetensors has digest"),
     ("wrong shape", LoadStage::Verifying, "tensor"),
     ("wrong fields", LoadStage::Verifying, "fields fingerprint"),
-    ("future format", LoadStage::Verifying, "has format 3"),
+    ("future format", LoadStage::Verifying, "has format 99"),
     ("wrong digest", LoadStage::Verifying, "was announced"),
     ("other scores", LoadStage::Probing, "probe 0 gives logit"),
+    ("other weights", LoadStage::Verifying, "the weights have digest"),
     ("not finite", LoadStage::Verifying, "not finite"),
     ("missing file", LoadStage::Fetching, "probes.jsonl: it is missing"),
     ("other model", LoadStage::Verifying, "a version of model \"other\""),
@@ -305,9 +323,13 @@ pub(super) fn broken(base: &VersionFiles, version: u64, way: &str) -> (String, V
         }
         "wrong shape" => files = forged(files, |manifest| manifest["architecture"]["embedding_dim"] = json!(9)),
         "wrong fields" => files = forged(files, |manifest| manifest["fields"][0]["name"] = json!("visitor")),
-        "future format" => files = forged(files, |manifest| manifest["format"] = json!(3)),
+        "future format" => files = forged(files, |manifest| manifest["format"] = json!(99)),
         "wrong digest" => return (names::directory(version, &"0".repeat(64)), files),
         "other scores" => {
+            with_model(&mut files, numbered(base, version + 1)[MODEL].clone());
+            files = reforged(files, |_| ());
+        }
+        "other weights" => {
             with_model(&mut files, numbered(base, version + 1)[MODEL].clone());
             files = forged(files, |_| ());
         }
@@ -497,7 +519,8 @@ pub(super) fn records(files: &VersionFiles, alter: impl FnOnce(&mut Value)) -> [
     let manifest = artefact::read_manifest(&files[MANIFEST]).expect("it is valid");
     let whole = Artefact { manifest, digest: sha256(&files[MANIFEST]), files: files.clone() };
     let announcement = Announcement::of(&whole);
-    let alias = Alias::moved(None, LIVE, &announcement, "2026-01-01T00:00:00Z".to_owned());
+    let alias =
+        Alias::moved(None, LIVE, &announcement, Act::new("worker", "it passed the gate", "2026-01-01T00:00:00Z"));
     let mut document = serde_json::to_value(&announcement).expect("plain data");
     alter(&mut document);
     let alias_record = Record::new(Alias::key("ctr", LIVE), serde_json::to_string(&alias).expect("plain data"));
@@ -582,4 +605,54 @@ fn reload_waits_for_a_versions_topic_that_is_not_there_yet() {
     writer.write(&records(&numbered(&base, 1), |_| ())).expect("the broker takes them");
     wait_for_version(&server, 1);
     assert_eq!(server.status().trouble, None);
+}
+
+#[test]
+fn reload_applies_deltas_to_the_version_served_and_loads_what_they_stand_on_where_it_must() {
+    for precision in [Precision::F32, Precision::F16] {
+        let [base, first, second] = chain(precision);
+        let (root, apart) = (tempfile::tempdir().expect("our own"), tempfile::tempdir().expect("our own"));
+        install(root.path(), &base.files);
+        let server = follow(root.path());
+        wait_for_version(&server, base.manifest.version);
+        // Without the one between it cannot be made: what is served is served on.
+        install(root.path(), &second.files);
+        let (stage, reason) = wait_for_failure(&server, &second.directory());
+        assert!(stage == LoadStage::Fetching && reason.contains("manifest.json: it is missing"), "{stage}: {reason}");
+        assert_eq!(server.status().serving, Some(base.manifest.version));
+        install(root.path(), &first.files);
+        wait_for_version(&server, second.manifest.version);
+        // Step by step, and from nothing.
+        for artefact in [&base, &first, &second] {
+            install(apart.path(), &artefact.files);
+        }
+        let other = follow(apart.path());
+        wait_for_version(&other, second.manifest.version);
+        let stepwise = tempfile::tempdir().expect("our own");
+        install(stepwise.path(), &base.files);
+        let third = follow(stepwise.path());
+        for artefact in [&base, &first, &second] {
+            if !stepwise.path().join(artefact.directory()).exists() {
+                install(stepwise.path(), &artefact.files);
+            }
+            wait_for_version(&third, artefact.manifest.version);
+        }
+        // The base is gone: the delta stands on what is served.
+        assert_eq!(third.status().loads, 3);
+        let whole = link_of(&second).apply(&link_of(&first).apply(&verified(&base)).expect("it stands on it"));
+        let expected = whole.expect("it stands on it");
+        for server in [&server, &other, &third] {
+            let model = server.model().expect("it is served");
+            assert_eq!(model.scoring().servable().digest(), expected.servable.digest());
+            assert_eq!(model.scoring().servable().ids(), expected.servable.ids());
+        }
+    }
+}
+
+fn verified(artefact: &Artefact) -> Verified {
+    artefact::verify(&artefact.files).expect("it is whole")
+}
+
+fn link_of(artefact: &Artefact) -> link::ChainLink {
+    link::verify(&artefact.files).expect("it is a delta")
 }

@@ -22,20 +22,36 @@ pub(crate) fn python(test: &str) -> Option<PathBuf> {
 }
 
 fn find() -> Result<PathBuf, String> {
+    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python");
+    find_in(&venv, &PACKAGES, IMPORTS)
+}
+
+/// A Python that has other packages: the one that is installed, or one of its own under `target/`.
+pub(crate) fn with(test: &str, environment: &str, packages: &[&str], imports: &str) -> Option<PathBuf> {
+    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/python-{environment}"));
+    match find_in(&venv, packages, imports) {
+        Ok(python) => Some(python),
+        Err(missing) => {
+            super::skip(test, &missing);
+            None
+        }
+    }
+}
+
+fn find_in(venv: &Path, packages: &[&str], imports: &str) -> Result<PathBuf, String> {
     let installed = PathBuf::from("python3");
     if !succeeds(&installed, &["--version"]) {
         return Err("there is no python3".to_owned());
     }
-    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python");
     let own = venv.join("bin/python");
-    if let Some(python) = [&installed, &own].into_iter().find(|python| succeeds(python, &["-c", IMPORTS])) {
+    if let Some(python) = [&installed, &own].into_iter().find(|python| succeeds(python, &["-c", imports])) {
         return Ok(python.clone());
     }
     let venv = venv.to_str().expect("the crate's directory is UTF-8");
     let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
     carry_out(&installed, &["-m", "venv", "--clear", venv])?;
-    carry_out(&own, &[&pip[..], &PACKAGES].concat())?;
-    carry_out(&own, &["-c", IMPORTS])?;
+    carry_out(&own, &[&pip[..], packages].concat())?;
+    carry_out(&own, &["-c", imports])?;
     Ok(own)
 }
 

@@ -22,7 +22,7 @@ use crate::stream::JournalEntry;
 use crate::train::{StateDigest, Trainer};
 
 pub use super::reading::{
-    ArtefactError, MANIFEST, MODEL, PROBE_TOLERANCE, PROBES, Probe, Verified, check_file, check_fingerprints,
+    ArtefactError, MANIFEST, MODEL, PROBE_TOLERANCE, PROBES, Probe, Verified, check_file, check_fingerprints, check_probes,
     read_manifest, read_weights, verify, weights_file,
 };
 

@@ -2,7 +2,7 @@
 //! candidates, without allocating.
 //!
 //! Training lays a batch out by distinct ids and multiplies matrices; a server has a row, or a hundred candidates that share half
-//! of their fields. Here a row's fields are added one after the other to a [`Partial`]: the linear sum, the pair interactions
+//! of their fields. Here a row's fields are added one after the other to a *partial sum*: the linear sum, the pair interactions
 //! with the fields before (Rendle 2010, as a running sum), and what the first layer of the MLP has of them. The context's
 //! partial is made once and each candidate goes on from a copy. Weights of layers are transposed when a version is loaded, so that
 //! an input adds a row of them. Sums run in another order than in training: results agree to rounding, and probes hold them.

@@ -5,17 +5,17 @@ fn digest(content: u64) -> String {
     format!("{content:012x}{}", "0".repeat(52))
 }
 
-fn of(version: u64, announced: Announced) -> Offer {
+fn of(version: u64, announced: AnnouncedAs) -> Offer {
     let directory = names::directory(version, &announced.manifest_digest);
     Offer { version, directory, announced: Some(announced) }
 }
 
 fn offer(version: u64, content: u64) -> Offer {
-    let announced = Announced { manifest_digest: digest(content), parent: None, epoch: None, is_passed_over: false };
+    let announced = AnnouncedAs { manifest_digest: digest(content), parent: None, epoch: None, is_passed_over: false };
     self::of(version, announced)
 }
 
-fn with(version: u64, alter: impl FnOnce(&mut Announced)) -> Offer {
+fn with(version: u64, alter: impl FnOnce(&mut AnnouncedAs)) -> Offer {
     let mut offer = offer(version, version);
     alter(offer.announced.as_mut().expect("it is announced"));
     offer
@@ -171,7 +171,7 @@ fn another_content_under_a_known_number_is_refused_by_whatever_way_it_comes() {
     // With epochs the later writer's word counts.
     let of_epoch = |content, epoch| {
         let announced =
-            Announced { manifest_digest: digest(content), parent: None, epoch: Some(epoch), is_passed_over: false };
+            AnnouncedAs { manifest_digest: digest(content), parent: None, epoch: Some(epoch), is_passed_over: false };
         self::of(3, announced)
     };
     let mut follower = following(Target::Latest, &[of_epoch(98, 1), of_epoch(3, 2), of_epoch(97, 1)]);

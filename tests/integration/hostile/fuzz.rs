@@ -40,7 +40,7 @@ use crate::support::rounds;
 /// An MLP that fuzzing has the patience to make.
 const MLP_PARAMETERS_TRIED: usize = 1 << 18;
 
-fn few(ordinary: usize, torture: usize) -> ProptestConfig {
+pub(super) fn few(ordinary: usize, torture: usize) -> ProptestConfig {
     let cases = u32::try_from(rounds(ordinary, torture)).expect("they are few");
     // A failure is mended or pinned by name, not by a file of seeds.
     ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 2000, ..ProptestConfig::default() }
@@ -83,7 +83,7 @@ fn hostile() -> impl Strategy<Value = Value> {
 
 /// A change of a document somewhere.
 #[derive(Clone, Debug)]
-enum Edit {
+pub(super) enum Edit {
     Set(Index, Value),
     Remove(Index),
     Add(Index, String, Value),
@@ -91,7 +91,7 @@ enum Edit {
     Copy(Index, Index),
 }
 
-fn edits() -> impl Strategy<Value = Vec<Edit>> {
+pub(super) fn edits() -> impl Strategy<Value = Vec<Edit>> {
     let edit = prop_oneof![
         4 => (any::<Index>(), hostile()).prop_map(|(at, value)| Edit::Set(at, value)),
         1 => any::<Index>().prop_map(Edit::Remove),
@@ -118,7 +118,7 @@ fn pointers(value: &Value, at: &str, found: &mut Vec<String>) {
     }
 }
 
-fn edited(mut document: Value, edits: &[Edit]) -> Value {
+pub(super) fn edited(mut document: Value, edits: &[Edit]) -> Value {
     for edit in edits {
         let mut places = Vec::new();
         pointers(&document, "", &mut places);
@@ -149,7 +149,7 @@ fn edited(mut document: Value, edits: &[Edit]) -> Value {
 
 /// A change of bytes somewhere.
 #[derive(Clone, Debug)]
-enum Damage {
+pub(super) enum Damage {
     Flip(Index, u8),
     Cut(Index),
     Insert(Index, Vec<u8>),
@@ -157,7 +157,7 @@ enum Damage {
     Double(Index),
 }
 
-fn damages() -> impl Strategy<Value = Vec<Damage>> {
+pub(super) fn damages() -> impl Strategy<Value = Vec<Damage>> {
     let numbers = select(vec![0, 1, 0x7F, 0x80, 0xFFFF, u64::from(u32::MAX), i64::MAX as u64, u64::MAX, u64::MAX - 1]);
     let damage = prop_oneof![
         4 => (any::<Index>(), 1_u8..).prop_map(|(at, bits)| Damage::Flip(at, bits)),
@@ -169,7 +169,7 @@ fn damages() -> impl Strategy<Value = Vec<Damage>> {
     vec(damage, 1..4)
 }
 
-fn damaged(mut bytes: Vec<u8>, damages: &[Damage]) -> Vec<u8> {
+pub(super) fn damaged(mut bytes: Vec<u8>, damages: &[Damage]) -> Vec<u8> {
     for damage in damages {
         if bytes.is_empty() {
             return bytes;
