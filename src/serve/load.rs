@@ -105,7 +105,7 @@ pub(super) fn load(
     let rounding = manifest.weights.as_ref().map_or(0.0, |weights| weights.rounding);
     let weights = match manifest.kind {
         Kind::Full => full(&manifest, &files),
-        Kind::Delta => chain(root, files, held),
+        Kind::Delta => chain(root, &files, held),
     };
     let scoring = weights
         .and_then(|(servable, digest)| Ok((Scoring::new(servable).map_err(ArtefactError::from)?, digest)))
@@ -132,8 +132,8 @@ fn full(manifest: &Manifest, files: &Contents) -> Result<(Servable, WeightsDiges
 }
 
 /// The weights of a delta, on top of those that it stands on.
-fn chain(root: &Path, files: Contents, held: Option<&ServedModel>) -> Result<(Servable, WeightsDigest), LoadError> {
-    let mut links = vec![link::verify(&files)?];
+fn chain(root: &Path, files: &Contents, held: Option<&ServedModel>) -> Result<(Servable, WeightsDigest), LoadError> {
+    let mut links = vec![link::verify(files)?];
     let (mut at, mut found) = loop {
         let newest = links.last().expect("there is one").manifest.clone();
         // A delta without a parent of a smaller number is refused when its manifest is read: this comes to an end.
@@ -152,7 +152,9 @@ fn chain(root: &Path, files: Contents, held: Option<&ServedModel>) -> Result<(Se
         let mut files = read_files(&place, &manifest)?;
         files.insert(MANIFEST.to_owned(), bytes.into());
         match manifest.kind {
-            Kind::Full => break (Standing { version: parent, fields: manifest.fields.clone() }, full(&manifest, &files)?),
+            Kind::Full => {
+                break (Standing { version: parent, fields: manifest.fields.clone() }, full(&manifest, &files)?);
+            }
             Kind::Delta => links.push(link::verify(&files)?),
         }
     };
@@ -198,7 +200,8 @@ fn read_error(file: &str) -> impl FnOnce(ReadError) -> LoadError {
 
 /// The bytes of a manifest, with their digest.
 fn read_bytes(place: &Path) -> Result<(Vec<u8>, String), LoadError> {
-    let bytes = bounded::read(&place.join(MANIFEST), Length::AtMost(MANIFEST_BYTES_MAX)).map_err(read_error(MANIFEST))?;
+    let bytes =
+        bounded::read(&place.join(MANIFEST), Length::AtMost(MANIFEST_BYTES_MAX)).map_err(read_error(MANIFEST))?;
     let digest = sha256(&bytes);
     Ok((bytes, digest))
 }

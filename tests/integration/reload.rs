@@ -517,7 +517,7 @@ fn reload_while_threads_score_gives_every_request_one_version_and_never_goes_bac
 /// The record that announces a version, as a worker writes it, and the record that moves an alias to it.
 pub(super) fn records(files: &VersionFiles, alter: impl FnOnce(&mut Value)) -> [Record; 2] {
     let manifest = artefact::read_manifest(&files[MANIFEST]).expect("it is valid");
-    let whole = Artefact { manifest, digest: sha256(&files[MANIFEST]), files: files.clone() };
+    let whole = Artefact { manifest, digest: sha256(&files[MANIFEST]), files: files.clone(), ..artefact(1, 0) };
     let announcement = Announcement::of(&whole);
     let alias =
         Alias::moved(None, LIVE, &announcement, Act::new("worker", "it passed the gate", "2026-01-01T00:00:00Z"));

@@ -22,8 +22,8 @@ use crate::stream::JournalEntry;
 use crate::train::{StateDigest, Trainer};
 
 pub use super::reading::{
-    ArtefactError, MANIFEST, MODEL, PROBE_TOLERANCE, PROBES, Probe, Verified, check_file, check_fingerprints, check_probes,
-    read_manifest, read_weights, verify, weights_file,
+    ArtefactError, MANIFEST, MODEL, PROBE_TOLERANCE, PROBES, Probe, Verified, check_file, check_fingerprints,
+    check_probes, read_manifest, read_weights, verify, weights_file,
 };
 
 /// What a version is cut with, beside the trainer.
