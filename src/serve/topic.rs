@@ -14,7 +14,6 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
-use serde::Deserialize;
 
 use super::directory::Notices;
 use super::follow::{FollowError, Server};
@@ -60,13 +59,6 @@ struct Records {
     alias: Option<String>,
 }
 
-/// What records of later forms may have beside what is known here.
-#[derive(Deserialize)]
-struct Epoch {
-    #[serde(default)]
-    epoch: Option<u64>,
-}
-
 impl Records {
     /// What a record says, if it says something of this model and alias.
     fn read(&self, key: &[u8], payload: Option<&[u8]>) -> Result<Option<Notice>, RecordError> {
@@ -75,8 +67,7 @@ impl Records {
         if let Some(version) = rest.strip_prefix("/v/").and_then(names::version) {
             let Some(payload) = payload else { return Ok(Some(Notice::Withdrawn(version))) };
             let announcement = Announcement::read(key, payload)?;
-            let Epoch { epoch } = serde_json::from_slice(payload)?;
-            return Ok(Some(Notice::Offered(offer(announcement, epoch))));
+            return Ok(Some(Notice::Offered(offer(announcement))));
         }
         if self.alias.is_none() || rest.strip_prefix("/a/") != self.alias.as_deref() {
             return Ok(None);
@@ -87,9 +78,9 @@ impl Records {
     }
 }
 
-fn offer(announcement: Announcement, epoch: Option<u64>) -> Offer {
+fn offer(announcement: Announcement) -> Offer {
     let is_passed_over = announcement.held.is_some() || announcement.abandoned.is_some();
-    let Announcement { version, directory, manifest_digest, parent, .. } = announcement;
+    let Announcement { version, directory, manifest_digest, parent, epoch, .. } = announcement;
     Offer { version, directory, announced: Some(AnnouncedAs { manifest_digest, parent, epoch, is_passed_over }) }
 }
 

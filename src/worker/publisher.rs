@@ -18,6 +18,7 @@ use crate::publish::retention;
 use crate::publish::topic::{Announcer, Reading, Record, TopicError};
 use crate::thread::Hand;
 use deepfm_core::version::alias::{Act, Alias, LIVE};
+use deepfm_core::version::announcement::Announcement;
 use deepfm_core::version::artefact::Verified;
 use deepfm_core::version::known::KnownVersions;
 use deepfm_core::version::outbox::OutboxEntry;
@@ -73,7 +74,8 @@ pub struct Publisher {
 impl Publisher {
     /// Starts the thread; `known` is what the topic said after all earlier writers were fenced off.
     pub fn start(config: &Config, announcer: Announcer, reading: Reading) -> Self {
-        let mut desk = Desk { announcer, config: config.clone(), reading, live: None };
+        let epoch = reading.known.next_epoch();
+        let mut desk = Desk { announcer, config: config.clone(), reading, epoch, live: None };
         let work = move |entry: OutboxEntry, tell: &mut dyn FnMut(Result<Announced, WorkerError>)| {
             let announced = desk.announce(&entry).map_err(WorkerError::from);
             let has_failed = announced.is_err();
@@ -138,13 +140,16 @@ struct Desk {
     announcer: Announcer,
     config: Config,
     reading: Reading,
+    /// This worker's.
+    epoch: u64,
     /// The weights of the version that is live, once it has moved: the next may be a delta on it.
     live: Option<Arc<Verified>>,
 }
 
 impl Desk {
     fn announce(&mut self, entry: &OutboxEntry) -> Result<Announced, TopicError> {
-        let (version, announcement) = (entry.version(), &entry.announcement);
+        let version = entry.version();
+        let announcement = &Announcement { epoch: Some(self.epoch), ..entry.announcement.clone() };
         self.read_on()?;
         let before = self.live_digest();
         self.known().newest = self.known().newest.max(Some(version));

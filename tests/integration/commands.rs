@@ -385,6 +385,8 @@ fn a_lost_state_ends_with_74_and_a_reset_goes_on_with_the_next_number() {
     assert_eq!(digest(&reset), digest(&first));
     let list = run(&["versions", "list", "--config", &config, "--json"]).json();
     assert_eq!(list["versions"].as_array().map(Vec::len), Some(2));
+    let epochs = [&list["versions"][0]["epoch"], &list["versions"][1]["epoch"]];
+    assert_eq!(epochs, [1, 2], "two workers");
     assert_eq!(list["aliases"]["live"]["version"], 2);
     assert_eq!(list["aliases"]["live"]["moves"].as_array().map(Vec::len), Some(2));
 

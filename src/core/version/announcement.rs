@@ -85,6 +85,10 @@ pub struct Announcement {
     pub fingerprints: Fingerprints,
     /// Size and SHA-256 of its files.
     pub files: BTreeMap<String, FileDigest>,
+    /// The epoch of the worker that announced it: one that takes over has a greater one. Absent in records of before there
+    /// were epochs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
     /// Present when the model no longer descends from this version: its worker fell back behind it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub abandoned: Option<Abandoned>,
@@ -128,6 +132,7 @@ impl Announcement {
             metrics: manifest.metrics,
             fingerprints: manifest.fingerprints,
             files: manifest.files,
+            epoch: None,
             abandoned: None,
             gate: None,
             held: None,

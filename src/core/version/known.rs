@@ -75,6 +75,11 @@ impl KnownVersions {
         Ok(())
     }
 
+    /// The epoch of a worker that takes over now: greater than that of every announcement.
+    pub fn next_epoch(&self) -> u64 {
+        self.announced.values().filter_map(|one| one.epoch).max().map_or(1, |newest| newest.saturating_add(1))
+    }
+
     /// The newest version that servers may follow to: it was not rejected, and the model descends from it.
     pub fn newest_good(&self) -> Option<&Announcement> {
         self.announced.values().rev().find(|one| one.abandoned.is_none() && one.held.is_none())
