@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deepfm_core::event::DETAIL_CHARS_MAX;
 use deepfm_core::event::plain::plain;
@@ -21,7 +21,7 @@ use super::follower::{AnnouncedAs, Notice, Offer, Pointer};
 use super::target::{FollowOptions, Target};
 use crate::config::kafka::Kafka;
 use crate::kafka::client;
-use crate::kafka::contact::Contact;
+use crate::kafka::contact::{Contact, SAY_AGAIN};
 
 /// How long one poll waits.
 const NAP: Duration = Duration::from_millis(100);
@@ -47,7 +47,8 @@ impl Server {
             Target::Latest | Target::Pinned(_) => None,
         };
         let records = Records { model: options.model.clone(), alias };
-        let tail = Tail { kafka: kafka.clone(), records, consumer: None, is_caught_up: false, trouble: None };
+        let tail =
+            Tail { kafka: kafka.clone(), records, consumer: None, is_caught_up: false, trouble: None, said_at: None };
         Self::start(Box::new(tail), versions.to_owned(), options)
     }
 }
@@ -91,6 +92,8 @@ struct Tail {
     consumer: Option<BaseConsumer<Contact>>,
     is_caught_up: bool,
     trouble: Option<String>,
+    /// When that was last said; since it began to be wrong, and is not known to be right again.
+    said_at: Option<Instant>,
 }
 
 impl Tail {
@@ -102,11 +105,21 @@ impl Tail {
         Ok(consumer)
     }
 
+    /// Says what is wrong when it begins, and each minute while it lasts.
     fn say(&mut self, trouble: String) {
-        if self.trouble.as_ref() != Some(&trouble) {
-            tracing::warn!("the versions topic {}: {trouble}", self.kafka.versions_topic);
+        if self.said_at.is_none_or(|said_at| said_at.elapsed() >= SAY_AGAIN) {
+            tracing::warn!("the versions topic {}: {trouble}; what is served is served on", self.kafka.versions_topic);
+            self.said_at = Some(Instant::now());
         }
         self.trouble = Some(trouble);
+    }
+
+    /// Nothing is wrong any more.
+    fn say_no_more(&mut self) {
+        if self.said_at.take().is_some() {
+            tracing::info!("the versions topic {} is read again", self.kafka.versions_topic);
+        }
+        self.trouble = None;
     }
 
     /// Takes what has come, and says what keeps the consumer from going on, if something does.
@@ -126,6 +139,7 @@ impl Tail {
                     return None;
                 }
                 Some(Ok(message)) => {
+                    self.say_no_more();
                     let Some(key) = message.key() else { continue };
                     match self.records.read(key, message.payload()) {
                         Ok(notice) => notice.into_iter().for_each(&mut *tell),
@@ -137,7 +151,7 @@ impl Tail {
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => {
                     consumer.context().clear();
-                    self.trouble = None;
+                    self.say_no_more();
                     if !self.is_caught_up {
                         tell(Notice::CaughtUp);
                     }

@@ -1,13 +1,14 @@
 //! README: its block of commands runs as pasted, and its lines are short enough to read.
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::support::skip;
 
-/// What stands before the block that is run.
+/// What stands before each block that is run, in the order of the page.
 const MARK: &str = "<!-- A test runs this block";
 
 const LINE_MAX: usize = 120;
@@ -20,11 +21,20 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The commands of the block behind the mark.
-fn block(readme: &str) -> &str {
-    let (_, behind) = readme.split_once(MARK).expect("the mark is there");
-    let (_, block) = behind.split_once("```sh\n").expect("a block follows the mark");
-    block.split_once("```").expect("the block ends").0
+/// The commands of the blocks behind the marks.
+fn blocks(readme: &str) -> Vec<&str> {
+    let blocks = readme.split(MARK).skip(1).map(|behind| {
+        let (_, block) = behind.split_once("```sh\n").expect("a block follows the mark");
+        block.split_once("```").expect("the block ends").0
+    });
+    blocks.collect()
+}
+
+/// The same with ports that are free now.
+fn with_free_ports(block: &str) -> String {
+    let free = || TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("there is one");
+    let ports = [free().port().to_string(), free().port().to_string()];
+    block.replace("8001", &ports[0]).replace("8002", &ports[1])
 }
 
 #[test]
@@ -45,9 +55,14 @@ fn the_readmes_commands_run_as_pasted_from_a_build_to_a_listed_version() {
     symlink(env!("CARGO_BIN_EXE_deepfm"), place.path().join("target/release/deepfm")).expect("the disk takes it");
     symlink("/bin/true", place.path().join("tools/cargo")).expect("the disk takes it");
     let readme = readme();
+    let blocks = blocks(&readme);
+    assert_eq!(blocks.len(), 2, "to a listed version, and what servers do with a bad one");
+    // Job control, so that `%1` is known; whatever happens, nothing is left behind.
     let script = format!(
-        "set -euo pipefail\ntrap 'deploy/kafka/kafka stop --dir broker >&2' EXIT\nPATH=\"$PWD/tools:$PATH\"\n{}",
-        block(&readme)
+        "set -meuo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null; deploy/kafka/kafka stop --dir broker >&2' EXIT\n\
+         PATH=\"$PWD/tools:$PATH\"\n{}\necho '== servers'\n{}",
+        blocks[0],
+        with_free_ports(blocks[1])
     );
     let output = Command::new("bash")
         .args(["-c", &script])
@@ -60,9 +75,13 @@ fn the_readmes_commands_run_as_pasted_from_a_build_to_a_listed_version() {
         .expect("bash is there");
     let (said, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}\n{log}");
+    let (said, served) = said.split_once("== servers\n").expect("both blocks ran");
     let listed = said.lines().last().expect("the last command lists versions");
     let words: Vec<&str> = listed.split_whitespace().collect();
     assert_eq!((words.first(), words.last()), (Some(&"1"), Some(&"live")), "{said}\n{log}");
+    let versions: Vec<&str> = served.split("\"version\":").skip(1).map(|rest| &rest[..1]).collect();
+    assert_eq!(versions, ["1", "1", "2", "1"], "{served}\n{log}");
+    assert_eq!(served.matches(" rejected").count(), 1, "{served}\n{log}");
 }
 
 #[test]
