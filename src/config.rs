@@ -43,7 +43,7 @@ use serde::Serialize;
 
 use deepfm_core::event::options::EventOptions;
 use deepfm_core::feature::field::{FieldError, FieldSet};
-use deepfm_core::join::params::JoinParams;
+use deepfm_core::join::params::{JoinParams, LabelPolicy};
 use deepfm_core::model::params::ModelParams;
 use deepfm_core::train::{BatchParams, BreakerParams, TrainParams};
 use training::Training;
@@ -207,8 +207,14 @@ impl Config {
             negative_sampling_rate: f64::from(negative_sampling_rate),
             window_impressions: self.metrics.window_impressions,
             metrics_sampling_rate: f64::from(self.metrics.sampling_rate),
-            breaker: self.training.missing_clicks_max.map(|missing| BreakerParams::new(f64::from(missing))),
+            breaker: self.breaker_params(),
         }
+    }
+
+    /// The circuit breaker. Where positives come at their click, labels do not show the rate of clicks: there is none.
+    fn breaker_params(&self) -> Option<BreakerParams> {
+        let missing_clicks = self.training.missing_clicks_max.map(f64::from)?;
+        (self.join_params().labels == LabelPolicy::AtMaturity).then(|| BreakerParams::new(missing_clicks))
     }
 
     /// 16 hex digits that two configurations share if and only if (but for collisions) they learn the same state from

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use deepfm_core::checkpoint::Layer;
+use deepfm_core::event::DETAIL_CHARS_MAX;
+use deepfm_core::event::plain::plain;
 use deepfm_stream::config::Config;
 use deepfm_stream::durable;
 use deepfm_stream::kafka::BrokerError;
@@ -65,18 +67,17 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     // Before anything that may take long: opening a store, reading an export.
     runtime.spawn(listen_for_signals(stop.clone(), board.clone()));
     let store = Box::new(CommitStore::open(&config.state.dir).map_err(store_failure)?);
-    let asked = turning_back::pending(&config.state.dir).or_exit(Exit::Disk)?.filter(|_| args.restore.is_none());
-    if let Some(Request { version, by, why, at, .. }) = &asked {
-        tracing::warn!("training goes back to version {version}, as {by} asked at {at}: {why}");
-    }
-    let export = args.restore.as_deref().or(asked.as_ref().map(|asked| asked.export.as_path()));
-    let restored = export.map(|path| read_export(path, &config)).transpose()?;
+    let asked = turning_back::pending(&config.state.dir).or_exit(Exit::Disk)?;
+    let turned_back = asked.as_ref().filter(|_| args.restore.is_none() && !args.reset_state);
+    let export = turned_back.map(|asked| turn_back(asked, &config)).transpose()?;
+    let restored = args.restore.as_ref().or(export.as_ref()).map(|path| read_export(path, &config)).transpose()?;
     let on_gap = if args.skip_gaps { OnGap::Skip } else { OnGap::Refuse };
     let on_ahead = if args.abandon_versions { OnAhead::Abandon } else { OnAhead::Refuse };
     let options = Options {
         until_end: args.until_end,
-        is_reset: args.reset_state || asked.is_some(),
+        is_reset: args.reset_state || export.is_some(),
         restored,
+        asked,
         on_gap,
         on_ahead,
     };
@@ -91,6 +92,14 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         }
         summary => show(&summary.map_err(worker_failure)?, args.json),
     }
+}
+
+/// Where the export is that training goes back to.
+fn turn_back(asked: &Request, config: &Config) -> Result<PathBuf, Failure> {
+    let Request { version, by, why, at, .. } = asked;
+    let [by, why] = [by, why].map(|text| plain(text, DETAIL_CHARS_MAX));
+    tracing::warn!("training goes back to version {version}, as {by} asked at {at}: {why}");
+    turning_back::find(asked, &config.exports.of(&config.model.name), &config.state.dir).or_exit(Exit::Disk)
 }
 
 fn read_export(path: &Path, config: &Config) -> Result<(PathBuf, Layer), Failure> {

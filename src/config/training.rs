@@ -38,7 +38,7 @@ section! {
         n_max: Option<f32> = None, OffAtZero("it bounds a sum of squares; 0 is off"), ConvertsAs("model.n_max");
         /// The circuit breaker: when so many clicks are missing, by the usual rate of clicks, learning pauses until clicks come
         /// again, no version is published, and what was shown meanwhile is skipped. Labels wait while clicks seem to be missing,
-        /// so that nothing of an outage is learned. 0 is off.
+        /// so that nothing of an outage is learned. 0 is off. Only with emit = "at_maturity" (and labels = "window").
         #[serde(serialize_with = "zero_for_off")]
         missing_clicks_max: Option<f32> = Some(50.0), OffAtZero("it is a number of clicks; 0 is off"), Converts;
         /// How far one example may move a row or the bias: its gradient of a coordinate is at most so many times the root of

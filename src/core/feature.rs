@@ -84,6 +84,13 @@ impl Features {
         Self { entries: entries.into(), ends: ends.into() }
     }
 
+    /// The same of the first `fields` fields only.
+    #[must_use]
+    pub fn of_first(&self, fields: usize) -> Self {
+        let first: Vec<Vec<Entry>> = (0..self.fields().min(fields)).map(|field| self.field(field).to_vec()).collect();
+        Self::new(&first)
+    }
+
     /// Bytes that they take on the heap.
     pub fn weight(&self) -> usize {
         size_of_val(&*self.entries) + size_of_val(&*self.ends)

@@ -151,13 +151,14 @@ pub fn list(root: &Path) -> Vec<PathBuf> {
     exports
 }
 
-/// Removes all exports but the newest `keep`.
+/// Removes all exports but the newest `keep`, and the one of a name that somebody waits for.
 ///
 /// # Errors
 /// When one cannot be removed.
-pub fn prune(root: &Path, keep: usize) -> Result<(), ExportIoError> {
+pub fn prune(root: &Path, keep: usize, spared: Option<&str>) -> Result<(), ExportIoError> {
     let exports = list(root);
-    for path in &exports[..exports.len().saturating_sub(keep)] {
+    let is_spared = |path: &&PathBuf| spared.is_some_and(|name| path.ends_with(name));
+    for path in exports[..exports.len().saturating_sub(keep)].iter().filter(|path| !is_spared(path)) {
         fs::remove_dir_all(path).map_err(failed("remove", path))?;
     }
     Ok(())

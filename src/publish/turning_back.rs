@@ -14,6 +14,8 @@ use crate::config::operation::Readers;
 use crate::durable::{self, DurableError, failed};
 use deepfm_core::version::alias::Act;
 use deepfm_core::version::announcement::Announcement;
+use deepfm_core::version::known::KnownVersions;
+use deepfm_core::version::manifest::ParentVersion;
 
 /// The directory of a request, below that of the state.
 const NAME: &str = "turn-back";
@@ -33,6 +35,11 @@ pub enum TurnBackError {
         "no training export in {root} is from version {version} or before; the oldest has {oldest} of its {records} records"
     )]
     NoExport { root: PathBuf, version: u64, records: u64, oldest: String },
+    /// The export is not there any more.
+    #[error(
+        "training export {export} is gone, which {request} asks for: ask again with `versions rollback --state`, or remove {request}"
+    )]
+    Gone { export: PathBuf, request: PathBuf },
     /// There is no state here that could be taken back.
     #[error("there is no state directory {0} here: training is taken back where the worker runs")]
     NoState(PathBuf),
@@ -51,8 +58,8 @@ pub enum TurnBackError {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
-    /// The export.
-    pub export: PathBuf,
+    /// The name of the export, in the directory of the model's exports: that may be mounted elsewhere where the worker runs.
+    pub export: String,
     /// The version that it is the newest from before.
     pub version: u64,
     /// Who asks.
@@ -63,16 +70,23 @@ pub struct Request {
     pub at: String,
 }
 
-/// The newest export that has seen no more of the log than a version.
+/// The name of the newest export that has seen no more of the log than a version, and is of the same past: what it descends from
+/// was not abandoned.
 ///
 /// # Errors
 /// When there is none, or one cannot be read.
-pub fn export_of(root: &Path, version: &Announcement) -> Result<PathBuf, TurnBackError> {
+pub fn export_of(root: &Path, version: &Announcement, known: &KnownVersions) -> Result<String, TurnBackError> {
+    let is_of_its_past = |parent: &ParentVersion| {
+        let announced = known.announced.get(&parent.version);
+        let is_it = |one: &&Announcement| one.manifest_digest == parent.manifest_digest && one.abandoned.is_none();
+        parent.version <= version.version && announced.as_ref().is_some_and(is_it)
+    };
     let mut oldest = "none".to_owned();
     for path in exports::list(root).into_iter().rev() {
         let manifest = exports::manifest(&path)?;
-        if manifest.model == version.model && manifest.records <= version.records {
-            return Ok(path.canonicalize().map_err(failed("find", &path))?);
+        let is_before = manifest.model == version.model && manifest.records <= version.records;
+        if is_before && manifest.parent.as_ref().is_none_or(is_of_its_past) {
+            return Ok(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
         }
         oldest = manifest.records.to_string();
     }
@@ -84,7 +98,7 @@ pub fn export_of(root: &Path, version: &Announcement) -> Result<PathBuf, TurnBac
 ///
 /// # Errors
 /// When there is no such state, or the disk does not take the request.
-pub fn ask(state: &Path, export: PathBuf, version: u64, act: Act) -> Result<(), TurnBackError> {
+pub fn ask(state: &Path, export: String, version: u64, act: Act) -> Result<(), TurnBackError> {
     if !state.is_dir() {
         return Err(TurnBackError::NoState(state.to_owned()));
     }
@@ -95,6 +109,19 @@ pub fn ask(state: &Path, export: PathBuf, version: u64, act: Act) -> Result<(), 
     staged.write(FILE, &serde_json::to_vec_pretty(&request).expect("a request always encodes"))?;
     staged.install()?;
     Ok(())
+}
+
+/// Where the export of a request is.
+///
+/// # Errors
+/// When it is gone.
+pub fn find(request: &Request, root: &Path, state: &Path) -> Result<PathBuf, TurnBackError> {
+    let is_a_name = Path::new(&request.export).file_name().is_some_and(|name| *name == *request.export);
+    let export = root.join(&request.export);
+    if is_a_name && exports::is_export(&export) {
+        return Ok(export);
+    }
+    Err(TurnBackError::Gone { export, request: state.join(NAME) })
 }
 
 /// What was asked for, if anything was.
@@ -124,6 +151,17 @@ pub fn done(state: &Path) -> Result<(), DurableError> {
     durable::sync(state)
 }
 
+/// Forgets a request if it is this one: another may have been made meanwhile.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn done_with(state: &Path, request: &Request) -> Result<(), DurableError> {
+    match pending(state) {
+        Ok(Some(found)) if found == *request => done(state),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,10 +171,19 @@ mod tests {
         let state = tempfile::tempdir().expect("a directory of our own");
         assert_eq!(pending(state.path()).expect("nothing is wrong"), None);
         let act = |why: &str| Act::new("anna", why, "2026-01-01T00:00:00Z");
-        ask(state.path(), "exports/a".into(), 7, act("scores")).expect("there is room");
-        ask(state.path(), "exports/b".into(), 6, act("still")).expect("there is room");
+        ask(state.path(), "a".into(), 7, act("scores")).expect("there is room");
+        ask(state.path(), "b".into(), 6, act("still")).expect("there is room");
         let found = pending(state.path()).expect("nothing is wrong").expect("there is one");
-        assert_eq!((found.export, found.version, found.why.as_str()), (PathBuf::from("exports/b"), 6, "still"));
+        assert_eq!((found.export.as_str(), found.version, found.why.as_str()), ("b", 6, "still"));
+        let root = tempfile::tempdir().expect("a directory of our own");
+        assert!(matches!(find(&found, root.path(), state.path()), Err(TurnBackError::Gone { .. })));
+        fs::create_dir_all(root.path().join("b")).expect("there is room");
+        fs::write(root.path().join("b/state.blocks"), "").expect("there is room");
+        assert_eq!(find(&found, root.path(), state.path()).expect("it is there"), root.path().join("b"));
+        let elsewhere = Request { export: "../b".to_owned(), ..found.clone() };
+        assert!(matches!(find(&elsewhere, &root.path().join("b"), state.path()), Err(TurnBackError::Gone { .. })));
+        done_with(state.path(), &Request { version: 7, ..found.clone() }).expect("it is another");
+        assert_eq!(pending(state.path()).expect("nothing is wrong"), Some(found));
         done(state.path()).expect("it can be removed");
         assert_eq!(pending(state.path()).expect("nothing is wrong"), None);
         done(state.path()).expect("there is nothing to do");
@@ -147,7 +194,7 @@ mod tests {
         let state = tempfile::tempdir().expect("a directory of our own");
         let nowhere = state.path().join("nowhere");
         let act = Act::new("anna", "", "");
-        assert!(matches!(ask(&nowhere, PathBuf::new(), 7, act), Err(TurnBackError::NoState(_))));
+        assert!(matches!(ask(&nowhere, String::new(), 7, act), Err(TurnBackError::NoState(_))));
         fs::create_dir(state.path().join(NAME)).expect("there is room");
         for content in ["", "{", "{\"export\": 3}", "{}"] {
             fs::write(state.path().join(NAME).join(FILE), content).expect("there is room");

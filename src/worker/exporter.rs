@@ -1,7 +1,7 @@
 //! Training exports at their own pace: after a commit, when one is due, a thread of its own reads the checkpoint that was just
 //! made durable and writes it out, while commits and learning go on. One at a time.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::operation::Exports;
 use crate::publish::exports::{self, ExportIoError};
+use crate::publish::turning_back;
 use crate::store::Store;
 use crate::thread::{self, give_way};
 
@@ -19,6 +20,8 @@ const RETRY_AFTER: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub struct Exporter {
     root: PathBuf,
+    /// The directory of the state.
+    state: PathBuf,
     model: String,
     interval: Duration,
     keep: usize,
@@ -29,7 +32,7 @@ pub struct Exporter {
 
 impl Exporter {
     /// An exporter that goes on where the exports on disk end; none when exports are off.
-    pub fn new(settings: &Exports, model: &str) -> Option<Self> {
+    pub fn new(settings: &Exports, model: &str, state: &Path) -> Option<Self> {
         if settings.interval_seconds == 0 {
             return None;
         }
@@ -40,6 +43,7 @@ impl Exporter {
         let wait = exports::age(&root).map_or(first, |age| interval.saturating_sub(age));
         Some(Self {
             root,
+            state: state.to_owned(),
             model: model.to_owned(),
             interval,
             keep: settings.keep,
@@ -62,11 +66,14 @@ impl Exporter {
             Ok(read) => read,
             Err(error) => return self.failed(&error.into()),
         };
-        let (root, model, keep, stop) = (self.root.clone(), self.model.clone(), self.keep, Arc::clone(&self.stop));
+        let (root, state, model) = (self.root.clone(), self.state.clone(), self.model.clone());
+        let (keep, stop) = (self.keep, Arc::clone(&self.stop));
         let export = move || {
             give_way();
             let (path, _) = exports::write(&root, &model, read, &stop)?;
-            exports::prune(&root, keep)?;
+            // One that a rollback of training asks for is not pulled away from under it.
+            let asked = turning_back::pending(&state).ok().flatten();
+            exports::prune(&root, keep, asked.as_ref().map(|asked| asked.export.as_str()))?;
             Ok(path)
         };
         self.running = Some((Instant::now(), thread::aside("exporting", export)));

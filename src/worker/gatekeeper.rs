@@ -18,6 +18,8 @@ pub(super) struct Gatekeeper {
     sampling_rate: f64,
     click_silence_max_seconds: u64,
     evidence: Evidence,
+    /// The fields of what is learned.
+    fields: FieldSet,
     incumbent: Option<Live>,
     scratch: Scratch,
 }
@@ -30,6 +32,7 @@ impl Gatekeeper {
             sampling_rate: f64::from(config.gate.sampling_rate),
             click_silence_max_seconds: config.versions.click_silence_max_seconds,
             evidence: Evidence { cohort: evidence.cohort.of_length(config.gate.cohort_impressions), ..evidence },
+            fields: fields.clone(),
             incumbent: None,
             scratch: Scratch::default(),
         }
@@ -50,9 +53,7 @@ impl Gatekeeper {
         let slice = self.params.slice_field.filter(fits).and_then(|field| shown.features.field(field).first());
         // Where the log is read again, after a reset, the version that is live has seen its labels: that is no comparison.
         let incumbent = self.incumbent.as_ref().filter(|incumbent| incumbent.watermark < time);
-        let incumbent = incumbent.and_then(|incumbent| {
-            incumbent.weights.servable.score(iter::once(&shown.features), &mut self.scratch).next()
-        });
+        let incumbent = incumbent.and_then(|incumbent| score(incumbent, &self.fields, shown, &mut self.scratch));
         cohort.shown((time, shown.number), incumbent, slice.map(|entry| entry.id));
     }
 
@@ -70,6 +71,7 @@ impl Gatekeeper {
             outage: unmatured(trainer)
                 .or_else(|| stalled(trainer))
                 .or_else(|| silence(self.click_silence_max_seconds, clicks)),
+            watermarks: [trainer.join().watermark(), self.incumbent.as_ref().map(|live| live.watermark)],
         };
         gate::judge(&self.params, &facts)
     }
@@ -78,6 +80,19 @@ impl Gatekeeper {
     pub(super) fn evidence(&self) -> Evidence {
         self.evidence.clone()
     }
+}
+
+/// The logit of the version that is live. It may be from before fields were added; of one with other fields there is none.
+fn score(incumbent: &Live, fields: &FieldSet, shown: &Shown, scratch: &mut Scratch) -> Option<f64> {
+    let theirs = &incumbent.weights.manifest.fields;
+    if !fields.as_slice().starts_with(theirs) {
+        return None;
+    }
+    let servable = &incumbent.weights.servable;
+    if shown.features.fields() <= theirs.len() {
+        return servable.score(iter::once(&shown.features), scratch).next();
+    }
+    servable.score(iter::once(&shown.features.of_first(theirs.len())), scratch).next()
 }
 
 /// Before labels mature only clicked impressions have one.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::publish::turning_back::Request;
 use deepfm_core::checkpoint::Layer;
 
 /// How a run goes.
@@ -13,6 +14,8 @@ pub struct Options {
     pub is_reset: bool,
     /// A training export to go on from, when the state directory has nothing that is whole: where it is, and its layer.
     pub restored: Option<(PathBuf, Layer)>,
+    /// A request to take training back that lay beside the state when this run began: it is forgotten with the first commit.
+    pub asked: Option<Request>,
     /// What to do about records that the broker no longer has.
     pub on_gap: OnGap,
     /// What to do about announced versions that the state is from before.

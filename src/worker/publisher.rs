@@ -75,7 +75,8 @@ impl Publisher {
     /// Starts the thread; `known` is what the topic said after all earlier writers were fenced off.
     pub fn start(config: &Config, announcer: Announcer, reading: Reading) -> Self {
         let epoch = reading.known.next_epoch();
-        let mut desk = Desk { announcer, config: config.clone(), reading, epoch, live: None };
+        let told = reading.known.aliases.get(LIVE).map(|live| live.manifest_digest.clone());
+        let mut desk = Desk { announcer, config: config.clone(), reading, epoch, told, live: None };
         let work = move |entry: OutboxEntry, tell: &mut dyn FnMut(Result<Announced, WorkerError>)| {
             let announced = desk.announce(&entry).map_err(WorkerError::from);
             let has_failed = announced.is_err();
@@ -142,6 +143,8 @@ struct Desk {
     reading: Reading,
     /// This worker's.
     epoch: u64,
+    /// SHA-256 of the manifest of the version that the learner was last told is live.
+    told: Option<String>,
     /// The weights of the version that is live, once it has moved: the next may be a delta on it.
     live: Option<Arc<Verified>>,
 }
@@ -151,7 +154,6 @@ impl Desk {
         let version = entry.version();
         let announcement = &Announcement { epoch: Some(self.epoch), ..entry.announcement.clone() };
         self.read_on()?;
-        let before = self.live_digest();
         self.known().newest = self.known().newest.max(Some(version));
         self.known().announced.insert(version, announcement.clone());
         let moved = self.move_live(entry.goes_live.then_some(version));
@@ -166,10 +168,11 @@ impl Desk {
         }
         let live = self.live_digest();
         narrator::announced(announcement, live.as_deref() == Some(entry.manifest_digest()));
-        let is_other = live != before;
-        if !is_other {
+        // People may have moved it since it was last told.
+        if live == self.told {
             return Ok(Announced { version, live: None });
         }
+        self.told = live;
         let live = Live::of(&self.config, &self.reading.known, self.live.as_deref());
         self.live = live.as_ref().map(|live| Arc::clone(&live.weights));
         Ok(Announced { version, live: Some(live) })

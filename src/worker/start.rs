@@ -178,7 +178,7 @@ pub(super) struct Settled<'s> {
 impl Settled<'_> {
     /// Starts the threads, makes durable what was decided, and opens the log.
     pub(super) fn open(self) -> Result<Opened, WorkerError> {
-        let Setting { config, board, .. } = self.setting;
+        let Setting { config, board, options, .. } = self.setting;
         let fields = config.field_set()?;
         let decoder = Decoder::new(fields.clone(), config.event_options())?;
         let probes = Probes::new(config.versions.probes, &config.events.mapping.impression, &fields);
@@ -186,7 +186,7 @@ impl Settled<'_> {
         let census = Census::new(&fields, &config.fields.shares(), config.metrics.window_impressions, board);
         let ingest = probes.clone().observing(config, decoder, census);
         let undurable_max = Duration::from_secs(config.state.undurable_max_seconds);
-        let exporter = Exporter::new(&config.exports, &config.model.name);
+        let exporter = Exporter::new(&config.exports, &config.model.name, &config.state.dir);
         let artefacts = artefacts::of_model(&config.versions, &config.model.name);
         let mut committer = Committer::start(self.store, artefacts, undurable_max, exporter);
         let live = Live::of(config, &self.reading.known, None);
@@ -208,8 +208,11 @@ impl Settled<'_> {
             let first = NewCheckpoint { cut, lineage, staged: Vec::new(), is_last: false };
             committer.submit(Job::Checkpoint(Box::new(first)));
             checkpoint = first_commit(&mut committer, board)?;
-            // Whatever was asked of this state, it is another one now.
-            turning_back::done(&config.state.dir).map_err(|error| WorkerError::Artefact(error.into()))?;
+            if let Some(asked) = &options.asked {
+                // It was heeded, or the state is another one now.
+                turning_back::done_with(&config.state.dir, asked)
+                    .map_err(|error| WorkerError::Artefact(error.into()))?;
+            }
         }
         let drive = read_on(self.setting, self.log, trainer, checkpoint, ingest)?;
         Ok(Opened {

@@ -68,6 +68,25 @@ fn a_version_that_predicts_clicks_that_do_not_come_is_announced_as_rejected_and_
 }
 
 #[test]
+fn a_model_that_got_a_field_more_is_compared_with_the_live_version_of_before() {
+    let name = "a_model_that_got_a_field_more_is_compared_with_the_live_version_of_before";
+    let Some(broker) = broker::real(name) else { return };
+    let field = |name: &str| format!("[[fields]]\nname = \"{name}\"\nkind = \"categorical\"\n");
+    let place = Place::new(broker.kafka_with_topics("wider", 1), field("user"));
+    let config = place.config("wider", STRICT);
+    send(broker, &place, 0..100, true);
+    assert_eq!((learn(&config), listed(&config).1), (1, Some(1)));
+    change(&config, &field("user"), &(field("user") + &field("device")));
+    send(broker, &place, 100..130, true);
+    assert_eq!(learn(&config), 2);
+    let (versions, live) = listed(&config);
+    let checks = versions[&2]["gate"]["checks"].as_array().expect("a list");
+    let compared = checks.iter().find(|check| check["criterion"] == json!(Criterion::LogLoss)).expect("it is there");
+    assert!(compared["said"].as_str().is_some_and(|said| said.contains("on the same 100 impressions")), "{compared}");
+    assert_eq!(live, Some(2));
+}
+
+#[test]
 fn a_worker_that_runs_is_not_fenced_by_a_pin_and_heeds_it() {
     let name = "a_worker_that_runs_is_not_fenced_by_a_pin_and_heeds_it";
     let Some(broker) = broker::real(name) else { return };

@@ -1,7 +1,7 @@
 //! `deepfm versions promote | pin | rollback`: aliases, moved by hand. They are records of the versions topic, and fence nobody:
 //! a worker that runs goes on, and heeds them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use deepfm_core::version::alias::{Act, Hold, LIVE};
@@ -65,7 +65,7 @@ pub(crate) fn follow(order: Order, told: Told, training: Training) -> Result<(),
     let at = moved.alias.as_ref().or_else(|| known.aliases.get(&alias)).map(|alias| alias.version);
     let version = at.and_then(|at| known.announced.get(&at)).filter(|_| training == Training::TurnsBack);
     // Looked for before anything is written: an order is followed as a whole or not at all.
-    let export = version.map(|version| turning_back::export_of(&config.exports.of(model), version)).transpose();
+    let export = version.map(|version| turning_back::export_of(&config.exports.of(model), version, &known)).transpose();
     let export = export.or_exit(Exit::Disk)?;
     if let (Some(export), Some(version)) = (&export, version) {
         turning_back::ask(&config.state.dir, export.clone(), version.version, act).or_exit(Exit::Disk)?;
@@ -82,8 +82,12 @@ pub(crate) fn follow(order: Order, told: Told, training: Training) -> Result<(),
         if export.is_some() {
             turning_back::done(&config.state.dir).or_exit(Exit::Disk)?;
         }
-        return Err(Failure::new(topic_exit(&error), error));
+        let exit = topic_exit(&error);
+        let what = "some of it may be written: `deepfm versions list` shows what stands";
+        return Err(Failure::new(exit, anyhow::Error::from(error).context(what)));
     }
+    // Who moves it on has changed their mind.
+    let is_withdrawn = !matches!(order, Order::Rollback(_)) && alias == LIVE && withdraw(&config.state.dir)?;
     let before = known.aliases.get(&alias).map(|before| before.version);
     if json {
         let Moved { alias: moved_alias, hold } = &moved;
@@ -99,8 +103,17 @@ pub(crate) fn follow(order: Order, told: Told, training: Training) -> Result<(),
             "training_goes_back_to": export,
         }));
     }
-    let back = export.map(|export| format!("at its next start the worker goes on from {}", export.display()));
-    output::lines(std::iter::once(said(&alias, before, &moved)).chain(back))
+    let back = export.map(|export| format!("at its next start the worker goes on from training export {export}"));
+    let withdrawn = "training stays where it is: the request to take it back is withdrawn";
+    let withdrawn = is_withdrawn.then(|| withdrawn.to_owned());
+    output::lines(std::iter::once(said(&alias, before, &moved)).chain(back).chain(withdrawn))
+}
+
+/// Withdraws what was asked of training; says whether anything was.
+fn withdraw(state: &Path) -> Result<bool, Failure> {
+    let asked = turning_back::pending(state).or_exit(Exit::Disk)?;
+    turning_back::done(state).or_exit(Exit::Disk)?;
+    Ok(asked.is_some())
 }
 
 fn said(alias: &str, before: Option<u64>, moved: &Moved) -> String {

@@ -15,7 +15,10 @@
 //! The bound is the number of missing clicks that is configured, or [`NATURAL`] times that largest evidence: users who click
 //! little for long are no outage.
 //!
-//! Invariants: the queue is empty where there is no evidence, and never longer than [`HELD_MAX`]; labels pass on, or are
+//! It is for labels that come at maturity, clicked and unclicked ones in one order. Where positives come at their click, the
+//! rate of clicks among labels says little for a window after every pause.
+//!
+//! Invariants: the queue is empty where there is no evidence, and has at most [`HELD_MAX`] labels; labels pass on, or are
 //! skipped, in their order.
 
 use std::collections::VecDeque;
@@ -31,6 +34,12 @@ const STALLED: f64 = 0.02;
 
 /// How many times the largest natural evidence the bound is at least.
 const NATURAL: f64 = 5.0;
+
+/// The largest natural evidence that counts, in configured bounds: no outage that a log came back from disarms the breaker.
+const NATURAL_MAX: f64 = 4.0;
+
+/// The most outages that are remembered, the newest: clicks on what was skipped in them are not learned either.
+const OUTAGES_MAX: usize = 64;
 
 /// The share of the largest natural evidence below which no label waits.
 const CALM: f64 = 0.5;
@@ -74,6 +83,8 @@ pub struct Breaker {
     held: VecDeque<Label>,
     /// The least event time among those that have waited since the queue was last empty.
     oldest: Option<i64>,
+    /// Event times of the first and the last impression that was skipped, of each outage.
+    outages: VecDeque<(i64, i64)>,
     /// How often it opened.
     openings: u64,
 }
@@ -109,17 +120,28 @@ impl Breaker {
         let is_click = match label.kind {
             EmissionKind::Positive | EmissionKind::FakePositive | EmissionKind::Correction => true,
             EmissionKind::Negative | EmissionKind::FakeNegative => false,
-            // Nothing is learned of it, and nothing is known by it.
-            EmissionKind::Matured | EmissionKind::Unlabelled => {
+            // Nothing is learned of it, and nothing is known by it; but it comes after those that wait.
+            EmissionKind::Matured | EmissionKind::Unlabelled if self.held.is_empty() || self.held.len() >= HELD_MAX => {
                 items.push(Item::Label(label));
                 return;
             }
+            EmissionKind::Matured | EmissionKind::Unlabelled => {
+                self.held.push_back(label);
+                return;
+            }
         };
-        self.oldest = Some(self.oldest.map_or(label.impression_time, |oldest| oldest.min(label.impression_time)));
-        self.held.push_back(label);
+        if label.kind == EmissionKind::Correction && self.is_skipped(label.impression_time) {
+            // What was never learned is not corrected. That it was clicked is evidence all the same.
+            items.push(Item::Skipped(label));
+        } else {
+            self.oldest = Some(self.oldest.map_or(label.impression_time, |oldest| oldest.min(label.impression_time)));
+            self.held.push_back(label);
+        }
         let Some(BreakerParams { missing_clicks, clicks_min }) = params else {
-            (self.evidence, self.peak, self.open_at) = (0.0, 0.0, None);
+            // Switched on again it begins anew.
+            (self.evidence, self.peak, self.natural, self.open_at) = (0.0, 0.0, 0.0, None);
             self.pass_on(items);
+            (self.labels, self.clicks) = (0.0, 0.0);
             return;
         };
         let added = if self.clicks < *clicks_min { 0.0 } else { self.weigh(is_click) };
@@ -134,7 +156,7 @@ impl Breaker {
         self.peak = self.peak.max(self.evidence);
         let bound = missing_clicks.max(NATURAL * self.natural);
         if self.evidence == 0.0 {
-            self.natural = self.natural.max(self.peak);
+            self.natural = self.natural.max(self.peak).min(NATURAL_MAX * missing_clicks);
             self.peak = 0.0;
         }
         if self.evidence <= CALM * self.natural {
@@ -142,7 +164,9 @@ impl Breaker {
         } else if self.evidence >= bound {
             (self.evidence, self.peak, self.open_at) = (bound, 0.0, Some(bound));
             self.openings += 1;
-            self.skip(items);
+            self.outages.push_back((i64::MAX, i64::MIN));
+            self.outages.drain(..self.outages.len().saturating_sub(OUTAGES_MAX));
+            self.skip(self.held.len(), items);
         } else if self.held.len() > HELD_MAX
             && let Some(oldest) = self.held.pop_front()
         {
@@ -156,11 +180,15 @@ impl Breaker {
             self.open_at = None;
             self.pass_on(items);
         } else if self.evidence >= bound {
-            self.skip(items);
+            self.skip(self.held.len(), items);
         } else if self.held.len() > HELD_MAX {
-            let oldest = self.held.pop_front();
-            items.extend(oldest.map(Item::Skipped));
+            self.skip(1, items);
         }
+    }
+
+    /// Whether an impression of this time was shown while clicks had stalled.
+    fn is_skipped(&self, time: i64) -> bool {
+        self.outages.iter().any(|(first, last)| (*first..=*last).contains(&time))
     }
 
     /// The evidence that a label adds or takes away.
@@ -181,18 +209,33 @@ impl Breaker {
     }
 
     fn release(&mut self, label: Label, items: &mut Vec<Item>) {
-        let is_negative = matches!(label.kind, EmissionKind::Negative | EmissionKind::FakeNegative);
-        self.labels += 1.0;
-        self.clicks += if is_negative { 0.0 } else { 1.0 };
+        let (labels, clicks) = match label.kind {
+            EmissionKind::Negative | EmissionKind::FakeNegative => (1.0, 0.0),
+            EmissionKind::Positive | EmissionKind::FakePositive | EmissionKind::Correction => (1.0, 1.0),
+            EmissionKind::Matured | EmissionKind::Unlabelled => (0.0, 0.0),
+        };
+        (self.labels, self.clicks) = (self.labels + labels, self.clicks + clicks);
         if self.clicks >= CLICKS_MAX {
             (self.labels, self.clicks) = (self.labels / 2.0, self.clicks / 2.0);
         }
         items.push(Item::Label(label));
     }
 
-    fn skip(&mut self, items: &mut Vec<Item>) {
-        self.oldest = None;
-        items.extend(std::mem::take(&mut self.held).into_iter().map(Item::Skipped));
+    /// Skips the oldest that wait, so many.
+    fn skip(&mut self, count: usize, items: &mut Vec<Item>) {
+        for label in self.held.drain(..count) {
+            if matches!(label.kind, EmissionKind::Matured | EmissionKind::Unlabelled) {
+                items.push(Item::Label(label));
+                continue;
+            }
+            if let Some((first, last)) = self.outages.back_mut() {
+                (*first, *last) = ((*first).min(label.impression_time), (*last).max(label.impression_time));
+            }
+            items.push(Item::Skipped(label));
+        }
+        if self.held.is_empty() {
+            self.oldest = None;
+        }
     }
 
     /// Whether a checkpoint can have it; if not, why.
@@ -200,6 +243,9 @@ impl Breaker {
         let sums = [self.labels, self.clicks, self.evidence, self.peak, self.natural, self.open_at.unwrap_or(0.0)];
         if sums.iter().any(|sum| !sum.is_finite() || *sum < 0.0) {
             return Err("a sum of the breaker is not a number");
+        }
+        if self.outages.len() > OUTAGES_MAX {
+            return Err("the breaker remembers more outages than it may");
         }
         if self.held.len() > HELD_MAX + 1 {
             return Err("more labels wait in the breaker than may");

@@ -285,17 +285,11 @@ impl<E: Executor> Learner<E> {
         self.batch.pending.clear();
     }
 
-    /// A label of an outage is not known: it is neither learned nor metered, and not corrected later.
+    /// A label of an outage is not known: it is neither learned nor metered.
     fn skip(&mut self, label: &Label) {
         let (time, number) = (label.impression_time, label.shown.number);
         self.counters.skipped += 1;
         self.shown.forget(time, number);
-        self.remember_unlearned(time, number);
-    }
-
-    fn remember_unlearned(&mut self, time: i64, number: u64) {
-        self.refusals.remember(time, number);
-        self.counters.refusals_forgotten += self.refusals.hold_bound(self.params.join.remembered_max.min(REFUSALS_MAX));
     }
 
     /// What was never learned is not corrected, nor metered.
@@ -304,7 +298,8 @@ impl<E: Executor> Learner<E> {
         let Shown { partition, offset, number, .. } = *refused.shown;
         self.unlearned.push(Unlearned { partition, offset, impression_id: Arc::clone(&refused.impression_id) });
         self.shown.forget(refused.impression_time, number);
-        self.remember_unlearned(refused.impression_time, number);
+        self.refusals.remember(refused.impression_time, number);
+        self.counters.refusals_forgotten += self.refusals.hold_bound(self.params.join.remembered_max.min(REFUSALS_MAX));
     }
 
     /// Removes what was not learned for long from one shard of the table, or from all of a small one: each comes round every

@@ -49,6 +49,8 @@ pub struct Facts<'f> {
     pub coverage: Coverage,
     /// Why nothing that clicks say can be trusted now.
     pub outage: Option<String>,
+    /// Up to where this version has seen the log, and up to where the one that is live, in milliseconds of event time.
+    pub watermarks: [Option<i64>; 2],
 }
 
 /// What is gathered between versions. A checkpoint keeps it, and it is no part of the state: what was live when decides it too.
@@ -121,6 +123,8 @@ pub enum Criterion {
     Impressions,
     /// Enough of them were clicked.
     Clicks,
+    /// It has seen the log as far as the version that is live.
+    Watermark,
     /// Clicks come.
     ClickOutage,
     /// Clicks find their impressions.
@@ -190,12 +194,24 @@ pub fn judge(params: &GateParams, facts: &Facts<'_>) -> Judgement {
     Judgement::of(vec![
         least(Criterion::Impressions, "matured impressions", matured.examples, params.impressions_min),
         least(Criterion::Clicks, "clicks on them", matured.clicks, params.clicks_min),
+        watermark(facts.watermarks),
         outage(facts.outage.as_deref()),
         coverage(params, facts.coverage),
         calibration,
         slices,
         log_loss(params, facts.cohort.paired()),
     ])
+}
+
+/// After a reset the log is read again: until it has caught up, the version that is live knows more.
+fn watermark([own, live]: [Option<i64>; 2]) -> Check {
+    let behind = live.map_or(0, |live| live.saturating_sub(own.unwrap_or(i64::MIN)));
+    let said = if behind > 0 {
+        format!("the version that is live has seen {behind} ms more of the log")
+    } else {
+        "it has seen the log as far as the version that is live".to_owned()
+    };
+    Check { criterion: Criterion::Watermark, passed: behind <= 0, said }
 }
 
 fn outage(outage: Option<&str>) -> Check {

@@ -11,6 +11,8 @@ use super::alias::{Act, Alias, Hold, LIVE};
 use super::announcement::Announcement;
 use super::known::KnownVersions;
 use super::names::{self, NameError};
+use crate::event::DETAIL_CHARS_MAX;
+use crate::event::plain::plain;
 
 /// What somebody wants of an alias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,15 +122,15 @@ pub fn plan(known: &KnownVersions, alias: &str, order: Order, on_unfit: OnUnfit,
 fn fit(known: &KnownVersions, version: u64, on_unfit: OnUnfit) -> Result<&Announcement, MoveError> {
     let found = known.announced.get(&version).ok_or(MoveError::NoVersion(version))?;
     match (on_unfit, &found.held, &found.abandoned) {
-        (OnUnfit::Refuse, Some(why), _) => Err(MoveError::Rejected(version, why.clone())),
+        (OnUnfit::Refuse, Some(why), _) => Err(MoveError::Rejected(version, plain(why, DETAIL_CHARS_MAX))),
         (OnUnfit::Refuse, None, Some(_)) => Err(MoveError::Abandoned(version)),
         _ => Ok(found),
     }
 }
 
-/// The newest of an alias's earlier versions that is still there and not the one that it points at.
+/// Where an alias pointed before and that is older than where it points: the last such move to what is still there.
 fn earlier<'k>(known: &'k KnownVersions, alias: &Alias) -> Option<&'k Announcement> {
-    let mut others = alias.moves.iter().filter(|one| one.manifest_digest != alias.manifest_digest);
+    let mut others = alias.moves.iter().filter(|one| one.version < alias.version);
     others
         .find_map(|one| known.announced.get(&one.version).filter(|found| found.manifest_digest == one.manifest_digest))
 }
@@ -200,11 +202,15 @@ mod tests {
     #[test]
     fn a_second_rollback_goes_on_to_the_version_before() {
         let mut known = known();
-        follow(&mut known, Order::Rollback(Some(1))).expect("it is there");
+        follow(&mut known, Order::Rollback(None)).expect("it was at 2");
+        follow(&mut known, Order::Rollback(None)).expect("it was at 1 before");
+        assert_eq!(live(&known), (1, Some(1)), "not forward to 4 again");
+        let nothing = Err(MoveError::NothingBefore(LIVE.to_owned()));
+        assert_eq!(follow(&mut known, Order::Rollback(None)), nothing, "it never pointed at an older one");
+        follow(&mut known, Order::Promote(4)).expect("it is there");
+        known.announced.remove(&2);
+        follow(&mut known, Order::Rollback(None)).expect("of its moves 2 is gone, 1 is there");
         assert_eq!(live(&known), (1, Some(1)));
-        known.announced.remove(&4);
-        follow(&mut known, Order::Rollback(None)).expect("of its moves 4 is gone, 2 is there");
-        assert_eq!(live(&known), (2, Some(2)));
     }
 
     #[test]

@@ -15,16 +15,21 @@ struct Bench {
     came: Vec<(u64, bool)>,
 }
 
+/// A label of the impression of this number, shown in as many milliseconds.
+fn label(kind: EmissionKind, number: u64) -> Label {
+    let partition = Partition { kind: EventKind::Impression, number: 0 };
+    let shown = Shown { number, partition, offset: 0, weight: 1.0, features: Features::new(&[]) };
+    let impression_time = number.cast_signed();
+    Label { kind, impression_id: Arc::from(""), impression_time, shown: Arc::new(shown) }
+}
+
 impl Bench {
     fn new() -> Self {
         Self { breaker: Breaker::default(), next: 0, came: Vec::new() }
     }
 
     fn label(&mut self, kind: EmissionKind) {
-        let partition = Partition { kind: EventKind::Impression, number: 0 };
-        let shown = Shown { number: self.next, partition, offset: 0, weight: 1.0, features: Features::new(&[]) };
-        let impression_time = self.next.cast_signed();
-        let label = Label { kind, impression_id: Arc::from(""), impression_time, shown: Arc::new(shown) };
+        let label = label(kind, self.next);
         self.next += 1;
         let mut items = Vec::new();
         self.breaker.take(Some(&PARAMS), label, &mut items);
@@ -115,7 +120,8 @@ fn corrections_are_clicks_and_what_is_closed_unlabelled_is_nothing() {
     let before = bench.came.len();
     bench.label(EmissionKind::Unlabelled);
     bench.label(EmissionKind::Matured);
-    assert_eq!((bench.came.len(), bench.breaker.held()), (before + 2, held), "they do not wait");
+    assert_eq!((bench.came.len(), bench.breaker.held()), (before, held + 2), "they come after those that wait");
+    assert_eq!(bench.breaker.missing_clicks(), missing, "and say nothing of clicks");
     for _ in 0..10 {
         bench.label(EmissionKind::Correction);
     }
@@ -139,20 +145,48 @@ fn one_that_is_switched_off_lets_go_of_what_it_has() {
     bench.run(3_000, 0.0);
     assert!(bench.breaker.is_open());
     let mut items = Vec::new();
-    let last = Label {
-        kind: EmissionKind::Negative,
-        impression_id: Arc::from(""),
-        impression_time: 0,
-        shown: Arc::new(Shown {
-            number: bench.next,
-            partition: Partition { kind: EventKind::Impression, number: 0 },
-            offset: 0,
-            weight: 1.0,
-            features: Features::new(&[]),
-        }),
-    };
-    bench.breaker.take(None, last, &mut items);
+    bench.breaker.take(None, label(EmissionKind::Negative, bench.next), &mut items);
     assert!(!bench.breaker.is_open() && items.iter().all(|item| matches!(item, Item::Label(_))));
+}
+
+#[test]
+fn a_late_click_on_what_was_skipped_is_not_learned_and_is_a_click_all_the_same() {
+    let mut bench = Bench::new();
+    bench.run(20_000, 0.05);
+    bench.run(3_000, 0.0);
+    assert!(bench.breaker.is_open());
+    let correction = |bench: &mut Bench, number: i64| {
+        let label = Label { impression_time: number, ..label(EmissionKind::Correction, number.cast_unsigned()) };
+        let mut items = Vec::new();
+        bench.breaker.take(Some(&PARAMS), label, &mut items);
+        items
+    };
+    let before = bench.breaker.missing_clicks();
+    let items = correction(&mut bench, 22_000);
+    assert!(matches!(items[..], [Item::Skipped(_)]), "{items:?}");
+    assert!(bench.breaker.missing_clicks() < before, "clicks come again");
+    bench.run(5_000, 0.05);
+    assert!(!bench.breaker.is_open());
+    assert!(matches!(correction(&mut bench, 22_000)[..], [Item::Skipped(_)]), "long after the outage, too");
+    let learned = correction(&mut bench, 10_000);
+    assert!(learned.iter().chain(&correction(&mut bench, 10_001)).all(|item| matches!(item, Item::Label(_))));
+}
+
+#[test]
+fn no_outage_that_came_back_disarms_the_breaker() {
+    let mut bench = Bench::new();
+    bench.run(20_000, 0.05);
+    for _ in 0..12 {
+        // Just below the bound each time, whatever that is by now.
+        let bound = 20.0_f64.max(NATURAL * bench.breaker.natural);
+        while bench.breaker.missing_clicks() < 0.95 * bound {
+            bench.label(EmissionKind::Negative);
+        }
+        bench.run(20_000, 0.05);
+    }
+    let openings = bench.breaker.openings();
+    bench.run(1_000_000, 0.0);
+    assert!(bench.breaker.openings() > openings && bench.breaker.natural <= NATURAL_MAX * 20.0);
 }
 
 #[test]

@@ -169,7 +169,10 @@ impl Cohort {
             })
             .sum();
         let n = pairs.len() as f64;
-        let standard_error = (squares * n / (n - 1.0)).sqrt() / weight;
+        // Few clicks show little of how much the differences vary: as much as labels of the shown probabilities would is
+        // the least. Of one label with probability p the difference of the losses has the variance p (1 − p) (Δ logit)².
+        let least: f64 = self.matured.iter().filter_map(label_variance).sum();
+        let standard_error = (squares * n / (n - 1.0)).max(least).sqrt() / weight;
         Some(Paired { impressions: pairs.len() as u64, loss, incumbent, standard_error })
     }
 }
@@ -178,6 +181,14 @@ impl Cohort {
 fn losses(one: &Matured) -> Option<(f64, f64, f64)> {
     let loss = |logit: f32| log_loss(f64::from(logit), one.label);
     Some((f64::from(one.weight), loss(one.logit), loss(one.waited.incumbent?)))
+}
+
+/// By how much the weighted difference of the losses varies with the label alone, if it is 1 as often as was predicted.
+fn label_variance(one: &Matured) -> Option<f64> {
+    let [shown, incumbent] = [one.logit, one.waited.incumbent?].map(f64::from);
+    let probability = 1.0 / (1.0 + math::exp(-shown));
+    let difference = f64::from(one.weight) * (shown - incumbent);
+    Some(probability * (1.0 - probability) * difference * difference)
 }
 
 fn sums<'m>(ones: impl Iterator<Item = &'m Matured>) -> Calibration {

@@ -35,7 +35,13 @@ fn logit(p: f64) -> f64 {
 }
 
 fn facts<'f>(lifetime: &'f Metrics, cohort: &'f Cohort) -> Facts<'f> {
-    Facts { lifetime, cohort, coverage: Coverage { attributed: 900, lost: 100 }, outage: None }
+    Facts {
+        lifetime,
+        cohort,
+        coverage: Coverage { attributed: 900, lost: 100 },
+        outage: None,
+        watermarks: [Some(5), Some(5)],
+    }
 }
 
 fn lifetime(impressions: u64, clicks: u64) -> Metrics {
@@ -54,7 +60,7 @@ fn a_good_version_passes_every_check() {
         (lifetime(1000, 100), cohort(2000, 0.1, |_| logit(0.1), |n| Some(logit(0.1) + 0.1 * dice(n + 9999))));
     let judgement = judge(&PARAMS, &facts(&lifetime, &cohort)).with_weights(true);
     assert!(judgement.passed, "{judgement:?}");
-    assert_eq!((judgement.refusal(), judgement.checks.len()), (None, 8));
+    assert_eq!((judgement.refusal(), judgement.checks.len()), (None, 9));
 }
 
 #[test]
@@ -157,6 +163,28 @@ fn coverage_is_of_the_last_few_thousand_clicks() {
     assert_eq!(recent.note(&counted(5000, 2900)), Coverage { attributed: 0, lost: 2900 });
     recent.note(&counted(5000, 3000));
     assert_eq!(recent.note(&counted(5001, 3000)), Coverage { attributed: 1, lost: 1000 });
+}
+
+#[test]
+fn pairs_without_a_click_show_little() {
+    let lifetime = lifetime(1000, 100);
+    // All of them were scored a little higher than the version that was live would have: each loses a little.
+    let unclicked = |count| cohort(count, 0.0, |_| logit(0.002) + 0.2, |_| Some(logit(0.002)));
+    let cohort = unclicked(500);
+    let paired = cohort.paired().expect("there are pairs");
+    assert!(paired.loss > paired.incumbent);
+    assert_eq!(failed(&judge(&PARAMS, &facts(&lifetime, &cohort))), [], "one click would have turned it: {paired:?}");
+}
+
+#[test]
+fn a_version_that_has_seen_less_of_the_log_than_the_live_one_is_not_followed() {
+    let (lifetime, cohort) = (lifetime(1000, 100), Cohort::new(10));
+    let judged = |watermarks| failed(&judge(&PARAMS, &Facts { watermarks, ..facts(&lifetime, &cohort) }));
+    assert_eq!(judged([Some(4), Some(5)]), [Criterion::Watermark]);
+    assert_eq!(judged([None, Some(5)]), [Criterion::Watermark]);
+    for fine in [[Some(5), Some(5)], [Some(6), Some(5)], [None, None], [Some(5), None]] {
+        assert_eq!(judged(fine), []);
+    }
 }
 
 #[test]
