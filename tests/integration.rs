@@ -8,6 +8,7 @@ mod integration {
     mod connections;
     mod deltas;
     mod dependencies;
+    mod deploy;
     mod determinism;
     mod embedding;
     mod encoder;
