@@ -259,6 +259,8 @@ fn inferences_that_do_not_fit() -> Vec<(String, &'static str)> {
         (tensor("user", "BYTES", "[-1]", r#"["x"]"#), "invalid value: integer `-1`"),
         (tensor("user", "BYTES", "[2]", r#"["x"]"#), "has 1 values, its shape [2] has 2"),
         (tensor("user", "BYTES", "[3,18446744073709551615]", r#"["x"]"#), "which is too large"),
+        (tensor("user", "BYTES", "[3,0]", "[]"), "shape [3, 0], which has no values"),
+        (tensor("user", "BYTES", "[1]", r#"["x","y"]"#), "more values than the 1 of its shape"),
         (tensor("user", "BYTES", "[4]", r#"["x","x","x","x"]"#), "has 4 rows, more than 3"),
         (tensor("user", "BYTES", "[1,2]", r#"["x","y"]"#), "features.user is there twice"),
         (tensor("user", "BYTES", "[1]", "[1]"), "which is not of its datatype"),
@@ -285,6 +287,16 @@ fn inferences_that_do_not_fit() -> Vec<(String, &'static str)> {
             r#"{"inputs":[{"name":"user","datatype":"BYTES","shape":[1],"data":["x"]}],"outputs":[{"name":"rank"}]}"#
                 .to_owned(),
             "there is no output \"rank\"",
+        ),
+        (
+            r#"{"inputs":[{"name":"user","datatype":"BYTES","shape":[1],"data":["x"]}],
+                "outputs":[{"name":"logit"},{"name":"probability"},{"name":"logit"}]}"#
+                .to_owned(),
+            "output \"logit\" is there twice",
+        ),
+        (
+            infer(&format!("[{}]", [r#"{"name":"user","datatype":"BYTES","shape":[1],"data":["x"]}"#; 4].join(","))),
+            "there are 4 inputs, the model takes 3 at most",
         ),
         (tensor("features", "BYTES", "[1,2]", r#"["{}","{}"]"#), "not [N] or [N, 1]"),
         (tensor("features", "INT8", "[1]", "[1]"), "no text of a JSON object"),
@@ -422,6 +434,18 @@ fn a_key_meets_one_arm_and_arms_have_their_shares() {
         let serve = ["serve", "--versions", &directory, "--model", "ctr", "--listen", "127.0.0.1:0"];
         run(&[&serve, arms].concat())
     };
+    // Where both serve one version, the key's arm is named.
+    let same = Served::with(&[1], &["--arm", "old=1:0.25", "--arm", "new=latest:0.75"]);
+    same.wait_until_ready();
+    let mut client = same.client();
+    for key in 0..20 {
+        let key = format!("r{key}");
+        let mut named = |path: &str| {
+            let reply = client.request("POST", path, &[("X-Deepfm-Key", &key)], rows_request().as_bytes());
+            reply.json()["parameters"]["arm"].clone()
+        };
+        assert_eq!(named("/v2/models/ctr/versions/1/infer"), named("/v2/models/ctr/infer"), "{key}");
+    }
     for arms in [&["--arm", "a=1:0.5"][..], &["--arm", "a=1"], &["--target", "live"]] {
         assert_eq!(usage(arms).code, Some(2), "{arms:?}");
     }

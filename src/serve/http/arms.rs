@@ -174,10 +174,9 @@ impl Arms {
     /// Lets scorers that no request uses take the newest version, so that they hold no old one in memory.
     pub fn refresh(&self) {
         for arm in &self.0 {
-            let idle = std::mem::take(&mut *arm.idle.lock().unwrap_or_else(PoisonError::into_inner));
-            for mut scorer in idle {
+            // They stay where they are: a request that came meanwhile would add another, for good. No version is freed here.
+            for scorer in &mut *arm.idle.lock().unwrap_or_else(PoisonError::into_inner) {
                 scorer.refresh();
-                arm.idle.lock().unwrap_or_else(PoisonError::into_inner).push(scorer);
             }
         }
     }
@@ -185,7 +184,10 @@ impl Arms {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
+    use crate::serve::target::FollowOptions;
 
     #[test]
     fn arms_are_read_as_they_are_written_and_stand_together_or_not() {
@@ -201,5 +203,26 @@ mod tests {
         assert_eq!(check(&[control.clone(), control.clone()]), Err(ArmError::Twice("control".to_owned())));
         assert!(matches!(check(&[control]), Err(ArmError::Shares(_))));
         assert!(matches!(check(&vec![other; 17]), Err(ArmError::Many(17))));
+    }
+
+    #[test]
+    fn there_are_never_more_scorers_than_requests_at_once() {
+        let root = tempfile::tempdir().expect("a directory of our own");
+        let options = FollowOptions { target: Target::Latest, ..FollowOptions::new("ctr") };
+        let server = Server::follow_directory(root.path(), options).expect("it can be followed so");
+        let arms = Arms::new(vec![("default=latest:1".parse().expect("it is one"), server)]);
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Acquire) {
+                    arms.refresh();
+                }
+            });
+            for _ in 0..100_000 {
+                arms.of_key(b"").with_scorer(|_| ());
+            }
+            is_over.store(true, Ordering::Release);
+        });
+        assert_eq!(arms.0[0].idle.lock().expect("nobody panicked").len(), 1);
     }
 }

@@ -2,7 +2,7 @@
 //! `features` of JSON objects; output is `probability` and `logit`, FP64 `[N]`.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -94,6 +94,7 @@ impl<'a> InferRequest<'a> {
         note: impl FnOnce(&Predictions<'_>),
     ) -> Result<Answer, HttpRefusal> {
         self.check_outputs()?;
+        self.check_inputs(request.model().encoder().fields().len())?;
         let tensors = self.tensors(binary, request.rows_max())?;
         let predictions = push(request, &tensors)?;
         note(&predictions);
@@ -103,8 +104,9 @@ impl<'a> InferRequest<'a> {
 
     fn tensors<'t>(&'t self, mut binary: &'t [u8], rows_max: usize) -> Result<Vec<Tensor<'t>>, HttpRefusal> {
         let mut tensors: Vec<Tensor<'_>> = Vec::with_capacity(self.inputs.len());
+        let mut names = BTreeSet::new();
         for InferInput { name, datatype, shape, parameters, data } in &self.inputs {
-            if tensors.iter().any(|tensor| tensor.name == *name) {
+            if !names.insert(name) {
                 return Err(HttpRefusal::BadRequest(format!("tensor {name:?} is there twice")));
             }
             let data = match (data, parameters.get("binary_data_size")) {
@@ -144,10 +146,26 @@ impl<'a> InferRequest<'a> {
     }
 
     fn check_outputs(&self) -> Result<(), HttpRefusal> {
-        match self.outputs.iter().find(|output| !OUTPUTS.contains(&output.name.as_str())) {
-            None => Ok(()),
-            Some(output) => Err(HttpRefusal::BadRequest(format!("there is no output {:?}", output.name))),
+        let mut names = BTreeSet::new();
+        for InferOutput { name, .. } in &self.outputs {
+            if !OUTPUTS.contains(&name.as_str()) {
+                return Err(HttpRefusal::BadRequest(format!("there is no output {name:?}")));
+            }
+            // Each has a value for every row: an answer is as long as its rows, whatever is asked for.
+            if !names.insert(name) {
+                return Err(HttpRefusal::BadRequest(format!("output {name:?} is there twice")));
+            }
         }
+        Ok(())
+    }
+
+    /// One for each field, or the rows: what is more is refused before it is looked at.
+    fn check_inputs(&self, fields: usize) -> Result<(), HttpRefusal> {
+        let (found, most) = (self.inputs.len(), fields + 1);
+        if found <= most {
+            return Ok(());
+        }
+        Err(HttpRefusal::BadRequest(format!("there are {found} inputs, the model takes {most} at most")))
     }
 
     fn answer(&self, predictions: &Predictions<'_>, about: &Map<String, Value>) -> Answer {

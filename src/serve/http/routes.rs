@@ -266,10 +266,14 @@ async fn inferred(
     };
     let (_place, body) = app.read(headers, body).await?;
     let (request, binary) = InferRequest::read(&body, json_bytes)?;
-    let arm = match (asked, headers.get(KEY)) {
-        (Some((arm, _)), _) => arm,
-        (None, Some(key)) => app.arm(Some(key.as_bytes())),
-        (None, None) => app.arm(request.key().as_deref().map(str::as_bytes)),
+    let key = headers.get(KEY).map(|key| key.as_bytes().to_vec()).or_else(|| request.key().map(String::into_bytes));
+    let arm = match (asked, &key) {
+        // Where several arms serve the version that is asked for, the key's own is named.
+        (Some((arm, version)), Some(key)) => {
+            Some(app.arms.of_key(key)).filter(|own| own.version() == Some(version)).unwrap_or(arm)
+        }
+        (Some((arm, _)), None) => arm,
+        (None, key) => app.arm(key.as_deref()),
     };
     let Answer { json, binary } = arm.with_scorer(|scorer| {
         let rows = scorer.request()?;

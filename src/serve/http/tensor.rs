@@ -102,11 +102,14 @@ impl<'a> Tensor<'a> {
         if rows > rows_max as u64 {
             return Err(format!("tensor {name:?} has {rows} rows, more than {rows_max}"));
         }
+        if width == 0 {
+            return Err(format!("tensor {name:?} has shape {shape:?}, which has no values"));
+        }
         let count = rows.checked_mul(width).and_then(|count| usize::try_from(count).ok());
         let count = count.ok_or_else(|| format!("tensor {name:?} has shape {shape:?}, which is too large"))?;
         let values = match data {
-            Ok(json) => Values::Listed(listed(name, kind, json)?),
-            Err(raw) if kind == Datatype::Bytes => Values::Texts(texts(name, raw)?),
+            Ok(json) => Values::Listed(listed(name, kind, json, count)?),
+            Err(raw) if kind == Datatype::Bytes => Values::Texts(texts(name, raw, count)?),
             Err(raw) => fixed(name, kind, raw)?,
         };
         let found = match &values {
@@ -186,7 +189,7 @@ fn number(kind: Datatype, raw: &[u8]) -> Scalar<'static> {
     wide[..raw.len()].copy_from_slice(raw);
     let unsigned = u64::from_le_bytes(wide);
     match kind {
-        Datatype::Float(4) => Scalar::Float(f64::from(f32::from_bits(unsigned as u32))),
+        Datatype::Float(4) => Scalar::Float(shortest(f32::from_bits(unsigned as u32))),
         Datatype::Float(_) => Scalar::Float(f64::from_bits(unsigned)),
         Datatype::Signed(size) => {
             let unused = 64 - 8 * size as u32;
@@ -195,6 +198,11 @@ fn number(kind: Datatype, raw: &[u8]) -> Scalar<'static> {
         Datatype::Bool => Scalar::Bool(unsigned != 0),
         Datatype::Unsigned(_) | Datatype::Bytes => Scalar::Unsigned(unsigned),
     }
+}
+
+/// The number that is written as a value is: 0.7 in 32 bits is 0.7, as it is in JSON and in events.
+fn shortest(value: f32) -> f64 {
+    if value.is_finite() { value.to_string().parse().unwrap_or_else(|_| f64::from(value)) } else { f64::from(value) }
 }
 
 fn fixed<'a>(name: &str, kind: Datatype, raw: &'a [u8]) -> Result<Values<'a>, String> {
@@ -208,10 +216,13 @@ fn fixed<'a>(name: &str, kind: Datatype, raw: &'a [u8]) -> Result<Values<'a>, St
     Err(format!("tensor {name:?} has {} bytes, which are no values of {size} bytes", raw.len()))
 }
 
-/// Texts, each behind its length as 32 bits, little-endian.
-fn texts<'a>(name: &str, mut raw: &'a [u8]) -> Result<Vec<&'a str>, String> {
+/// Texts, each behind its length as 32 bits, little-endian; so many at most.
+fn texts<'a>(name: &str, mut raw: &'a [u8], count: usize) -> Result<Vec<&'a str>, String> {
     let mut texts = Vec::new();
     while let Some((length, rest)) = raw.split_first_chunk::<4>() {
+        if texts.len() == count {
+            return Err(format!("tensor {name:?} has more values than the {count} of its shape"));
+        }
         let length = u32::from_le_bytes(*length) as usize;
         let text = rest.get(..length).ok_or_else(|| format!("tensor {name:?} ends within a value"))?;
         texts.push(std::str::from_utf8(text).map_err(|_| format!("tensor {name:?} has a value that is not UTF-8"))?);
@@ -220,10 +231,11 @@ fn texts<'a>(name: &str, mut raw: &'a [u8]) -> Result<Vec<&'a str>, String> {
     if raw.is_empty() { Ok(texts) } else { Err(format!("tensor {name:?} ends within a length")) }
 }
 
-fn listed<'a>(name: &str, kind: Datatype, json: &'a RawValue) -> Result<Vec<Scalar<'a>>, String> {
+/// Values of JSON; so many at most, since one takes more memory than text.
+fn listed<'a>(name: &str, kind: Datatype, json: &'a RawValue, count: usize) -> Result<Vec<Scalar<'a>>, String> {
     let mut values = Vec::new();
     let mut reader = serde_json::Deserializer::from_str(json.get());
-    let read = List { values: &mut values, depth: 0 }.deserialize(&mut reader);
+    let read = List { values: &mut values, count, depth: 0 }.deserialize(&mut reader);
     read.map_err(|error| format!("the data of tensor {name:?}: {error}"))?;
     match values.iter().find(|value| !kind.takes(value)) {
         None => Ok(values),
@@ -234,7 +246,19 @@ fn listed<'a>(name: &str, kind: Datatype, json: &'a RawValue) -> Result<Vec<Scal
 /// A list of values, or of lists of them.
 struct List<'v, 'a> {
     values: &'v mut Vec<Scalar<'a>>,
+    /// The most values.
+    count: usize,
     depth: usize,
+}
+
+impl<'a> List<'_, 'a> {
+    fn push<E: de::Error>(self, value: Scalar<'a>) -> Result<(), E> {
+        if self.values.len() == self.count {
+            return Err(E::custom(format_args!("more values than the {} of its shape", self.count)));
+        }
+        self.values.push(value);
+        Ok(())
+    }
 }
 
 impl<'a> DeserializeSeed<'a> for List<'_, 'a> {
@@ -253,46 +277,67 @@ impl<'a> Visitor<'a> for List<'_, 'a> {
     }
 
     fn visit_seq<A: SeqAccess<'a>>(self, mut list: A) -> Result<(), A::Error> {
-        let Self { values, depth } = self;
+        let Self { values, count, depth } = self;
         if depth >= DEPTH_MAX {
             return Err(de::Error::custom("lists are nested too deep"));
         }
-        while list.next_element_seed(List { values, depth: depth + 1 })?.is_some() {}
+        while list.next_element_seed(List { values, count, depth: depth + 1 })?.is_some() {}
         Ok(())
     }
 
     fn visit_borrowed_str<E: de::Error>(self, text: &'a str) -> Result<(), E> {
-        self.values.push(Scalar::Text(Cow::Borrowed(text)));
-        Ok(())
+        self.push(Scalar::Text(Cow::Borrowed(text)))
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
-        self.values.push(Scalar::Text(Cow::Owned(text.to_owned())));
-        Ok(())
+        self.push(Scalar::Text(Cow::Owned(text.to_owned())))
     }
 
     fn visit_i64<E: de::Error>(self, value: i64) -> Result<(), E> {
-        self.values.push(Scalar::Integer(value));
-        Ok(())
+        self.push(Scalar::Integer(value))
     }
 
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<(), E> {
-        self.values.push(Scalar::Unsigned(value));
-        Ok(())
+        self.push(Scalar::Unsigned(value))
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<(), E> {
-        self.values.push(Scalar::Float(value));
-        Ok(())
+        self.push(Scalar::Float(value))
     }
 
     fn visit_bool<E: de::Error>(self, value: bool) -> Result<(), E> {
-        self.values.push(Scalar::Bool(value));
-        Ok(())
+        self.push(Scalar::Bool(value))
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<(), E> {
-        self.values.push(Scalar::Missing);
-        Ok(())
+        self.push(Scalar::Missing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_in_32_bits_is_the_one_that_it_is_written_as() {
+        let bits = |value: f32| number(Datatype::Float(4), &value.to_le_bytes());
+        for (value, expected) in
+            [(0.7, 0.7), (-0.1, -0.1), (1e30, 1e30), (f32::MIN_POSITIVE, 1.175_494_4e-38), (3.0, 3.0)]
+        {
+            assert_eq!(bits(value), Scalar::Float(expected));
+        }
+        assert!(matches!(bits(f32::NAN), Scalar::Float(value) if value.is_nan()));
+        assert_eq!(bits(f32::INFINITY), Scalar::Float(f64::INFINITY));
+    }
+
+    #[test]
+    fn values_beyond_the_shape_are_never_collected() {
+        let json: &RawValue = serde_json::from_str(r#"[["a","b"],["c", {}]]"#).expect("it is JSON");
+        // The fourth is no value, but nobody comes to it.
+        let refused = listed("tags", Datatype::Bytes, json, 2).expect_err("there are more");
+        assert!(refused.contains("more values than the 2 of its shape"), "{refused}");
+        let raw = [&[1, 0, 0, 0, b'a'][..], &[1, 0, 0, 0, 0xff]].concat();
+        let refused = texts("tags", &raw, 1).expect_err("there are more");
+        assert!(refused.contains("more values than the 1 of its shape"), "{refused}");
     }
 }
