@@ -165,16 +165,17 @@ struct Following {
 
 impl Following {
     fn run(mut self) {
+        let mut has_loaded = false;
         while !self.shared.is_stopping.load(Ordering::Acquire) {
-            let patience = self.patience(Instant::now());
+            // Between two loads news are taken without waiting: the next may be a better one by then.
+            let patience = if has_loaded { Duration::ZERO } else { self.patience(Instant::now()) };
             let Self { follower, notices, .. } = &mut self;
             notices.poll(patience, &mut |notice| follower.notice(notice));
             self.look_again();
             self.tell();
-            while let Some(offer) = self.follower.next(Instant::now()) {
-                if self.shared.is_stopping.load(Ordering::Acquire) {
-                    return;
-                }
+            let next = self.follower.next(Instant::now());
+            has_loaded = next.is_some();
+            if let Some(offer) = next {
                 self.load(&offer);
             }
             self.sweep();

@@ -9,15 +9,16 @@
 //! * A number belongs to the first content that is announced under it: numbers are never used again, so another content under
 //!   the same number comes from a worker that was fenced off.
 //! * The version served is replaced by an older one only when the alias or pin says so.
-//! * A version that failed is tried again when something about it has changed; one whose files could not be read, after a
-//!   while that doubles.
+//! * A version that failed is tried again when something about it has changed; one whose files could not be read, or that stands
+//!   on one that failed, after a while that doubles.
+//! * Fewer versions are tried than are kept in mind, so that trying comes to an end whatever fails.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::state::{LoadStage, VersionState, VersionStatus};
 use super::target::Target;
-use deepfm_core::version::manifest::ParentVersion;
+use deepfm_core::version::manifest::{Kind, ParentVersion};
 
 /// The most versions that are kept in mind, the newest.
 const OFFERS_MAX: usize = 4096;
@@ -27,6 +28,9 @@ const STATES_MAX: usize = 64;
 
 /// The most announced versions that a status shows beside those.
 const SHOWN_MAX: usize = 16;
+
+/// The most versions that are tried, the newest: fewer than those of which is remembered what became of them.
+const CANDIDATES_MAX: usize = 32;
 
 /// How long after a version could not be read it is tried again, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
@@ -49,6 +53,8 @@ pub struct AnnouncedAs {
     pub manifest_digest: String,
     /// What its state descends from.
     pub parent: Option<ParentVersion>,
+    /// Whether it stands alone; not known of one that only an alias names.
+    pub kind: Option<Kind>,
     /// The epoch of its writer: each worker that takes over has a greater one.
     pub epoch: Option<u64>,
     /// Whether it was held back from going live, or abandoned: who follows the newest passes over it.
@@ -149,6 +155,10 @@ impl Follower {
                 self.offers.clear();
                 self.alias = None;
                 self.is_caught_up = false;
+                // A topic that was recreated counts epochs anew. What is served is compared with once it is announced again.
+                if let Some(announced) = self.serving.as_mut().and_then(|serving| serving.announced.as_mut()) {
+                    announced.epoch = None;
+                }
             }
             Notice::Offered(offer) => self.offered(offer),
             Notice::Withdrawn(version) => {
@@ -166,6 +176,12 @@ impl Follower {
     }
 
     fn offered(&mut self, offer: Offer) {
+        if let Some(serving) = self.serving.as_mut()
+            && serving.version == offer.version
+            && is_same_content(serving, &offer)
+        {
+            serving.announced.clone_from(&offer.announced);
+        }
         match self.offers.get(&offer.version) {
             Some(known) if *known == offer => return,
             Some(known) if !is_same_content(known, &offer) => {
@@ -184,7 +200,10 @@ impl Follower {
         self.forgive(&offer.directory);
         self.offers.insert(offer.version, offer);
         if self.offers.len() > OFFERS_MAX {
-            self.offers.pop_first();
+            let is_kept = |version: &u64| self.target == Target::Pinned(*version) || self.serving() == Some(*version);
+            if let Some(oldest) = self.offers.keys().copied().find(|version| !is_kept(version)) {
+                self.offers.remove(&oldest);
+            }
         }
     }
 
@@ -233,17 +252,30 @@ impl Follower {
         None
     }
 
-    /// The versions that the target allows, the best first.
+    /// The versions that the target allows, the best first, and no more than can be kept in mind.
     fn candidates(&self) -> Vec<Offer> {
         match &self.target {
             Target::Pinned(version) => self.offers.get(version).cloned().into_iter().collect(),
-            Target::Alias(_) => self.alias.iter().map(|pointer| self.pointed(pointer)).collect(),
+            Target::Alias(_) => {
+                let Some(pointed) = self.alias.as_ref().map(|pointer| self.pointed(pointer)) else { return Vec::new() };
+                let kind = pointed.announced.as_ref().and_then(|announced| announced.kind);
+                if self.serving.is_some() || kind != Some(Kind::Delta) {
+                    return vec![pointed];
+                }
+                // Where a chain cannot be made and nothing is served, what stands alone before it is better than nothing.
+                let is_full = |offer: &&Offer| {
+                    offer.announced.as_ref().is_some_and(|it| it.kind == Some(Kind::Full) && !it.is_passed_over)
+                };
+                let older = self.offers.range(..pointed.version).rev().map(|(_, offer)| offer);
+                let full: Vec<Offer> = older.filter(is_full).take(CANDIDATES_MAX - 1).cloned().collect();
+                std::iter::once(pointed).chain(full).collect()
+            }
             Target::Latest => {
                 let served = self.serving.as_ref().map_or(0, |serving| serving.version);
                 let is_passed_over =
                     |offer: &Offer| offer.announced.as_ref().is_some_and(|announced| announced.is_passed_over);
                 let newer = self.offers.range(served..).rev().map(|(_, offer)| offer);
-                newer.filter(|offer| !is_passed_over(offer)).cloned().collect()
+                newer.filter(|offer| !is_passed_over(offer)).take(CANDIDATES_MAX).cloned().collect()
             }
         }
     }
@@ -253,7 +285,8 @@ impl Follower {
         let Pointer { version, directory, manifest_digest } = pointer.clone();
         let known = self.offers.get(&version).filter(|offer| offer.directory == directory);
         known.cloned().unwrap_or_else(|| {
-            let announced = AnnouncedAs { manifest_digest, parent: None, epoch: None, is_passed_over: false };
+            let announced =
+                AnnouncedAs { manifest_digest, parent: None, kind: None, epoch: None, is_passed_over: false };
             Offer { version, directory, announced: Some(announced) }
         })
     }
@@ -327,9 +360,13 @@ impl Follower {
         }
     }
 
-    /// When the next failed version is to be tried again.
+    /// When the next failed version that is still wanted is to be tried again.
     pub fn retry_at(&self) -> Option<Instant> {
-        self.standings.values().filter_map(|standing| standing.retry_at).min()
+        if !self.is_caught_up {
+            return None;
+        }
+        let standing = |offer: Offer| self.standings.get(&offer.directory).and_then(|standing| standing.retry_at);
+        self.candidates().into_iter().filter_map(standing).min()
     }
 
     /// The directories of versions that are wanted and failed for good, unless their files change.
@@ -340,7 +377,7 @@ impl Follower {
                     && standing.retry_at.is_none()
             })
         };
-        self.candidates().into_iter().map(|offer| offer.directory).filter(is_given_up).take(STATES_MAX).collect()
+        self.candidates().into_iter().map(|offer| offer.directory).filter(is_given_up).collect()
     }
 
     /// The number of the version served.
@@ -373,8 +410,14 @@ impl Follower {
         self.standings.insert(directory.to_owned(), standing);
         let finished =
             |standing: &Standing| matches!(standing.state, VersionState::Failed { .. } | VersionState::Retired);
+        if self.standings.len() <= STATES_MAX {
+            return;
+        }
+        // What is wanted and was tried would otherwise be tried again at once.
+        let wanted: Vec<String> = self.candidates().into_iter().map(|offer| offer.directory).collect();
         while self.standings.len() > STATES_MAX {
-            let oldest = self.standings.iter().filter(|(_, standing)| finished(standing));
+            let forgettable = |(name, standing): &(&String, &Standing)| finished(standing) && !wanted.contains(name);
+            let oldest = self.standings.iter().filter(forgettable);
             let Some(oldest) = oldest.min_by_key(|(_, standing)| standing.changed).map(|(name, _)| name.clone()) else {
                 return;
             };

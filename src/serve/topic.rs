@@ -81,8 +81,9 @@ impl Records {
 
 fn offer(announcement: Announcement) -> Offer {
     let is_passed_over = announcement.held.is_some() || announcement.abandoned.is_some();
-    let Announcement { version, directory, manifest_digest, parent, epoch, .. } = announcement;
-    Offer { version, directory, announced: Some(AnnouncedAs { manifest_digest, parent, epoch, is_passed_over }) }
+    let Announcement { version, directory, manifest_digest, parent, kind, epoch, .. } = announcement;
+    let announced = AnnouncedAs { manifest_digest, parent, kind: Some(kind), epoch, is_passed_over };
+    Offer { version, directory, announced: Some(announced) }
 }
 
 /// The topic, read on and on.

@@ -11,7 +11,8 @@ fn of(version: u64, announced: AnnouncedAs) -> Offer {
 }
 
 fn offer(version: u64, content: u64) -> Offer {
-    let announced = AnnouncedAs { manifest_digest: digest(content), parent: None, epoch: None, is_passed_over: false };
+    let announced =
+        AnnouncedAs { manifest_digest: digest(content), parent: None, kind: None, epoch: None, is_passed_over: false };
     self::of(version, announced)
 }
 
@@ -170,8 +171,13 @@ fn another_content_under_a_known_number_is_refused_by_whatever_way_it_comes() {
     assert!(matches!(state(&follower, &zombie.directory), VersionState::Failed { stage: LoadStage::Announced, .. }));
     // With epochs the later writer's word counts.
     let of_epoch = |content, epoch| {
-        let announced =
-            AnnouncedAs { manifest_digest: digest(content), parent: None, epoch: Some(epoch), is_passed_over: false };
+        let announced = AnnouncedAs {
+            manifest_digest: digest(content),
+            parent: None,
+            kind: None,
+            epoch: Some(epoch),
+            is_passed_over: false,
+        };
         self::of(3, announced)
     };
     let mut follower = following(Target::Latest, &[of_epoch(98, 1), of_epoch(3, 2), of_epoch(97, 1)]);
@@ -219,6 +225,109 @@ fn what_is_remembered_is_bounded() {
     }
     assert_eq!(follower.offers.len(), OFFERS_MAX);
     assert!(follower.standings.len() <= STATES_MAX && follower.statuses().len() <= STATES_MAX + SHOWN_MAX);
+}
+
+#[test]
+fn the_version_pinned_and_the_version_served_are_never_forgotten() {
+    let now = Instant::now();
+    let most = 2 * OFFERS_MAX as u64;
+    let all: Vec<Offer> = (1..=most).map(|version| offer(version, version)).collect();
+    assert_eq!(load_all(&mut following(Target::Pinned(3), &all), now), [3]);
+    let mut alias = following(Target::default(), &all[..1]);
+    alias.notice(pointer(1));
+    load_all(&mut alias, now);
+    all.iter().for_each(|offer| alias.notice(Notice::Offered(offer.clone())));
+    assert!(alias.offers.contains_key(&1) && alias.offers.len() == OFFERS_MAX);
+    alias.notice(Notice::Offered(offer(1, 99)));
+    assert!(matches!(state(&alias, &offer(1, 99).directory), VersionState::Failed { .. }), "it is known who has 1");
+}
+
+#[test]
+fn a_retry_of_what_is_not_wanted_any_more_is_not_waited_for() {
+    let now = Instant::now();
+    let mut follower = following(Target::Latest, &[offer(2, 2)]);
+    fail(&mut follower, now, true);
+    assert!(follower.retry_at().is_some());
+    follower.notice(Notice::Begun);
+    assert_eq!(follower.retry_at(), None, "nothing is tried before everything is known");
+    follower.notice(Notice::Offered(offer(2, 2)));
+    follower.notice(Notice::CaughtUp);
+    fail(&mut follower, now, true);
+    follower.notice(Notice::Offered(offer(3, 3)));
+    assert_eq!(load_all(&mut follower, now), [3]);
+    assert_eq!(follower.retry_at(), None);
+}
+
+#[test]
+fn a_hundred_versions_that_fail_come_to_an_end_and_the_next_good_one_is_served() {
+    let now = Instant::now();
+    let all: Vec<Offer> = (1..=100).map(|version| offer(version, version)).collect();
+    let mut follower = following(Target::Latest, &all);
+    let mut tried = Vec::new();
+    while let Some(offer) = follower.next(now) {
+        let failure = LoadFailure { stage: LoadStage::Verifying, reason: "bad".to_owned(), is_transient: false };
+        follower.failed(failure, now);
+        tried.push(offer.version);
+        assert!(tried.len() <= 100, "none is tried twice: {tried:?}");
+    }
+    assert_eq!(tried, (69..=100).rev().collect::<Vec<u64>>(), "the newest");
+    // What is said of others does not make it forget these.
+    for version in 200..300 {
+        let directory = offer(version, version).directory;
+        follower.notice(Notice::Disbelieved { version, directory, reason: "two of them".to_owned() });
+    }
+    assert_eq!(follower.next(now), None);
+    follower.notice(Notice::Offered(offer(101, 101)));
+    assert_eq!(load_all(&mut follower, now), [101]);
+}
+
+#[test]
+fn under_an_alias_the_newest_full_version_stands_in_for_a_delta_that_cannot_be_made() {
+    let now = Instant::now();
+    let kind = |version, kind| with(version, |announced| announced.kind = Some(kind));
+    let mut abandoned = kind(4, Kind::Full);
+    abandoned.announced.as_mut().expect("it is announced").is_passed_over = true;
+    let offers = [
+        kind(2, Kind::Full),
+        kind(3, Kind::Full),
+        abandoned,
+        kind(5, Kind::Delta),
+        kind(6, Kind::Delta),
+        kind(7, Kind::Full),
+    ];
+    let mut follower = following(Target::default(), &offers);
+    follower.notice(pointer(6));
+    assert_eq!(fail(&mut follower, now, false), 6);
+    assert_eq!(load_all(&mut follower, now), [3]);
+    follower.forgive(&offer(6, 6).directory);
+    assert_eq!(load_all(&mut follower, now), [6], "it is what the alias says, once it can be made");
+    // Where something is served it is served on, and a full version has no stand-in.
+    follower.notice(pointer(5));
+    assert_eq!(fail(&mut follower, now, false), 5);
+    assert_eq!((follower.next(now), follower.serving()), (None, Some(6)));
+    let mut follower = following(Target::default(), &offers);
+    follower.notice(pointer(7));
+    assert_eq!(fail(&mut follower, now, false), 7);
+    assert_eq!(follower.next(now), None);
+}
+
+#[test]
+fn a_topic_that_was_recreated_counts_epochs_anew() {
+    let now = Instant::now();
+    let epoch = |version, epoch| with(version, |announced| announced.epoch = Some(epoch));
+    let mut follower = following(Target::Latest, &[epoch(5, 9)]);
+    assert_eq!(load_all(&mut follower, now), [5]);
+    // Read again, as after a consumer that could not go on: the epoch counts as before.
+    follower.notice(Notice::Begun);
+    for notice in [Notice::Offered(epoch(5, 9)), Notice::Offered(epoch(6, 1)), Notice::CaughtUp] {
+        follower.notice(notice);
+    }
+    assert_eq!(load_all(&mut follower, now), [0; 0]);
+    follower.notice(Notice::Begun);
+    for notice in [Notice::Offered(epoch(6, 1)), Notice::CaughtUp] {
+        follower.notice(notice);
+    }
+    assert_eq!(load_all(&mut follower, now), [6]);
 }
 
 #[test]
