@@ -41,6 +41,12 @@ impl MetricRegistry {
         self.process.get_or_init(Collector::default).describe();
     }
 
+    /// Puts what was recorded into its summaries, of which only the newest is kept. To be called regularly: every sample stays in
+    /// memory until this is done or somebody asks for the text.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
     /// The text of all metrics, with those of the process brought up to date.
     pub fn text(&self) -> String {
         self.process.get_or_init(Collector::default).collect();

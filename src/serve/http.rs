@@ -3,13 +3,15 @@
 //! are named in the answer.
 //!
 //! Bounds: connections, requests at once (503 with `Retry-After` beyond), bytes of a body, rows, the time that a request may
-//! take. A body that does not come whole within the time is answered 408. Errors are JSON, `{"error": "…"}`.
+//! take. A body that does not come whole within the time is answered 408, and who does not take an answer within as long is cut
+//! off. Errors are JSON, `{"error": "…"}`.
 
 pub mod answer;
 pub mod arms;
 mod infer;
 pub mod listen;
 pub mod metrics;
+mod patient;
 mod routes;
 mod tensor;
 
@@ -34,7 +36,7 @@ pub struct ServeLimits {
     pub concurrency_max: usize,
     /// Bytes of a request's body.
     pub body_bytes_max: usize,
-    /// How long a request may take, its body's arrival included.
+    /// How long a request may take, its body's arrival included; and how long its answer may take to be sent.
     pub request_max: Duration,
 }
 

@@ -13,10 +13,12 @@ use hyper_util::service::TowerToHyperService;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, interval, sleep, sleep_until, timeout};
 
+use super::patient::Patient;
 use super::{HttpServer, routes};
 
-/// How long a request's head may take, and a connection be without one.
-const HEAD_MAX: Duration = Duration::from_secs(30);
+/// How long a request's head may take, and a connection be without one. Longer than balancers keep theirs, 60 s as a rule:
+/// if they are not the ones that close, a request of theirs meets a connection that is just being closed.
+const HEAD_MAX: Duration = Duration::from_secs(75);
 
 /// Bytes that are buffered of a connection; a longer head is refused.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
@@ -56,7 +58,10 @@ impl HttpServer {
                     end = Some(Instant::now() + drain);
                 }
                 () = drained => break,
-                _ = refresh.tick() => app.arms.refresh(),
+                _ = refresh.tick() => {
+                    app.arms.refresh();
+                    app.registry.upkeep();
+                }
                 (place, accepted) = accept => match accepted {
                     Ok((stream, _)) => {
                         // Small answers are not to wait for more.
@@ -64,7 +69,7 @@ impl HttpServer {
                         let mut http = http1::Builder::new();
                         http.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).max_buf_size(BUFFER_BYTES_MAX);
                         let service = TowerToHyperService::new(router.clone());
-                        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+                        let connection = graceful.watch(http.serve_connection(TokioIo::new(Patient::new(stream, app.limits.request_max)), service));
                         tokio::spawn(async move {
                             if let Err(error) = connection.await {
                                 tracing::debug!("a connection: {error}");
