@@ -8,6 +8,8 @@ use std::fs;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
+use deepfm_core::event::DETAIL_CHARS_MAX;
+use deepfm_core::event::plain::plain;
 use deepfm_core::feature::encoder::Encoder;
 use deepfm_core::feature::field::Field;
 use deepfm_core::model::weights::WeightsDigest;
@@ -25,8 +27,11 @@ use super::follower::{LoadFailure, Offer};
 use super::mapped;
 use super::model::ServedModel;
 use super::state::{LoadStage, VersionState};
-use super::target::FollowOptions;
+use super::target::{FollowOptions, Target};
 use crate::bounded::{self, Length, ReadError};
+
+/// The most bytes of a version's files beside its weights: they are read into memory.
+const ASIDE_BYTES_MAX: u64 = 256 << 20;
 
 /// A version that is not served.
 #[derive(Debug, thiserror::Error)]
@@ -53,18 +58,43 @@ pub enum LoadError {
     /// It is not what this server was told to serve.
     #[error("its {what} fingerprint is {found}, this server is to serve {expected}")]
     Required { what: &'static str, found: String, expected: String },
+    /// The gate held it back, and the newest is followed.
+    #[error("it was held back by the gate: {0}")]
+    Held(String),
+    /// There is more beside its weights than is read.
+    #[error("its files beside the weights have {0} bytes, more than {ASIDE_BYTES_MAX}")]
+    Aside(u64),
+    /// It says of its place in a chain what its parent does not.
+    #[error("it says that it is {found} deltas from its full version, by its parent it is {expected}")]
+    Chain { found: u32, expected: u32 },
+    /// A version that it stands on cannot be had.
+    #[error("version {version}, on which it stands")]
+    Below { version: u64, source: Box<Self> },
 }
 
 impl LoadError {
-    /// Whether it may go away by itself.
+    /// Whether it may go away by itself. What a version stands on may be mended without a change to the version.
     fn is_transient(&self) -> bool {
-        matches!(self, Self::Read { source: ReadError::Io(_) | ReadError::Missing, .. })
+        self.is_away() || matches!(self, Self::Below { .. })
     }
 
-    /// A file that is not there or cannot be read was not fetched; one that is not what it should be was.
+    /// Whether a file is not there or cannot be read.
+    fn is_away(&self) -> bool {
+        match self {
+            Self::Read { source: ReadError::Io(_) | ReadError::Missing, .. } => true,
+            Self::Below { source, .. } => source.is_away(),
+            _ => false,
+        }
+    }
+
+    /// What is away was not fetched; what is not what it should be was.
     fn found(self) -> LoadFailure {
-        let stage = if self.is_transient() { LoadStage::Fetching } else { LoadStage::Verifying };
+        let stage = if self.is_away() { LoadStage::Fetching } else { LoadStage::Verifying };
         self.at(stage)
+    }
+
+    fn below(version: u64) -> impl FnOnce(Self) -> Self {
+        move |source| Self::Below { version, source: Box::new(source) }
     }
 
     fn at(self, stage: LoadStage) -> LoadFailure {
@@ -77,7 +107,8 @@ impl LoadError {
             }
             cause = error.source();
         }
-        LoadFailure { stage, reason, is_transient: self.is_transient() }
+        // Whoever wrote the files may have written anything.
+        LoadFailure { stage, reason: plain(&reason, DETAIL_CHARS_MAX), is_transient: self.is_transient() }
     }
 }
 
@@ -99,7 +130,11 @@ pub(super) fn load(
     let fields =
         artefact::check_fingerprints(&manifest).map_err(|error| LoadError::from(error).at(LoadStage::Verifying))?;
     let place = root.join(&offer.directory);
-    let mut files = read_files(&place, &manifest).map_err(LoadError::found)?;
+    let mut files = match manifest.kind {
+        Kind::Full => read_files(&place, &manifest, &[MODEL, PROBES]),
+        Kind::Delta => read_all(&place, &manifest),
+    }
+    .map_err(LoadError::found)?;
     files.insert(MANIFEST.to_owned(), bytes.into());
     let probes = files.get(PROBES).cloned().unwrap_or_else(|| Bytes::from(Vec::new()));
     let rounding = manifest.weights.as_ref().map_or(0.0, |weights| weights.rounding);
@@ -141,56 +176,78 @@ fn chain(root: &Path, files: &Contents, held: Option<&ServedModel>) -> Result<(S
         if let Some(held) = held.filter(|held| *held.digest == parent.manifest_digest) {
             let link = links.pop().expect("there is one");
             let before = Digested { weights: held.scoring.servable(), digest: held.weights_digest };
-            break (Standing::of(&link), applied(&link, &parent, &held.manifest.fields, before)?);
+            let applied = applied(&link, &Standing::of(&held.manifest, &held.digest), before);
+            let next = Standing::of(&link.manifest, &link.digest);
+            break (next, applied.map_err(|error| of_link(error, &link, &links))?);
         }
-        let place = root.join(names::directory(parent.version, &parent.manifest_digest));
-        let (bytes, digest) = read_bytes(&place)?;
-        if digest != parent.manifest_digest {
-            return Err(LoadError::Digest { found: digest, expected: parent.manifest_digest });
-        }
-        let manifest = artefact::read_manifest(&bytes)?;
-        let mut files = read_files(&place, &manifest)?;
-        files.insert(MANIFEST.to_owned(), bytes.into());
-        match manifest.kind {
-            Kind::Full => {
-                break (Standing { version: parent, fields: manifest.fields.clone() }, full(&manifest, &files)?);
-            }
-            Kind::Delta => links.push(link::verify(&files)?),
+        match read_parent(root, &parent).map_err(LoadError::below(parent.version))? {
+            Parent::Full(standing, weights) => break (standing, weights),
+            Parent::Delta(link) => links.push(*link),
         }
     };
     while let Some(link) = links.pop() {
-        found = applied(&link, &at.version, &at.fields, Digested { weights: &found.0, digest: found.1 })?;
-        at = Standing::of(&link);
+        let applied = applied(&link, &at, Digested { weights: &found.0, digest: found.1 });
+        found = applied.map_err(|error| of_link(error, &link, &links))?;
+        at = Standing::of(&link.manifest, &link.digest);
     }
     Ok(found)
+}
+
+/// What could not be made: the version itself, if no link is left that stands on this one, else one below it.
+fn of_link(error: LoadError, link: &ChainLink, left: &[ChainLink]) -> LoadError {
+    if left.is_empty() { error } else { LoadError::below(link.manifest.version)(error) }
+}
+
+/// A version that others stand on.
+enum Parent {
+    Full(Standing, (Servable, WeightsDigest)),
+    Delta(Box<ChainLink>),
+}
+
+fn read_parent(root: &Path, parent: &ParentVersion) -> Result<Parent, LoadError> {
+    let place = root.join(names::directory(parent.version, &parent.manifest_digest));
+    let (bytes, digest) = read_bytes(&place)?;
+    if digest != parent.manifest_digest {
+        return Err(LoadError::Digest { found: digest, expected: parent.manifest_digest.clone() });
+    }
+    let manifest = artefact::read_manifest(&bytes)?;
+    if manifest.kind == Kind::Full {
+        let files = read_files(&place, &manifest, &[MODEL])?;
+        return Ok(Parent::Full(Standing::of(&manifest, &digest), full(&manifest, &files)?));
+    }
+    let mut files = read_all(&place, &manifest)?;
+    files.insert(MANIFEST.to_owned(), bytes.into());
+    Ok(Parent::Delta(Box::new(link::verify(&files)?)))
 }
 
 /// What the next link must stand on.
 struct Standing {
     version: ParentVersion,
     fields: Vec<Field>,
+    /// Deltas from its full version.
+    chain: u32,
 }
 
 impl Standing {
-    fn of(link: &ChainLink) -> Self {
-        let version = ParentVersion { version: link.manifest.version, manifest_digest: link.digest.clone() };
-        Self { version, fields: link.manifest.fields.clone() }
+    fn of(manifest: &Manifest, digest: &str) -> Self {
+        let version = ParentVersion { version: manifest.version, manifest_digest: digest.to_owned() };
+        let chain = manifest.weights.as_ref().map_or(0, |weights| weights.chain);
+        Self { version, fields: manifest.fields.clone(), chain }
     }
 }
 
 /// The weights of a link's version, with their digest, from those that it must stand on.
-fn applied(
-    link: &ChainLink,
-    at: &ParentVersion,
-    fields: &[Field],
-    before: Digested<'_>,
-) -> Result<(Servable, WeightsDigest), LoadError> {
-    if link.manifest.fields != fields {
+fn applied(link: &ChainLink, at: &Standing, before: Digested<'_>) -> Result<(Servable, WeightsDigest), LoadError> {
+    let Manifest { version, fields, weights, .. } = &link.manifest;
+    if *fields != at.fields {
         return Err(ArtefactError::from(DeltaError::Shape).into());
     }
-    let servable = link.weights(at, before)?;
-    let digest = link.manifest.weights.as_ref().map(|weights| weights.digest);
-    Ok((servable, digest.ok_or(ArtefactError::IsFull(link.manifest.version))?))
+    let weights = weights.as_ref().ok_or(ArtefactError::IsFull(*version))?;
+    let (found, expected) = (weights.chain, at.chain.saturating_add(1));
+    if found != expected {
+        return Err(LoadError::Chain { found, expected });
+    }
+    Ok((link.weights(&at.version, before)?, weights.digest))
 }
 
 fn read_error(file: &str) -> impl FnOnce(ReadError) -> LoadError {
@@ -234,6 +291,11 @@ fn check_manifest(bytes: &[u8], offer: &Offer, options: &FollowOptions) -> Resul
     {
         return Err(LoadError::Parent);
     }
+    // A topic says by its record who is held back, which people may overrule; a directory has the manifest alone.
+    if let Some(held) = manifest.held.clone().filter(|_| offer.announced.is_none() && options.target == Target::Latest)
+    {
+        return Err(LoadError::Held(held));
+    }
     let (fingerprints, required) = (&manifest.fingerprints, &options.required);
     for (what, found, expected) in [
         ("fields", &fingerprints.fields, &required.fields),
@@ -246,12 +308,24 @@ fn check_manifest(bytes: &[u8], offer: &Offer, options: &FollowOptions) -> Resul
     Ok(manifest)
 }
 
-/// The files of a version, each the one that the manifest digests; weights are mapped. The manifest itself is among them.
-fn read_files(place: &Path, manifest: &Manifest) -> Result<Contents, LoadError> {
+/// All files that a manifest names: what a delta is checked by.
+fn read_all(place: &Path, manifest: &Manifest) -> Result<Contents, LoadError> {
+    read_files(place, manifest, &manifest.files.keys().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// These files of a version, each the one that the manifest digests; weights are mapped, the others not read beyond their bound.
+fn read_files(place: &Path, manifest: &Manifest, names: &[&str]) -> Result<Contents, LoadError> {
+    let weights = artefact::weights_file(manifest.kind);
+    let files = || manifest.files.iter().filter(|(name, _)| names.contains(&name.as_str()));
+    let aside =
+        files().filter(|(name, _)| *name != weights).fold(0, |sum: u64, (_, digest)| sum.saturating_add(digest.bytes));
+    if aside > ASIDE_BYTES_MAX {
+        return Err(LoadError::Aside(aside));
+    }
     let mut contents = Contents::new();
-    for (name, digest) in &manifest.files {
+    for (name, digest) in files() {
         let path = place.join(name);
-        let content = if name == artefact::weights_file(manifest.kind) {
+        let content = if name == weights {
             mapped::map(&path, digest.bytes).map_err(read_error(name))?
         } else {
             bounded::read(&path, Length::Exactly(digest.bytes)).map_err(read_error(name))?.into()

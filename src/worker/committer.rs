@@ -215,9 +215,10 @@ fn stage(version: NewVersion, artefacts: &dyn Artefacts) -> Result<Box<StagedVer
     let NewVersion { cut, at, judgement } = version;
     let judgement = judgement.with_weights(cut.is_finite());
     let (learned, journal) = (cut.learned(), cut.journal().to_vec());
-    let artefact = cut.encode();
-    artefacts.stage(&artefact)?;
     let (goes_live, held) = (judgement.passed, judgement.refusal());
+    // Servers that follow a directory hear of it by the manifest alone.
+    let artefact = cut.held(held.clone()).encode();
+    artefacts.stage(&artefact)?;
     let announcement = Announcement { gate: Some(judgement), held, ..Announcement::of(&artefact) };
     let entry = OutboxEntry { announcement, goes_live, journal };
     Ok(Box::new(StagedVersion { entry, base: artefact.base, learned, at }))

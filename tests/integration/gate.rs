@@ -1,6 +1,7 @@
 //! The gate and the aliases, as people meet them: a version that is bad is announced and not served, and `live` goes where it
 //! is told to, beside a worker that goes on.
 
+use deepfm_core::version::artefact::{MANIFEST, read_manifest};
 use deepfm_core::version::gate::Criterion;
 use serde_json::{Value, json};
 
@@ -39,6 +40,13 @@ fn a_version_that_predicts_clicks_that_do_not_come_is_announced_as_rejected_and_
     assert!(failed(&versions[&2]).contains(&json!(Criterion::Calibration)), "{:#}", versions[&2]["gate"]);
     assert_eq!((failed(&versions[&1]), &versions[&1]["gate"]["passed"]), (Vec::new(), &json!(true)));
     assert!(versions[&2]["held"].as_str().is_some_and(|held| held.contains("calibration is ")));
+    // Servers without the topic hear of it by the manifest.
+    let held = |number: u64| {
+        let directory = versions[&number]["directory"].as_str().expect("it has one");
+        let manifest = std::fs::read(place.path("gate-artefacts").join("gate").join(directory).join(MANIFEST));
+        read_manifest(&manifest.expect("it is there")).expect("it is valid").held
+    };
+    assert_eq!((held(1), held(2).as_deref()), (None, versions[&2]["held"].as_str()));
     let text = run(&["versions", "list", "--config", &config]).stdout;
     assert_eq!((text.matches(" rejected").count(), text.matches(" live").count()), (1, 1), "{text}");
     // By hand it is served only when that is insisted on.

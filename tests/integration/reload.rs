@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use deepfm_core::event::DETAIL_CHARS_MAX;
 use deepfm_core::event::options::EventOptions;
 use deepfm_core::feature::encoder::Encoder;
 use deepfm_core::feature::field::FieldSet;
@@ -14,6 +15,8 @@ use deepfm_core::version::alias::{Act, Alias, LIVE};
 use deepfm_core::version::announcement::Announcement;
 use deepfm_core::version::artefact::{self, Artefact, MANIFEST, MODEL, PROBES, Verified};
 use deepfm_core::version::bytes::Bytes;
+use deepfm_core::version::delta::DELTA;
+use deepfm_core::version::journal::JOURNAL;
 use deepfm_core::version::link;
 use deepfm_core::version::manifest::sha256;
 use deepfm_core::version::names;
@@ -393,6 +396,90 @@ fn reload_refuses_every_kind_of_broken_version_with_stage_and_reason_and_serves_
         wait_for("a look at it", || state(&server, &name_of(&whole)));
     }
     wait_for_version(&server, 101);
+}
+
+#[test]
+fn reload_comes_to_an_end_with_a_hundred_broken_versions_and_hears_of_a_good_one() {
+    let (root, base) = (tempfile::tempdir().expect("a directory of our own"), artefact(1, 0).files);
+    for version in 1..=100 {
+        let (name, files) = broken(&base, version, "not a manifest");
+        install_as(root.path(), &name, &files);
+    }
+    let server = follow(root.path());
+    wait_for("most of them to be refused", || (server.status().failures.values().sum::<u64>() >= 32).then_some(()));
+    install(root.path(), &numbered(&base, 101));
+    wait_for_version(&server, 101);
+    let failures: u64 = server.status().failures.values().sum();
+    assert!(failures <= 100, "none is tried again: {failures}");
+}
+
+/// A version that says something else of itself.
+fn restated(files: &VersionFiles, alter: impl FnOnce(&mut Value)) -> VersionFiles {
+    let mut manifest: Value = serde_json::from_slice(&files[MANIFEST]).expect("it is JSON");
+    alter(&mut manifest);
+    let mut files = files.clone();
+    files.insert(MANIFEST.to_owned(), serde_json::to_vec(&manifest).expect("plain data"));
+    files
+}
+
+#[test]
+fn reload_passes_over_what_the_gate_held_back_unless_it_is_pinned() {
+    let (root, base) = (tempfile::tempdir().expect("a directory of our own"), artefact(1, 0).files);
+    install(root.path(), &numbered(&base, 1));
+    // Its words may be anybody's.
+    let words = format!("\u{1b}[31mcalibration is 3.2{}", "!".repeat(10_000));
+    let held = restated(&numbered(&base, 2), |manifest| manifest["held"] = json!(words));
+    install(root.path(), &held);
+    let server = follow(root.path());
+    let (stage, reason) = wait_for_failure(&server, &name_of(&held));
+    assert!(stage == LoadStage::Verifying && reason.contains("held back by the gate"), "{stage}: {reason}");
+    // An ellipsis says that it was cut.
+    assert!(reason.chars().count() <= DETAIL_CHARS_MAX + 1 && !reason.contains('\u{1b}'), "{reason}");
+    wait_for_version(&server, 1);
+    let pinned = Server::follow_directory(root.path(), options(Target::Pinned(2))).expect("it can be followed so");
+    wait_for_version(&pinned, 2);
+}
+
+#[test]
+fn reload_reads_what_it_uses_and_no_more_than_a_bound() {
+    let (root, base) = (tempfile::tempdir().expect("a directory of our own"), artefact(1, 0).files);
+    let mut lean = restated(&numbered(&base, 1), |manifest| {
+        manifest["files"]["notes.txt"] = json!({"bytes": 1_u64 << 50, "sha256": "0".repeat(64)});
+    });
+    lean.remove(JOURNAL);
+    install(root.path(), &lean);
+    let server = follow(root.path());
+    wait_for_version(&server, 1);
+    let long = restated(&numbered(&base, 2), |manifest| manifest["files"][PROBES]["bytes"] = json!(1_u64 << 30));
+    install(root.path(), &long);
+    let (stage, reason) = wait_for_failure(&server, &name_of(&long));
+    assert!(stage == LoadStage::Verifying && reason.contains("beside the weights have 1073741824 bytes"), "{reason}");
+}
+
+#[test]
+fn reload_tries_a_delta_again_when_what_it_stands_on_is_mended() {
+    let [base, first, second] = chain(Precision::F32);
+    let root = tempfile::tempdir().expect("a directory of our own");
+    install(root.path(), &base.files);
+    let mut damaged = first.files.clone();
+    let last = damaged.get_mut(DELTA).and_then(|delta| delta.last_mut()).expect("it has bytes");
+    *last ^= 1;
+    let place = install_as(root.path(), &first.directory(), &damaged);
+    install(root.path(), &second.files);
+    let server = follow(root.path());
+    let (stage, reason) = wait_for_failure(&server, &second.directory());
+    let on = format!("version {}, on which it stands: delta.safetensors has digest", first.manifest.version);
+    assert!(stage == LoadStage::Verifying && reason.contains(&on), "{stage}: {reason}");
+    wait_for_version(&server, base.manifest.version);
+    fs::write(place.join(DELTA), &first.files[DELTA]).expect("the disk takes it");
+    wait_for_version(&server, second.manifest.version);
+    // One that counts its place in the chain otherwise than its parent does.
+    let apart = tempfile::tempdir().expect("a directory of our own");
+    install(apart.path(), &base.files);
+    let miscounted = restated(&first.files, |manifest| manifest["weights"]["chain"] = json!(7));
+    install(apart.path(), &miscounted);
+    let (_, reason) = wait_for_failure(&follow(apart.path()), &name_of(&miscounted));
+    assert!(reason.contains("it is 7 deltas from its full version, by its parent it is 1"), "{reason}");
 }
 
 #[test]

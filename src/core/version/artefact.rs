@@ -125,6 +125,12 @@ impl VersionCut {
         Self { weights, ..self }
     }
 
+    /// The same, held back from going live for this reason, if there is one.
+    #[must_use]
+    pub fn held(self, held: Option<String>) -> Self {
+        Self { manifest: Manifest { held, ..self.manifest }, ..self }
+    }
+
     /// Cuts a delta from a trainer as it stands, from what has changed since the version that is its base, and its parent.
     pub fn delta(trainer: &Trainer, cut: Cut<'_>, base: &Base, changes: Changes) -> Self {
         let (model, offset) = (trainer.model(), trainer.params().logit_offset());
@@ -155,6 +161,7 @@ impl VersionCut {
             learned: trainer.learned(),
             rows: trainer.model().row_count() as u64,
             weights: None,
+            held: None,
             state_digest: cut.state_digest.to_string(),
             metrics: BTreeMap::from([
                 ("lifetime".to_owned(), report(trainer.windows().lifetime().report())),

@@ -95,6 +95,9 @@ pub struct Manifest {
     /// What its weights are checked by; `None` before format 3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<WeightsNote>,
+    /// Present when the gate held it back: what it did not pass, in words. Who follows the newest of a directory passes over it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
     /// Digest of the state that it was cut from.
     pub state_digest: String,
     /// Progressive metrics.
