@@ -25,14 +25,15 @@ enum {
   DEEPFM_NO_VERSION = 1,
   /* The request does not fit: not JSON, a value of a wrong type, too many rows. */
   DEEPFM_BAD_REQUEST = 2,
-  /* A pointer is null, or a text is not UTF-8. */
+  /* A pointer is null, a text is not UTF-8, or a length is beyond what memory can have. */
   DEEPFM_BAD_ARGUMENT = 3,
   /* A bug in the library. */
   DEEPFM_BUG = 4
 };
 
 /* Follows the versions of a model below a directory, such as "versions/clicks". target is "latest" or a version's
- * number. NULL when the arguments cannot be followed; a directory that is not there yet is waited for. */
+ * number. The newest is passed over when the gate rejected it; the manifest says so. That a version was abandoned only the
+ * versions topic says: it is followed here, as are versions before they are announced. NULL when the arguments cannot be followed; a directory that is not there yet is waited for. */
 deepfm_server *deepfm_follow_directory(const char *versions, const char *model, const char *target);
 
 /* The number of the version served, 0 before the first. */
@@ -55,7 +56,8 @@ int deepfm_score(deepfm_scorer *scorer, const char *const *rows, const size_t *l
 int deepfm_rank(deepfm_scorer *scorer, const char *context, size_t context_length, const char *const *candidates,
                 const size_t *lengths, size_t count, double *probabilities, uint64_t *version);
 
-/* Why the last call of this thread failed; "" if none did. Valid until the thread's next call. */
+/* Why the last call of this thread failed; "" if none did. Valid until the thread's next call. The thread is the one of the
+ * operating system: where tasks move between threads, as goroutines do, ask on the thread that made the call. */
 const char *deepfm_last_error(void);
 
 /* NULL is passed over. */

@@ -36,7 +36,8 @@ fn bad(what: &str) -> Failed {
 
 fn note(error: &str) {
     let text = CString::new(error.replace('\0', " ")).unwrap_or_default();
-    LAST_ERROR.with(|last| *last.borrow_mut() = text);
+    // A thread that is ending has none any more.
+    let _ = LAST_ERROR.try_with(|last| *last.borrow_mut() = text);
 }
 
 /// Does a call's work. A failure, or a panic, is noted.
@@ -67,6 +68,7 @@ unsafe fn bytes<'a>(bytes: *const c_char, length: usize) -> Result<&'a [u8], Fai
     match (bytes.is_null(), length) {
         (_, 0) => Ok(&[]),
         (true, _) => Err(bad("a row is null")),
+        (false, _) if isize::try_from(length).is_err() => Err(bad("a length is beyond what memory can have")),
         // SAFETY: not null, and the caller gives so many bytes.
         (false, _) => Ok(unsafe { slice::from_raw_parts(bytes.cast(), length) }),
     }
@@ -80,7 +82,11 @@ unsafe fn rows<'a>(
     rows: *const *const c_char,
     lengths: *const usize,
     count: usize,
+    most: usize,
 ) -> Result<impl Iterator<Item = &'a [u8]>, Failed> {
+    if count > most {
+        return Err(ScoreError::TooManyRows(most).into());
+    }
     if count > 0 && (rows.is_null() || lengths.is_null()) {
         return Err(bad("rows or their lengths are null"));
     }
@@ -90,8 +96,9 @@ unsafe fn rows<'a>(
         // SAFETY: neither is null, and the caller gives so many elements.
         unsafe { (slice::from_raw_parts(rows, count), slice::from_raw_parts(lengths, count)) }
     };
-    if rows.iter().zip(lengths).any(|(row, length)| row.is_null() && *length > 0) {
-        return Err(bad("a row is null"));
+    for (row, length) in rows.iter().zip(lengths) {
+        // SAFETY: the caller gives rows of these lengths; what cannot be one is refused.
+        unsafe { bytes(*row, *length) }?;
     }
     // SAFETY: the caller gives rows of these lengths; none is null where it has a length.
     let row = |(row, length): (&*const c_char, &usize)| unsafe { bytes(*row, *length) }.unwrap_or_default();
@@ -208,8 +215,10 @@ pub unsafe extern "C" fn deepfm_score(
 ) -> c_int {
     let scored = guard(|| {
         // SAFETY: the caller keeps this function's contract.
-        let (scorer, rows) = unsafe { (scorer.as_mut(), rows(rows_, lengths, count)?) };
-        let scores = scorer.ok_or_else(|| bad("scorer is null"))?.score(rows)?;
+        let scorer = unsafe { scorer.as_mut() }.ok_or_else(|| bad("scorer is null"))?;
+        // SAFETY: as before.
+        let rows = unsafe { rows(rows_, lengths, count, scorer.rows_max())? };
+        let scores = scorer.score(rows)?;
         // SAFETY: the caller gives room for `count` probabilities and a version.
         unsafe { give(&scores, count, probabilities, version) }
     });
@@ -233,9 +242,11 @@ pub unsafe extern "C" fn deepfm_rank(
 ) -> c_int {
     let ranked = guard(|| {
         // SAFETY: the caller keeps this function's contract.
-        let (scorer, context, candidates) =
-            unsafe { (scorer.as_mut(), bytes(context, context_length)?, rows(candidates, lengths, count)?) };
-        let scores = scorer.ok_or_else(|| bad("scorer is null"))?.rank(context, candidates)?;
+        let scorer = unsafe { scorer.as_mut() }.ok_or_else(|| bad("scorer is null"))?;
+        // SAFETY: as before.
+        let (context, candidates) =
+            unsafe { (bytes(context, context_length)?, rows(candidates, lengths, count, scorer.rows_max())?) };
+        let scores = scorer.rank(context, candidates)?;
         // SAFETY: the caller gives room for `count` probabilities and a version.
         unsafe { give(&scores, count, probabilities, version) }
     });
@@ -245,7 +256,7 @@ pub unsafe extern "C" fn deepfm_rank(
 /// See `deepfm.h`.
 #[unsafe(no_mangle)]
 pub extern "C" fn deepfm_last_error() -> *const c_char {
-    LAST_ERROR.with(|last| last.borrow().as_ptr())
+    LAST_ERROR.try_with(|last| last.borrow().as_ptr()).unwrap_or(c"".as_ptr())
 }
 
 /// See `deepfm.h`.

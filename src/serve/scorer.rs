@@ -111,6 +111,11 @@ impl Scorer {
         Self { reader: Reader::of(current), rows_max, memory: Memory::default() }
     }
 
+    /// The most rows or candidates of one request.
+    pub fn rows_max(&self) -> usize {
+        self.rows_max
+    }
+
     /// Takes the newest version, and lets go of the one before: for whoever has had no request for a while.
     pub fn refresh(&mut self) -> Option<&Arc<ServedModel>> {
         self.reader.model()

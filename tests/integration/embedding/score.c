@@ -81,6 +81,12 @@ int main(int argc, char **argv) {
   CHECK(deepfm_score(scorer, NULL, NULL, 0, NULL, &version) == DEEPFM_OK);
   CHECK(deepfm_score(scorer, NULL, NULL, 1, ranked, &version) == DEEPFM_BAD_ARGUMENT);
   CHECK(deepfm_score(scorer, rows, lengths, count, NULL, &version) == DEEPFM_BAD_ARGUMENT);
+  /* Nothing is read of what cannot be there. */
+  CHECK(deepfm_score(scorer, rows, lengths, SIZE_MAX, ranked, &version) == DEEPFM_BAD_REQUEST && says("more than 10000 rows"));
+  CHECK(deepfm_rank(scorer, "{}", 2, rows, lengths, 10001, ranked, NULL) == DEEPFM_BAD_REQUEST && says("more than 10000 rows"));
+  length = SIZE_MAX;
+  CHECK(deepfm_score(scorer, rows, &length, 1, ranked, &version) == DEEPFM_BAD_ARGUMENT && says("beyond what memory"));
+  CHECK(deepfm_rank(scorer, "{}", SIZE_MAX, rows, lengths, count, ranked, NULL) == DEEPFM_BAD_ARGUMENT && says("beyond"));
   deepfm_close_server(server);
   CHECK(deepfm_score(scorer, rows, lengths, count, ranked, &version) == DEEPFM_OK && version == expected);
   deepfm_close_scorer(scorer);
