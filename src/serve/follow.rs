@@ -216,7 +216,7 @@ impl Following {
         let loaded = catch_unwind(AssertUnwindSafe(|| load::load(root, offer, options, held.as_deref(), &mut note)));
         let loaded = loaded.unwrap_or_else(|_| {
             let reason = "loading it has panicked: a bug in deepfm".to_owned();
-            Err(LoadFailure { stage: LoadStage::Verifying, reason, is_transient: false })
+            Err(LoadFailure { stage: LoadStage::Verifying, reason, is_transient: false, is_held: false })
         });
         match loaded {
             Ok(model) => {
@@ -224,6 +224,10 @@ impl Following {
                 let seconds = start.elapsed().as_secs_f64();
                 tracing::info!("version {} is served, {seconds:.3} s after its load began", offer.version);
                 self.shared.update(|status| (status.loads, status.load_seconds) = (status.loads + 1, Some(seconds)));
+            }
+            Err(failure) if failure.is_held => {
+                tracing::info!("version {} ({}) is passed over: {}", offer.version, offer.directory, failure.reason);
+                self.follower.failed(failure, Instant::now());
             }
             Err(failure) => {
                 let LoadFailure { stage, reason, .. } = &failure;

@@ -13,7 +13,7 @@
 //!   on one that failed, after a while that doubles.
 //! * Fewer versions are tried than are kept in mind, so that trying comes to an end whatever fails.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::state::{LoadStage, VersionState, VersionStatus};
@@ -105,6 +105,8 @@ pub struct LoadFailure {
     pub reason: String,
     /// Whether it may go away by itself, as what disks and networks do.
     pub is_transient: bool,
+    /// Whether nothing is wrong with it but that the gate held it back, as its manifest says.
+    pub is_held: bool,
 }
 
 /// What became of a version.
@@ -124,6 +126,8 @@ struct Standing {
 pub struct Follower {
     target: Target,
     offers: BTreeMap<u64, Offer>,
+    /// Those of the offers that are held back by their manifests.
+    held: BTreeSet<u64>,
     alias: Option<Pointer>,
     is_caught_up: bool,
     /// By directory.
@@ -139,6 +143,7 @@ impl Follower {
         Self {
             target,
             offers: BTreeMap::new(),
+            held: BTreeSet::new(),
             alias: None,
             is_caught_up: false,
             standings: BTreeMap::new(),
@@ -153,6 +158,7 @@ impl Follower {
         match notice {
             Notice::Begun => {
                 self.offers.clear();
+                self.held.clear();
                 self.alias = None;
                 self.is_caught_up = false;
                 // A topic that was recreated counts epochs anew. What is served is compared with once it is announced again.
@@ -161,9 +167,7 @@ impl Follower {
                 }
             }
             Notice::Offered(offer) => self.offered(offer),
-            Notice::Withdrawn(version) => {
-                self.offers.remove(&version);
-            }
+            Notice::Withdrawn(version) => self.forget(version),
             Notice::Pointed(pointer) => {
                 if let Some(pointer) = pointer.as_ref().filter(|pointer| self.alias.as_ref() != Some(pointer)) {
                     self.forgive(&pointer.directory.clone());
@@ -202,9 +206,14 @@ impl Follower {
         if self.offers.len() > OFFERS_MAX {
             let is_kept = |version: &u64| self.target == Target::Pinned(*version) || self.serving() == Some(*version);
             if let Some(oldest) = self.offers.keys().copied().find(|version| !is_kept(version)) {
-                self.offers.remove(&oldest);
+                self.forget(oldest);
             }
         }
+    }
+
+    fn forget(&mut self, version: u64) {
+        self.offers.remove(&version);
+        self.held.remove(&version);
     }
 
     /// What is wrong with a version may have gone: its files are others now.
@@ -272,8 +281,9 @@ impl Follower {
             }
             Target::Latest => {
                 let served = self.serving.as_ref().map_or(0, |serving| serving.version);
-                let is_passed_over =
-                    |offer: &Offer| offer.announced.as_ref().is_some_and(|announced| announced.is_passed_over);
+                let is_passed_over = |offer: &Offer| {
+                    self.held.contains(&offer.version) || offer.announced.as_ref().is_some_and(|it| it.is_passed_over)
+                };
                 let newer = self.offers.range(served..).rev().map(|(_, offer)| offer);
                 newer.filter(|offer| !is_passed_over(offer)).take(CANDIDATES_MAX).cloned().collect()
             }
@@ -328,7 +338,10 @@ impl Follower {
     /// The version that was loading cannot be served.
     pub fn failed(&mut self, failure: LoadFailure, now: Instant) {
         let Some(Offer { version, directory, .. }) = self.loading.take() else { return };
-        let LoadFailure { stage, reason, is_transient } = failure;
+        let LoadFailure { stage, reason, is_transient, is_held } = failure;
+        if is_held {
+            self.held.insert(version);
+        }
         let tries = self.standings.get(&directory).map_or(0, |standing| standing.tries);
         let (first, most) = RETRY;
         let pause = first.saturating_mul(1 << tries.min(16)).min(most);

@@ -98,6 +98,7 @@ impl LoadError {
     }
 
     fn at(self, stage: LoadStage) -> LoadFailure {
+        let is_held = matches!(self, Self::Held(_));
         let mut reason = self.to_string();
         let mut cause = std::error::Error::source(&self);
         while let Some(error) = cause {
@@ -108,7 +109,7 @@ impl LoadError {
             cause = error.source();
         }
         // Whoever wrote the files may have written anything.
-        LoadFailure { stage, reason: plain(&reason, DETAIL_CHARS_MAX), is_transient: self.is_transient() }
+        LoadFailure { stage, reason: plain(&reason, DETAIL_CHARS_MAX), is_transient: self.is_transient(), is_held }
     }
 }
 
@@ -181,7 +182,7 @@ fn chain(root: &Path, files: &Contents, held: Option<&ServedModel>) -> Result<(S
             break (next, applied.map_err(|error| of_link(error, &link, &links))?);
         }
         match read_parent(root, &parent).map_err(LoadError::below(parent.version))? {
-            Parent::Full(standing, weights) => break (standing, weights),
+            Parent::Full(standing, weights) => break (standing, *weights),
             Parent::Delta(link) => links.push(*link),
         }
     };
@@ -200,7 +201,7 @@ fn of_link(error: LoadError, link: &ChainLink, left: &[ChainLink]) -> LoadError 
 
 /// A version that others stand on.
 enum Parent {
-    Full(Standing, (Servable, WeightsDigest)),
+    Full(Standing, Box<(Servable, WeightsDigest)>),
     Delta(Box<ChainLink>),
 }
 
@@ -213,7 +214,7 @@ fn read_parent(root: &Path, parent: &ParentVersion) -> Result<Parent, LoadError>
     let manifest = artefact::read_manifest(&bytes)?;
     if manifest.kind == Kind::Full {
         let files = read_files(&place, &manifest, &[MODEL])?;
-        return Ok(Parent::Full(Standing::of(&manifest, &digest), full(&manifest, &files)?));
+        return Ok(Parent::Full(Standing::of(&manifest, &digest), Box::new(full(&manifest, &files)?)));
     }
     let mut files = read_all(&place, &manifest)?;
     files.insert(MANIFEST.to_owned(), bytes.into());

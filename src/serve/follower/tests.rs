@@ -50,7 +50,7 @@ fn load_all(follower: &mut Follower, now: Instant) -> Vec<u64> {
 
 fn fail(follower: &mut Follower, now: Instant, is_transient: bool) -> u64 {
     let offer = follower.next(now).expect("it is wanted");
-    let failure = LoadFailure { stage: LoadStage::Fetching, reason: "gone".to_owned(), is_transient };
+    let failure = LoadFailure { stage: LoadStage::Fetching, reason: "gone".to_owned(), is_transient, is_held: false };
     follower.failed(failure, now);
     offer.version
 }
@@ -236,7 +236,9 @@ fn the_version_pinned_and_the_version_served_are_never_forgotten() {
     let mut alias = following(Target::default(), &all[..1]);
     alias.notice(pointer(1));
     load_all(&mut alias, now);
-    all.iter().for_each(|offer| alias.notice(Notice::Offered(offer.clone())));
+    for offer in &all {
+        alias.notice(Notice::Offered(offer.clone()));
+    }
     assert!(alias.offers.contains_key(&1) && alias.offers.len() == OFFERS_MAX);
     alias.notice(Notice::Offered(offer(1, 99)));
     assert!(matches!(state(&alias, &offer(1, 99).directory), VersionState::Failed { .. }), "it is known who has 1");
@@ -265,7 +267,8 @@ fn a_hundred_versions_that_fail_come_to_an_end_and_the_next_good_one_is_served()
     let mut follower = following(Target::Latest, &all);
     let mut tried = Vec::new();
     while let Some(offer) = follower.next(now) {
-        let failure = LoadFailure { stage: LoadStage::Verifying, reason: "bad".to_owned(), is_transient: false };
+        let failure =
+            LoadFailure { stage: LoadStage::Verifying, reason: "bad".to_owned(), is_transient: false, is_held: false };
         follower.failed(failure, now);
         tried.push(offer.version);
         assert!(tried.len() <= 100, "none is tried twice: {tried:?}");
@@ -279,6 +282,27 @@ fn a_hundred_versions_that_fail_come_to_an_end_and_the_next_good_one_is_served()
     assert_eq!(follower.next(now), None);
     follower.notice(Notice::Offered(offer(101, 101)));
     assert_eq!(load_all(&mut follower, now), [101]);
+}
+
+#[test]
+fn however_many_are_held_back_by_their_manifests_the_newest_that_is_not_is_served() {
+    let now = Instant::now();
+    let all: Vec<Offer> = (1..=100)
+        .map(|version| Offer { version, directory: offer(version, version).directory, announced: None })
+        .collect();
+    let mut follower = following(Target::Latest, &all);
+    for version in (2..=100).rev() {
+        assert_eq!(follower.next(now).map(|offer| offer.version), Some(version));
+        let reason = "it was held back".to_owned();
+        follower.failed(LoadFailure { stage: LoadStage::Verifying, reason, is_transient: false, is_held: true }, now);
+    }
+    assert_eq!(load_all(&mut follower, now), [1]);
+    assert_eq!(follower.next(now), None);
+    assert_eq!(follower.given_up(), [""; 0], "nothing is looked at again");
+    for version in 2..=100 {
+        follower.notice(Notice::Withdrawn(version));
+    }
+    assert!(follower.held.is_empty());
 }
 
 #[test]
