@@ -1,6 +1,8 @@
-//! `deepfm demo`: the whole loop in one process: an embedded broker, simulated traffic, the worker, and a live view.
+//! `deepfm demo`: the whole loop in one process: an embedded broker, simulated traffic, the worker, a server that follows it, and
+//! a live view.
 
 mod place;
+mod server;
 mod view;
 
 use std::collections::VecDeque;
@@ -29,6 +31,7 @@ use serde_json::json;
 use super::failure::{Exit, Failure, OrExit};
 use super::run::{broker_failure, start_admin, store_failure, worker_failure};
 use super::{log, output};
+use server::DemoServer;
 use view::{Frame, View, number};
 
 /// The attribution window of the demo: long for its clicks, short for its audience.
@@ -118,6 +121,7 @@ fn play(args: &Args, directory: &Path) -> Result<(), Failure> {
     runtime.spawn(stop_on_interrupt(stop.clone()));
     let traffic = start_traffic(args, &config, stop.clone(), Arc::clone(&shown));
     let worker = start_worker(&config, stop.clone(), board.clone())?;
+    let mut server = DemoServer::start(&config).or_exit(Exit::Software)?;
     let mut view = View::new(args.json, directory, artefacts::of_model(&config.versions, &config.model.name), metrics);
     let mut bayes = BayesTally::default();
     let start = Instant::now();
@@ -131,7 +135,7 @@ fn play(args: &Args, directory: &Path) -> Result<(), Failure> {
         let status = board.read();
         mature(&shown, status.watermark, &mut bayes);
         let (elapsed, now_ms) = (start.elapsed(), jiff::Timestamp::now().as_millisecond());
-        view.show(&Frame { status: &status, bayes: &bayes, elapsed, now_ms });
+        view.show(&Frame { status: &status, bayes: &bayes, served: server.look(now_ms), elapsed, now_ms });
     }
     view.finish();
     stop.ask();
@@ -144,7 +148,7 @@ fn play(args: &Args, directory: &Path) -> Result<(), Failure> {
     };
     mature(&shown, board.read().watermark, &mut bayes);
     runtime.shutdown_background();
-    report(args, &config, &summary, &bayes)
+    report(args, &config, &summary, &bayes, &mut server)
 }
 
 fn configuration(directory: &Path, brokers: &str) -> Result<Config, Failure> {
@@ -234,7 +238,13 @@ fn mature(shown: &Shown, watermark: Option<i64>, bayes: &mut BayesTally) {
     }
 }
 
-fn report(args: &Args, config: &Config, summary: &RunSummary, bayes: &BayesTally) -> Result<(), Failure> {
+fn report(
+    args: &Args,
+    config: &Config,
+    summary: &RunSummary,
+    bayes: &BayesTally,
+    server: &mut DemoServer,
+) -> Result<(), Failure> {
     // A demo is short, and before its first labels mature the model knows nothing: what it has become is the newest window.
     let is_complete = summary.newest_window.examples > 0;
     let metrics = if is_complete { &summary.newest_window } else { &summary.metrics };
@@ -253,6 +263,8 @@ fn report(args: &Args, config: &Config, summary: &RunSummary, bayes: &BayesTally
             "auc": metrics.auc,
             "calibration": metrics.calibration,
             "versions": versions,
+            "served": server.look(jiff::Timestamp::now().as_millisecond()).map(|served| served.version),
+            "reloads": server.loads(),
             "state_digest": summary.state_digest,
         }));
     }

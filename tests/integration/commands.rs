@@ -462,6 +462,8 @@ fn the_demo_publishes_versions_that_verify_and_beats_the_base_rate() {
     assert!((0.7..1.4).contains(&number("calibration")), "{report}");
     let versions = report["versions"].as_array().expect("a list");
     assert!(versions.len() >= 2, "{report}");
+    assert!(number("reloads") >= 2.0, "a server follows: {report}");
+    assert!(versions.iter().any(|version| version["version"] == report["served"]), "{report}");
     for version in versions {
         let directory = version["directory"].as_str().expect("a version is in its directory");
         assert_eq!(run(&["artifact", "verify", directory]).code, Some(0));

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::server::Served;
 use deepfm_stream::artefacts::{Artefacts, Shelf};
 use deepfm_stream::simulate::BayesTally;
 use deepfm_stream::worker::status::Status;
@@ -38,6 +39,8 @@ pub(super) fn is_block(json: bool) -> bool {
 pub(super) struct Frame<'a> {
     pub(super) status: &'a Status,
     pub(super) bayes: &'a BayesTally,
+    /// What the server answers with.
+    pub(super) served: Option<Served>,
     /// Since the beginning.
     pub(super) elapsed: Duration,
     /// Milliseconds since 1970.
@@ -124,7 +127,7 @@ impl View {
     }
 
     fn lines(&self, frame: &Frame<'_>) -> [(&'static str, String); NAMES.len()] {
-        let Frame { status, bayes, elapsed, now_ms } = *frame;
+        let Frame { status, bayes, served, elapsed, now_ms } = *frame;
         let (life, window, best) = (&status.lifetime, &status.window, bayes.log_loss());
         let texts = [
             format!("{:.0} records a second, {} in {} s", self.rate.per_second(), status.records, elapsed.as_secs()),
@@ -144,6 +147,7 @@ impl View {
             ),
             self.version_list(elapsed),
             freshness(now_ms, status.watermark, self.versions.front()),
+            Served::text(served),
             self.metrics.map_or_else(|| "-".to_owned(), |address| format!("http://{address}/metrics, /status, /livez")),
         ];
         let mut texts = texts.into_iter();
@@ -160,7 +164,7 @@ impl View {
 }
 
 /// What the lines of the block are called.
-const NAMES: [&str; 8] = ["traffic", "table", "log loss", "", "quality", "versions", "freshness", "metrics"];
+const NAMES: [&str; 9] = ["traffic", "table", "log loss", "", "quality", "versions", "freshness", "server", "metrics"];
 
 fn block() -> Out {
     // Lines are not filled up: a terminal that shows `^C` at the end of a full line would begin another.
@@ -310,7 +314,9 @@ mod tests {
             status.watermark = Some(second as i64 * 1000);
             (status.lifetime, status.window) = (report(status.records, 0.2701), report(10_000, 0.2701));
             let elapsed = Duration::from_secs(second);
-            let frame = Frame { status: &status, bayes: &bayes, elapsed, now_ms: second as i64 * 1000 + 99_999 };
+            let served = Served { version: second, age_ms: Some(99_999), score: 0.0712, before: Some(0.0711) };
+            let now_ms = second as i64 * 1000 + 99_999;
+            let frame = Frame { status: &status, bayes: &bayes, served: Some(served), elapsed, now_ms };
             view.show(&frame);
             for version in &mut view.versions {
                 (version.log_loss, version.watermark) = (Some(0.2701), Some(0));
