@@ -9,7 +9,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::BrokerError;
-use super::contact::{Contact, SAY_AGAIN, Trouble};
+use super::contact::{Contact, SAY_AGAIN, Trouble, Voice};
 use crate::config::kafka::Kafka;
 
 /// How long one question to the broker may take.
@@ -77,7 +77,8 @@ impl<'a> Asked<'a> {
             if start.elapsed() >= bound {
                 return Err(BrokerError::Unreachable { brokers: kafka.brokers.clone(), bound, reason });
             }
-            if said.as_ref().is_none_or(|(at, before)| *before != reason || at.elapsed() >= SAY_AGAIN) {
+            let is_new = said.as_ref().is_none_or(|(at, before)| *before != reason || at.elapsed() >= SAY_AGAIN);
+            if is_new && contact.voice() == Voice::Aloud {
                 let tried = start.elapsed().as_secs();
                 tracing::warn!(
                     "the brokers {} do not answer: {reason}; tried for {tried} s of {bound:?}",

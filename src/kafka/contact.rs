@@ -140,11 +140,34 @@ struct Heard {
 
 /// A client's context: hears of its troubles. Clones share what they hear.
 #[derive(Clone, Debug, Default)]
-pub struct Contact(Arc<Mutex<Heard>>);
+pub struct Contact {
+    heard: Arc<Mutex<Heard>>,
+    voice: Voice,
+}
+
+/// Whether it is said that the brokers do not answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Voice {
+    /// It is.
+    #[default]
+    Aloud,
+    /// Somebody else says it.
+    Quiet,
+}
 
 impl Contact {
+    /// One of this voice.
+    pub fn of(voice: Voice) -> Self {
+        Self { voice, ..Self::default() }
+    }
+
+    /// Whether what keeps an answer away is to be said.
+    pub(super) fn voice(&self) -> Voice {
+        self.voice
+    }
+
     fn heard(&self) -> MutexGuard<'_, Heard> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes an error event.

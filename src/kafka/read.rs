@@ -9,7 +9,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::ask::{about_topic, is_denied, is_unknown_topic, retry_bound};
-use super::contact::Contact;
+use super::contact::{Contact, Voice};
 use super::metadata::{Extent, extent, partition_count};
 use super::{BrokerError, client};
 use crate::config::kafka::Kafka;
@@ -22,7 +22,7 @@ const NAP: Duration = Duration::from_millis(100);
 /// # Errors
 /// When the topic is missing, or nothing arrives for the bound.
 pub fn read_to_end(kafka: &Kafka, topic: &str, take: &mut dyn FnMut(&BorrowedMessage<'_>)) -> Result<(), BrokerError> {
-    read_on(kafka, topic, &mut BTreeMap::new(), take)
+    read_on(kafka, topic, &mut BTreeMap::new(), Voice::Aloud, take)
 }
 
 /// The same from the next offset of each partition on, or its beginning; these are moved on. What was shown is never shown
@@ -34,9 +34,10 @@ pub fn read_on(
     kafka: &Kafka,
     topic: &str,
     next: &mut BTreeMap<i32, i64>,
+    voice: Voice,
     take: &mut dyn FnMut(&BorrowedMessage<'_>),
 ) -> Result<(), BrokerError> {
-    let consumer: BaseConsumer<Contact> = client::consumer(kafka).create_with_context(Contact::default())?;
+    let consumer: BaseConsumer<Contact> = client::consumer(kafka).create_with_context(Contact::of(voice))?;
     let mut ends = BTreeMap::new();
     let mut assignment = TopicPartitionList::new();
     for number in 0..partition_count(&consumer, kafka, topic)? as i32 {

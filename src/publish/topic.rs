@@ -8,7 +8,7 @@ use crate::config::kafka::Kafka;
 use crate::kafka::BrokerError;
 use crate::kafka::ask::{ASK, denied, is_denial, is_unknown_topic, retry_bound};
 use crate::kafka::client::{self, Deliveries};
-use crate::kafka::contact::SAY_AGAIN;
+use crate::kafka::contact::{SAY_AGAIN, Voice};
 use crate::kafka::read::read_on;
 use deepfm_core::event::DETAIL_CHARS_MAX;
 use deepfm_core::event::plain::plain;
@@ -60,7 +60,7 @@ fn transactional_id(model: &str) -> String {
 /// When the topic is missing or the broker does not answer within the bound.
 pub fn read(kafka: &Kafka, model: &str) -> Result<KnownVersions, TopicError> {
     let mut reading = Reading::default();
-    reading.go_on(kafka, model)?;
+    reading.go_on(kafka, model, Voice::Aloud)?;
     Ok(reading.known)
 }
 
@@ -77,7 +77,7 @@ impl Reading {
     ///
     /// # Errors
     /// As [`read`]; what was read by then is known.
-    pub fn go_on(&mut self, kafka: &Kafka, model: &str) -> Result<(), TopicError> {
+    pub fn go_on(&mut self, kafka: &Kafka, model: &str, voice: Voice) -> Result<(), TopicError> {
         let Self { known, next } = self;
         let take = &mut |message: &BorrowedMessage<'_>| {
             let Some(key) = message.key() else { return };
@@ -87,7 +87,7 @@ impl Reading {
                 tracing::warn!("the record under {key:?} of the versions topic is passed over: {error}{cause}");
             }
         };
-        read_on(kafka, &kafka.versions_topic, next, take).map_err(|error| unread(kafka, error))
+        read_on(kafka, &kafka.versions_topic, next, voice, take).map_err(|error| unread(kafka, error))
     }
 }
 

@@ -38,9 +38,9 @@ impl Gatekeeper {
         }
     }
 
-    /// Another version is live now; none that can be compared with.
-    pub(super) fn follow(&mut self, incumbent: Option<Live>) {
-        self.incumbent = incumbent;
+    /// Another version is live now. Where it cannot be read, the one before is compared with still.
+    pub(super) fn follow(&mut self, incumbent: Live) {
+        self.incumbent = Some(incumbent);
     }
 
     /// An impression was shown. Those of before anything was learned say nothing of a version.

@@ -14,6 +14,7 @@ use super::error::WorkerError;
 use super::narrator;
 use crate::artefacts::{self, ArtefactIoError};
 use crate::config::Config;
+use crate::kafka::contact::Voice;
 use crate::publish::retention;
 use crate::publish::topic::{Announcer, Reading, Record, TopicError};
 use crate::thread::Hand;
@@ -34,8 +35,8 @@ const FAREWELL: Duration = Duration::from_secs(10);
 pub struct Announced {
     /// Its number.
     pub version: u64,
-    /// Present when another version is live since: what of it can be compared with.
-    pub live: Option<Option<Live>>,
+    /// Present when another version is live since, and can be compared with.
+    pub live: Option<Live>,
 }
 
 /// A version that is live, and can be compared with.
@@ -175,7 +176,7 @@ impl Desk {
         self.told = live;
         let live = Live::of(&self.config, &self.reading.known, self.live.as_deref());
         self.live = live.as_ref().map(|live| Arc::clone(&live.weights));
-        Ok(Announced { version, live: Some(live) })
+        Ok(Announced { version, live })
     }
 
     /// Moves `live` to where it is due, for whoever writes it then.
@@ -197,11 +198,14 @@ impl Desk {
     }
 
     fn read_on(&mut self) -> Result<(), TopicError> {
-        self.reading.go_on(&self.config.kafka, &self.config.model.name)
+        // That the brokers are away is said by who reads the log.
+        self.reading.go_on(&self.config.kafka, &self.config.model.name, Voice::Quiet)
     }
 
     /// Removes the versions that are kept no longer. What the disk does not let go of is tried again after the next version.
     fn remove_old(&mut self) -> Result<(), TopicError> {
+        // What somebody pinned a moment ago stays.
+        self.read_on()?;
         let model = &self.config.model.name;
         let settings = &self.config.versions;
         let artefacts = artefacts::of_model(settings, model);

@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::drive::attendance::{Attendance, Horizon};
 use crate::drive::{Drive, Pilot};
 use crate::kafka::administration;
+use crate::kafka::contact::Voice;
 use crate::letters::Letters;
 use crate::publish::topic::{self, Announcer, Reading};
 use crate::publish::turning_back;
@@ -110,7 +111,7 @@ impl<'s> Begun<'s> {
         let announcer = Announcer::fence(&setting.config.kafka, &setting.config.model.name)?;
         // What was published before the fence is read after it.
         let mut reading = Reading::default();
-        reading.go_on(&setting.config.kafka, &setting.config.model.name)?;
+        reading.go_on(&setting.config.kafka, &setting.config.model.name, Voice::Aloud)?;
         resume::refuse_ahead(setting.config, self.beginning.lineage.as_ref(), &reading.known, self.on_ahead)?;
         let Chosen { basis, committed_at, .. } = &self.chosen;
         setting.board.update(|status| resume::tell(status, basis, *committed_at, &reading.known));
@@ -189,9 +190,10 @@ impl Settled<'_> {
         let exporter = Exporter::new(&config.exports, &config.model.name, &config.state.dir);
         let artefacts = artefacts::of_model(&config.versions, &config.model.name);
         let mut committer = Committer::start(self.store, artefacts, undurable_max, exporter);
-        let live = Live::of(config, &self.reading.known, None);
         let mut gatekeeper = Gatekeeper::new(config, &fields, self.beside.evidence);
-        gatekeeper.follow(live);
+        if let Some(live) = Live::of(config, &self.reading.known, None) {
+            gatekeeper.follow(live);
+        }
         let mut publisher = Publisher::start(config, self.announcer, self.reading);
         for entry in &self.outbox.versions {
             publisher.announce(entry.clone());

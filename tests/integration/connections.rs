@@ -143,7 +143,12 @@ fn ask(address: &str, path: &str) -> (u16, String) {
 fn an_outage_is_two_lines_and_the_worker_is_not_ready_while_it_lasts() {
     let name = "an_outage_is_two_lines_and_the_worker_is_not_ready_while_it_lasts";
     let Some(cluster) = cluster::of_one(name) else { return };
-    let mut live = Live::new(&cluster, "outage", 1, "");
+    let mut live = Live::new(
+        &cluster,
+        "outage",
+        1,
+        "[gate]\nimpressions_min = 0\nclicks_min = 0\ncalibration_min = 0\ncalibration_max = 1000\nloss_margin = 10\n",
+    );
     live.patient();
     let text = std::fs::read_to_string(&live.config).expect("it was written");
     std::fs::write(&live.config, text.replace("listen = \"\"", "listen = \"127.0.0.1:0\"")).expect("the disk takes it");

@@ -4,9 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use deepfm_core::version::alias::{Act, Hold, LIVE};
+use deepfm_core::version::alias::{Act, Alias, Hold, LIVE};
 use deepfm_core::version::announcement::TEXT_CHARS_MAX;
 use deepfm_core::version::moves::{self, HoldChange, Moved, OnUnfit, Order};
+use deepfm_stream::config::Config;
 use deepfm_stream::publish::topic::{self, Record};
 use deepfm_stream::publish::turning_back;
 
@@ -70,21 +71,11 @@ pub(crate) fn follow(order: Order, told: Told, training: Training) -> Result<(),
     if let (Some(export), Some(version)) = (&export, version) {
         turning_back::ask(&config.state.dir, export.clone(), version.version, act).or_exit(Exit::Disk)?;
     }
-    let hold_key = Hold::key(model, &alias);
-    let hold = match &moved.hold {
-        HoldChange::None => None,
-        HoldChange::Begins(hold) => Some(Record::hold(hold)),
-        HoldChange::Lifted => Some(Record::tombstone(&hold_key)),
-    };
-    // The hold first: a worker that moves the alias between the two moves it back.
-    let records: Vec<Record> = hold.into_iter().chain(moved.alias.as_ref().map(Record::alias)).collect();
-    if let Err(error) = topic::write(&config.kafka, &records) {
+    if let Err(failure) = write(&config, &alias, &moved) {
         if export.is_some() {
             turning_back::done(&config.state.dir).or_exit(Exit::Disk)?;
         }
-        let exit = topic_exit(&error);
-        let what = "some of it may be written: `deepfm versions list` shows what stands";
-        return Err(Failure::new(exit, anyhow::Error::from(error).context(what)));
+        return Err(failure);
     }
     // Who moves it on has changed their mind.
     let is_withdrawn = !matches!(order, Order::Rollback(_)) && alias == LIVE && withdraw(&config.state.dir)?;
@@ -107,6 +98,31 @@ pub(crate) fn follow(order: Order, told: Told, training: Training) -> Result<(),
     let withdrawn = "training stays where it is: the request to take it back is withdrawn";
     let withdrawn = is_withdrawn.then(|| withdrawn.to_owned());
     output::lines(std::iter::once(said(&alias, before, &moved)).chain(back).chain(withdrawn))
+}
+
+/// Writes what was decided, and looks whether what it leads to is still there: a worker removes old versions at any time.
+fn write(config: &Config, alias: &str, moved: &Moved) -> Result<(), Failure> {
+    let hold_key = Hold::key(&config.model.name, alias);
+    let hold = match &moved.hold {
+        HoldChange::None => None,
+        HoldChange::Begins(hold) => Some(Record::hold(hold)),
+        HoldChange::Lifted => Some(Record::tombstone(&hold_key)),
+    };
+    // The hold first: a worker that moves the alias between the two moves it back.
+    let records: Vec<Record> = hold.into_iter().chain(moved.alias.as_ref().map(Record::alias)).collect();
+    topic::write(&config.kafka, &records).map_err(|error| {
+        let exit = topic_exit(&error);
+        let what = "some of it may be written: `deepfm versions list` shows what stands";
+        Failure::new(exit, anyhow::Error::from(error).context(what))
+    })?;
+    let after = super::read(config)?;
+    match &moved.alias {
+        Some(Alias { version, .. }) if !after.announced.contains_key(version) => {
+            let error = anyhow::anyhow!("version {version} was removed meanwhile: point {alias} at another one");
+            Err(Failure::new(Exit::Unreachable, error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Withdraws what was asked of training; says whether anything was.
