@@ -8,9 +8,9 @@
 //!
 //! While there is more evidence than [`CALM`] times the largest from which clicks came back by themselves, labels wait in a
 //! queue, since they may be of an outage. When it has gone, they pass on, in their order. (That labels wait at any evidence
-//! was tried: where users come in sessions it made the log loss 0.9 % worse.) When it reaches its bound the breaker *opens*: what waits is skipped, and so is what comes, until the evidence,
-//! which now starts at its bound, has gone the other way. Labels since it was last at its bound are then of clicks that came
-//! back, and pass on.
+//! was tried: where users come in sessions it made the log loss 0.9 % worse.) When it reaches its bound the breaker *opens*:
+//! what waits is skipped, and so is what comes, until the evidence, which now starts at its bound, has gone the other way.
+//! Labels since it was last at its bound are then of clicks that came back, and pass on.
 //!
 //! The bound is the number of missing clicks that is configured, or [`NATURAL`] times that largest evidence: users who click
 //! little for long are no outage.
@@ -117,18 +117,14 @@ impl Breaker {
 
     /// A label became known: it waits, or comes out as an item with those that waited.
     pub(super) fn take(&mut self, params: Option<&BreakerParams>, label: Label, items: &mut Vec<Item>) {
-        let is_click = match label.kind {
-            EmissionKind::Positive | EmissionKind::FakePositive | EmissionKind::Correction => true,
-            EmissionKind::Negative | EmissionKind::FakeNegative => false,
-            // Nothing is learned of it, and nothing is known by it; but it comes after those that wait.
-            EmissionKind::Matured | EmissionKind::Unlabelled if self.held.is_empty() || self.held.len() >= HELD_MAX => {
+        let Some(is_click) = clicked(label.kind) else {
+            // It comes after those that wait.
+            if self.held.is_empty() || self.held.len() >= HELD_MAX {
                 items.push(Item::Label(label));
-                return;
-            }
-            EmissionKind::Matured | EmissionKind::Unlabelled => {
+            } else {
                 self.held.push_back(label);
-                return;
             }
+            return;
         };
         if label.kind == EmissionKind::Correction && self.is_skipped(label.impression_time) {
             // What was never learned is not corrected. That it was clicked is evidence all the same.
@@ -209,12 +205,10 @@ impl Breaker {
     }
 
     fn release(&mut self, label: Label, items: &mut Vec<Item>) {
-        let (labels, clicks) = match label.kind {
-            EmissionKind::Negative | EmissionKind::FakeNegative => (1.0, 0.0),
-            EmissionKind::Positive | EmissionKind::FakePositive | EmissionKind::Correction => (1.0, 1.0),
-            EmissionKind::Matured | EmissionKind::Unlabelled => (0.0, 0.0),
-        };
-        (self.labels, self.clicks) = (self.labels + labels, self.clicks + clicks);
+        if let Some(is_click) = clicked(label.kind) {
+            self.labels += 1.0;
+            self.clicks += if is_click { 1.0 } else { 0.0 };
+        }
         if self.clicks >= CLICKS_MAX {
             (self.labels, self.clicks) = (self.labels / 2.0, self.clicks / 2.0);
         }
@@ -224,7 +218,7 @@ impl Breaker {
     /// Skips the oldest that wait, so many.
     fn skip(&mut self, count: usize, items: &mut Vec<Item>) {
         for label in self.held.drain(..count) {
-            if matches!(label.kind, EmissionKind::Matured | EmissionKind::Unlabelled) {
+            if clicked(label.kind).is_none() {
                 items.push(Item::Label(label));
                 continue;
             }
@@ -256,6 +250,15 @@ impl Breaker {
     /// The labels that wait.
     pub(crate) fn labels(&self) -> impl Iterator<Item = &Label> {
         self.held.iter()
+    }
+}
+
+/// Whether what became known is a click; nothing where nothing is learned of it, and nothing known by it.
+fn clicked(kind: EmissionKind) -> Option<bool> {
+    match kind {
+        EmissionKind::Positive | EmissionKind::FakePositive | EmissionKind::Correction => Some(true),
+        EmissionKind::Negative | EmissionKind::FakeNegative => Some(false),
+        EmissionKind::Matured | EmissionKind::Unlabelled => None,
     }
 }
 
