@@ -179,6 +179,7 @@ fn no_outage_that_came_back_disarms_the_breaker() {
     for _ in 0..12 {
         // Just below the bound each time, whatever that is by now.
         let bound = 20.0_f64.max(NATURAL * bench.breaker.natural);
+        assert!(bound <= NATURAL * NATURAL_MAX * 20.0, "{bound} clicks may be missing");
         while bench.breaker.missing_clicks() < 0.95 * bound {
             bench.label(EmissionKind::Negative);
         }
