@@ -23,6 +23,7 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use deepfm_core::kernel::InstructionSet;
 use deepfm_stream::worker::descriptors;
 use tracing_subscriber::EnvFilter;
 
@@ -49,6 +50,11 @@ struct Cli {
     /// Log one JSON object per line instead of text.
     #[arg(long, global = true)]
     log_json: bool,
+
+    /// Instructions that arithmetic uses: `baseline`, `avx2` or `avx512`; by default the widest of this processor. All give the same
+    /// results, to the last bit.
+    #[arg(long, global = true, env = "DEEPFM_KERNEL", value_name = "SET", hide_env_values = true)]
+    kernel: Option<String>,
 
     #[command(subcommand)]
     command: Command,
@@ -94,7 +100,8 @@ pub(crate) fn main() -> ExitCode {
     log::tell_panics(form);
     // The demo's log may go to a file.
     let is_colored = std::io::stderr().is_terminal() && !matches!(cli.command, Command::Demo(_));
-    if let Err(failure) = start_logging(&cli.log, form, is_colored) {
+    let set_up = start_logging(&cli.log, form, is_colored).and_then(|()| choose_kernel(cli.kernel.as_deref()));
+    if let Err(failure) = set_up {
         return failure.report(form);
     }
     raise_descriptors();
@@ -143,6 +150,10 @@ fn raise_descriptors() {
         Ok(_) => {}
         Err(error) => tracing::warn!("the bound on open files cannot be raised: {error}"),
     }
+}
+
+fn choose_kernel(name: Option<&str>) -> Result<(), Failure> {
+    name.map_or(Ok(()), |name| InstructionSet::choose(name).map(drop).map_err(Failure::usage))
 }
 
 fn start_logging(filter: &str, form: Form, is_colored: bool) -> Result<(), Failure> {

@@ -9,7 +9,10 @@ pub(crate) mod python;
 pub(crate) mod raw;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use deepfm_core::kernel::InstructionSet;
 
 /// How long anything may take before a test gives up on it.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(2);
@@ -50,6 +53,19 @@ pub(crate) fn copy_directory(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), target).expect("the disk takes it");
         }
     }
+}
+
+/// Runs something under every instruction set of this processor, one test at a time: it is the whole process's. The others
+/// need not know, since every set gives the same bits.
+pub(crate) fn under_each_instruction_set(mut run: impl FnMut(InstructionSet)) {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = InstructionSet::in_use();
+    for set in InstructionSet::available() {
+        InstructionSet::choose(set.name()).expect("it is available");
+        run(set);
+    }
+    InstructionSet::choose(before.name()).expect("it was in use");
 }
 
 /// How many rounds a random test goes: few in an ordinary run, many with `DEEPFM_TORTURE=1` (`./dev torture`).

@@ -16,6 +16,7 @@ pub mod gather;
 pub mod loss;
 pub mod mlp;
 mod ageing;
+mod descent;
 pub mod params;
 mod slot;
 pub mod weights;
@@ -24,10 +25,12 @@ pub mod table;
 use serde::{Deserialize, Serialize};
 
 use crate::feature::{FeatureId, Features, hash};
-use crate::optim::{ftrl, sgd};
+use crate::kernel;
+use crate::optim::ftrl;
 use ageing::Ageing as _;
 use batch::{Architecture, Dense, Slot};
 use candidates::Candidates;
+use descent::{MlpStep, all_finite};
 use params::ModelParams;
 use table::{RowNumber, Table};
 use weights::WeightRule;
@@ -55,8 +58,6 @@ pub struct DenseState {
 /// What a step did.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Learned {
-    /// Norm of the MLP's gradient, divided but not clipped.
-    pub mlp_gradient_norm: f64,
     /// Rows that the step created.
     pub rows_created: usize,
     /// Rows that made room.
@@ -70,12 +71,12 @@ pub struct Learned {
     pub at_fault: Vec<usize>,
 }
 
-/// Bias and norm of a step that is computed and not the model's yet.
+/// What of a step is computed and not the model's yet.
 #[derive(Clone, Copy, Debug)]
 struct DenseStep {
     bias_z: f32,
     bias_n: f32,
-    mlp_gradient_norm: f64,
+    mlp: MlpStep,
 }
 
 /// Not one example of a batch could be learned without leaving a gradient, state or weight that is not finite: nothing was
@@ -126,7 +127,7 @@ impl DeepFm {
 
     /// Scores a batch with the weights as they are, `[batch]` logits.
     pub fn score<'s, E: Executor>(&self, batch: &[&Features], scratch: &'s mut Scratch, executor: &E) -> &'s [f32] {
-        scratch.gather(&self.architecture, batch.iter().copied(), |id, v| self.weights(id, v));
+        self.gather(batch.iter().copied(), false, scratch);
         scratch.forward(&self.architecture, self.dense_weights(), executor);
         scratch.logits()
     }
@@ -171,26 +172,23 @@ impl DeepFm {
         scratch: &mut Scratch,
         executor: &E,
     ) -> Result<DenseStep, NonFinite> {
-        self.gather(batch, scratch);
+        self.gather(batch.iter().map(|example| example.features), true, scratch);
         scratch.backward(&self.architecture, self.dense_weights(), batch, self.params.gradient_max, executor);
         let (bias_z, bias_n) = self.next_bias(scratch);
         self.update_slots(scratch);
-        let mlp_gradient_norm = self.update_mlp(divisor, scratch);
+        let mlp = MlpStep::of(&self.params.sgd, &self.architecture, &self.dense, divisor, scratch).ok_or(NonFinite)?;
         let groups = [&scratch.linear, &scratch.embedding];
         let finite = bias_z.is_finite()
             && bias_n.is_finite()
-            && mlp_gradient_norm.is_finite()
-            && all_finite(&scratch.mlp_next)
             && groups.iter().all(|group| all_finite(&group.z) && all_finite(&group.n));
-        if finite { Ok(DenseStep { bias_z, bias_n, mlp_gradient_norm }) } else { Err(NonFinite) }
+        if finite { Ok(DenseStep { bias_z, bias_n, mlp }) } else { Err(NonFinite) }
     }
 
     /// Makes what was computed the model's.
     fn commit(&mut self, step: DenseStep, seconds: u32, scratch: &mut Scratch) -> Learned {
         (self.dense.bias_z, self.dense.bias_n) = (step.bias_z, step.bias_n);
-        std::mem::swap(&mut self.dense.mlp, &mut scratch.mlp_next);
-        std::mem::swap(&mut self.dense.momentum, &mut scratch.momentum_next);
-        Learned { mlp_gradient_norm: step.mlp_gradient_norm, ..self.write_rows(seconds, scratch) }
+        step.mlp.take(&self.architecture, &mut self.dense, scratch);
+        self.write_rows(seconds, scratch)
     }
 
     /// Everything but the table.
@@ -318,45 +316,43 @@ impl DeepFm {
         Dense { bias: self.bias(), mlp: &self.dense.mlp }
     }
 
-    /// Reads the state of every distinct id into its slot, with a new row's initial state where there is none yet.
-    fn gather(&self, batch: &[Example<'_>], scratch: &mut Scratch) {
+    /// Reads the state of every distinct id into its slot; of one that is admitted now a new row's initial state.
+    fn gather<'f>(&self, batch: impl Iterator<Item = &'f Features>, admits: bool, scratch: &mut Scratch) {
         let dim = self.params.embedding_dim;
-        let Scratch { layout, linear, embedding, rows, .. } = scratch;
-        layout.fill(self.architecture.fields, batch.iter().map(|example| example.features));
+        let Scratch { layout, linear, embedding, rows, look_ups, .. } = scratch;
+        layout.fill(self.architecture.fields, batch);
         rows.clear();
-        // A batch of more new ids than there can be rows refuses what comes last.
-        let mut room = [self.params.admission.rows_max; 2];
-        rows.extend(layout.ids.iter().map(|id| self.table.find(*id).map_or(Slot::Refused, Slot::Row)));
-        for (id, slot) in layout.ids.iter().zip(rows.iter_mut()).filter(|(_, slot)| **slot == Slot::Refused) {
-            *slot = self.new_slot(*id, &mut room);
-        }
-        linear.clear();
-        embedding.clear();
-        for (id, slot) in layout.ids.iter().zip(rows.iter()) {
-            if let Slot::Row(row) = *slot {
-                let (z, n) = self.table.state(row).split_at(1 + dim);
-                linear.z.push(z[0]);
-                linear.n.push(n[0]);
-                embedding.z.extend_from_slice(&z[1..]);
-                embedding.n.extend_from_slice(&n[1..]);
-            } else if *slot != Slot::Admitted {
-                // All zeros: no weight, and nothing of the round is kept.
-                linear.z.push(0.0);
-                linear.n.push(0.0);
-                embedding.z.resize(embedding.z.len() + dim, 0.0);
-                embedding.n.resize(embedding.z.len(), 0.0);
-            } else {
-                linear.z.push(0.0);
-                linear.n.push(0.0);
-                embedding.z.extend((0..dim as u64).map(|lane| {
-                    let w0 = hash::uniform_weight(self.params.seed, *id, lane, self.params.init_scale);
-                    ftrl::centred(&self.params.embedding, w0, 0.0)
-                }));
-                embedding.n.resize(embedding.z.len(), 0.0);
+        self.table.find_all(&layout.ids, look_ups, |row| rows.push(row.map_or(Slot::Refused, Slot::Row)));
+        if admits {
+            // A batch of more new ids than there can be rows refuses what comes last.
+            let mut room = [self.params.admission.rows_max; 2];
+            for (id, slot) in layout.ids.iter().zip(rows.iter_mut()).filter(|(_, slot)| **slot == Slot::Refused) {
+                *slot = self.new_slot(*id, &mut room);
             }
         }
-        linear.w.resize(linear.z.len(), 0.0);
-        embedding.w.resize(embedding.z.len(), 0.0);
+        linear.resize(rows.len());
+        embedding.resize(rows.len() * dim);
+        for (at, (id, slot)) in layout.ids.iter().zip(rows.iter()).enumerate() {
+            let (z, n) = (&mut embedding.z[at * dim..][..dim], &mut embedding.n[at * dim..][..dim]);
+            if let Slot::Row(row) = *slot {
+                let state = self.table.state(row);
+                (linear.z[at], linear.n[at]) = (state[0], state[1 + dim]);
+                kernel::rows::copy(dim, &state[1..], z);
+                kernel::rows::copy(dim, &state[2 + dim..], n);
+                continue;
+            }
+            (linear.z[at], linear.n[at]) = (0.0, 0.0);
+            n.fill(0.0);
+            if *slot == Slot::Admitted {
+                for (lane, z) in (0..).zip(z) {
+                    let w0 = hash::uniform_weight(self.params.seed, *id, lane, self.params.init_scale);
+                    *z = ftrl::centred(&self.params.embedding, w0, 0.0);
+                }
+            } else {
+                // All zeros: no weight, and nothing of the round is kept.
+                z.fill(0.0);
+            }
+        }
         ftrl::weights(&self.params.linear, &linear.z, &linear.n, &mut linear.w);
         ftrl::weights(&self.params.embedding, &embedding.z, &embedding.n, &mut embedding.w);
         if self.params.embedding.l21 > 0.0 {
@@ -401,22 +397,6 @@ impl DeepFm {
         }
     }
 
-    /// Computes the next MLP into `scratch`; returns the norm of the divided gradient.
-    fn update_mlp(&self, divisor: f32, scratch: &mut Scratch) -> f64 {
-        let sgd_params = &self.params.sgd;
-        scratch.mlp_gradient.iter_mut().for_each(|g| *g /= divisor);
-        let norm = sgd::norm(&scratch.mlp_gradient);
-        let factor = sgd::clip_factor(sgd_params, norm);
-        scratch.mlp_next.clone_from(&self.dense.mlp);
-        scratch.momentum_next.clone_from(&self.dense.momentum);
-        for (run, is_penalised) in self.architecture.mlp.runs() {
-            let l2 = if is_penalised { sgd_params.l2 } else { 0.0 };
-            let (gradient, momentum) = (&scratch.mlp_gradient[run.clone()], &mut scratch.momentum_next[run.clone()]);
-            sgd::step(sgd_params, l2, factor, gradient, momentum, &mut scratch.mlp_next[run]);
-        }
-        norm
-    }
-
     /// Writes the slots back. Rows of before come first, so that they are not among those that make room for new ones.
     fn write_rows(&mut self, seconds: u32, scratch: &Scratch) -> Learned {
         let slots = || scratch.layout.ids.iter().zip(&scratch.rows).enumerate();
@@ -456,17 +436,6 @@ impl DeepFm {
         let (z, n) = (&embedding.z[lanes.clone()], &embedding.n[lanes]);
         self.table.write(row, (linear.z[slot], z), (linear.n[slot], n), seconds);
     }
-}
-
-/// Whether every value is finite; adds up `0 · x`, which vectorises and is NaN as soon as one is not.
-fn all_finite(values: &[f32]) -> bool {
-    let mut sums = [0.0_f32; 8];
-    let chunks = values.chunks_exact(8);
-    let rest: f32 = chunks.remainder().iter().map(|value| value * 0.0).sum();
-    for chunk in chunks {
-        sums.iter_mut().zip(chunk).for_each(|(sum, value)| *sum += value * 0.0);
-    }
-    sums.iter().sum::<f32>() + rest == 0.0
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use deepfm_core::version::delta::{DeltaError, Digested};
 use deepfm_core::version::link::{self, ChainLink};
 use deepfm_core::version::manifest::{Kind, MANIFEST_BYTES_MAX, Manifest, ParentVersion, sha256};
 use deepfm_core::version::names;
-use deepfm_core::version::scoring::{Scoring, ScoringWork};
+use deepfm_core::version::scoring::{Rows, Scoring, ScoringWork};
 use deepfm_core::version::servable::Servable;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -148,9 +148,12 @@ pub(super) fn load(
         .map_err(LoadError::found);
     let (scoring, weights_digest) = scoring?;
     note(VersionState::Verified);
-    let mut work = ScoringWork::default();
+    let (mut work, mut logits) = (ScoringWork::default(), Vec::new());
     artefact::check_probes(fields.clone(), &probes, rounding, |_, encoding| {
-        scoring.logit(encoding.entries(), &mut work)
+        let entries = encoding.entries();
+        logits.clear();
+        scoring.score(Rows { entries, start: 0, ends: &[entries.len()] }, &mut work, &mut logits);
+        logits[0]
     })
     .map_err(|error| LoadError::from(error).at(LoadStage::Probing))?;
     note(VersionState::Probed);

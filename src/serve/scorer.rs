@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use deepfm_core::feature::Entry;
 use deepfm_core::feature::encoder::{Encoder, Encoding, Misfit};
-use deepfm_core::version::scoring::ScoringWork;
+use deepfm_core::version::scoring::{Rows, ScoringWork};
 
 use super::current::{Current, Reader};
 use super::model::ServedModel;
@@ -239,14 +239,9 @@ impl<'s> ScoreRequest<'s> {
         }
         let Memory { entries, ends, work, logits, .. } = &mut *self.memory;
         logits.clear();
-        let mut start = 0;
-        for (row, end) in ends.iter().enumerate() {
-            let logit = self.model.scoring().logit(&entries[start..*end], work);
-            if !logit.is_finite() {
-                return Err(ScoreError::NotFinite(RowPlace::Row(row)));
-            }
-            logits.push(logit);
-            start = *end;
+        self.model.scoring().score(Rows { entries, start: 0, ends }, work, logits);
+        if let Some(row) = logits.iter().position(|logit| !logit.is_finite()) {
+            return Err(ScoreError::NotFinite(RowPlace::Row(row)));
         }
         Ok(self.predictions())
     }
@@ -264,20 +259,22 @@ impl<'s> ScoreRequest<'s> {
         for (field, _) in entries_of(context) {
             is_in_context[usize::from(*field)] = true;
         }
-        let scoring = self.model.scoring();
-        scoring.set_context(entries_of(context), work);
-        logits.clear();
-        for row in (0..ends.len()).filter(|row| *row != context) {
-            let (candidate, entries) = (logits.len(), entries_of(row));
-            if let Some((field, _)) = entries.iter().find(|(field, _)| is_in_context[usize::from(*field)]) {
+        for (candidate, row) in (0..ends.len()).filter(|row| *row != context).enumerate() {
+            if let Some((field, _)) = entries_of(row).iter().find(|(field, _)| is_in_context[usize::from(*field)]) {
                 let field = fields.as_slice()[usize::from(*field)].name.clone();
                 return Err(ScoreError::InBoth { field, candidate });
             }
-            let logit = scoring.candidate_logit(entries, work);
-            if !logit.is_finite() {
-                return Err(ScoreError::NotFinite(RowPlace::Candidate(candidate)));
-            }
-            logits.push(logit);
+        }
+        let scoring = self.model.scoring();
+        scoring.set_context(entries_of(context), work);
+        logits.clear();
+        let before = Rows { entries, start: 0, ends: &ends[..context] };
+        let behind = Rows { entries, start: ends[context], ends: &ends[context + 1..] };
+        for candidates in [before, behind] {
+            scoring.score_candidates(candidates, work, logits);
+        }
+        if let Some(candidate) = logits.iter().position(|logit| !logit.is_finite()) {
+            return Err(ScoreError::NotFinite(RowPlace::Candidate(candidate)));
         }
         Ok(self.predictions())
     }

@@ -18,7 +18,7 @@ use deepfm_stream::config::Config;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::support::rounds;
+use crate::support::{rounds, under_each_instruction_set};
 
 const FIELDS: usize = 3;
 
@@ -346,14 +346,17 @@ fn learned(trainer: &mut Trainer) -> [u8; 32] {
     hasher.finalize().into()
 }
 
-/// What the logs of these tests made of the state when the digests were written down. They are those of every CPU with fused
-/// multiply-add, by which matrix products are summed; who changes them changes what users' replays give.
+/// What the logs of these tests made of the state when the digests were written down. They are those of every processor; who
+/// changes them changes what users' replays give.
 #[test]
-fn fixed_logs_give_the_committed_digests() {
-    let name = "fixed_logs_give_the_committed_digests";
-    if !has_fused_multiply_add() {
-        return crate::support::skip(name, "this CPU has no fused multiply-add");
-    }
+fn fixed_logs_give_the_committed_digests_under_each_instruction_set() {
+    under_each_instruction_set(|set| {
+        let committed = include_str!("../fixtures/digests.txt").trim_end();
+        assert_eq!(fixed_digests(), committed, "under {}", set.name());
+    });
+}
+
+fn fixed_digests() -> String {
     let (mut random, mut random_learned) = (Sha256::new(), Sha256::new());
     for seed in 0..200 {
         let mut dice = Dice::new(seed);
@@ -374,14 +377,7 @@ fn fixed_logs_give_the_committed_digests() {
         found.push(format!("{labels} state {}", trainer.state_digest()));
         found.push(format!("{labels} learned {}", hex::encode(learned(&mut trainer))));
     }
-    assert_eq!(found.join("\n"), include_str!("../fixtures/digests.txt").trim_end());
-}
-
-fn has_fused_multiply_add() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("fma");
-    #[cfg(not(target_arch = "x86_64"))]
-    return false;
+    found.join("\n")
 }
 
 #[test]

@@ -4,15 +4,14 @@
 //! cut into chunks of a fixed size; a chunk's results do not depend on the others, and gradients are added up in the order
 //! of chunks and examples, so the executor does not show in the bits.
 
-use std::ops::Range;
-
 use super::executor::Executor;
 use super::gather::Layout;
 use super::loss::{Importance, sigmoid};
 use super::mlp::{Activations, MlpShape};
 use super::params::{ModelParams, Parts};
-use super::table::RowNumber;
+use super::table::{LookUp, RowNumber};
 use crate::feature::{FeatureId, Features};
+use crate::kernel::factors::{self, Repeats, Slots};
 
 /// Examples in a chunk: enough for a matrix product, few enough to stay in cache.
 const CHUNK_EXAMPLES: usize = 64;
@@ -71,24 +70,11 @@ pub struct Group {
 }
 
 impl Group {
-    /// Adds `x · d` to the gradients of a slot, shortened so that none is beyond `max · max(1, √n)`. Not finite stays so.
-    #[inline]
-    fn add_bounded(&mut self, coordinates: Range<usize>, x: f32, d: &[f32], max: f32) {
-        let g = &mut self.g[coordinates.clone()];
-        // Almost always all are within the least that the bound can be.
-        let beyond = d.iter().fold(false, |beyond, d| beyond | ((x * d).abs() > max));
-        let mut factor = 1.0_f32;
-        if beyond {
-            for (d, n) in d.iter().zip(&self.n[coordinates]) {
-                factor = factor.min(max * n.sqrt().max(1.0) / (x * d).abs());
-            }
+    /// Makes room for so many coordinates; what they are is to be written.
+    pub(super) fn resize(&mut self, coordinates: usize) {
+        for values in [&mut self.z, &mut self.n, &mut self.w] {
+            values.resize(coordinates, 0.0);
         }
-        g.iter_mut().zip(d).for_each(|(g, d)| *g += factor * (x * d));
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.z.clear();
-        self.n.clear();
     }
 }
 
@@ -105,16 +91,23 @@ pub(super) enum Slot {
     Refused,
 }
 
+/// What a step of the MLP needs, where its gradient is not added to the parameters at once.
+#[derive(Clone, Debug, Default)]
+pub(super) struct MlpScratch {
+    pub(super) gradient: Vec<f32>,
+    pub(super) next: Vec<f32>,
+    pub(super) momentum_next: Vec<f32>,
+}
+
 /// Working memory of a batch, used again for the next.
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
     pub(super) layout: Layout,
     pub(super) linear: Group,
     pub(super) embedding: Group,
-    pub(super) mlp_gradient: Vec<f32>,
-    pub(super) mlp_next: Vec<f32>,
-    pub(super) momentum_next: Vec<f32>,
+    pub(super) mlp: MlpScratch,
     pub(super) rows: Vec<Slot>,
+    pub(super) look_ups: Vec<LookUp>,
     repeats: Repeats,
     chunks: Vec<Chunk>,
     logits: Vec<f32>,
@@ -145,7 +138,8 @@ struct Chunk {
     logits: Vec<f32>,
     dlogits: Vec<f32>,
     work: Activations,
-    mlp_gradient: Vec<f32>,
+    /// A bound on the norm of the MLP's gradient.
+    mlp_bound: f64,
 }
 
 /// The weights that a batch is evaluated with, beside those of its slots.
@@ -180,8 +174,25 @@ impl Scratch {
     }
 
     /// The gradient of the MLP's parameters, summed over the last batch.
-    pub fn mlp_gradient(&self) -> &[f32] {
-        &self.mlp_gradient
+    pub fn mlp_gradient(&mut self, architecture: &Architecture) -> &[f32] {
+        let mut gradient = std::mem::take(&mut self.mlp.gradient);
+        gradient.clear();
+        gradient.resize(architecture.mlp.len, 0.0);
+        self.add_mlp_gradient(architecture, 1.0, &mut gradient);
+        self.mlp.gradient = gradient;
+        &self.mlp.gradient
+    }
+
+    /// Adds `factor` times that gradient to `to`, example by example.
+    pub(super) fn add_mlp_gradient(&mut self, architecture: &Architecture, factor: f32, to: &mut [f32]) {
+        for Chunk { x, dlogits, work, .. } in &mut self.chunks {
+            architecture.mlp.add_gradient(x, dlogits, factor, work, to);
+        }
+    }
+
+    /// A bound on the norm of that gradient; not finite when the gradient is not.
+    pub(super) fn mlp_gradient_bound(&self) -> f64 {
+        self.chunks.iter().map(|chunk| chunk.mlp_bound).sum()
     }
 
     /// Lays a batch out and takes plain weights from `lookup`, which writes the embedding and returns the linear weight;
@@ -230,11 +241,6 @@ impl Scratch {
         });
         self.collect_logits();
         self.scatter(architecture, gradient_max);
-        self.mlp_gradient.clear();
-        self.mlp_gradient.resize(architecture.mlp.len, 0.0);
-        for chunk in &self.chunks {
-            self.mlp_gradient.iter_mut().zip(&chunk.mlp_gradient).for_each(|(sum, g)| *sum += g);
-        }
     }
 
     fn cut(&mut self, examples: &[Example<'_>]) {
@@ -266,63 +272,19 @@ impl Scratch {
 
     /// Adds the gradients of all entries up on their slots, in the order of examples.
     fn scatter(&mut self, architecture: &Architecture, gradient_max: Option<f32>) {
-        let (fields, dim) = (architecture.fields, architecture.dim);
+        let dim = architecture.dim;
         let slots = self.layout.ids.len();
         for (group, width) in [(&mut self.linear, 1), (&mut self.embedding, dim)] {
             group.g.clear();
             group.g.resize(slots * width, 0.0);
         }
-        for chunk in &self.chunks {
-            for (example, &dlogit) in chunk.dlogits.iter().enumerate() {
-                for field in 0..fields {
-                    let dx = &chunk.dx[(example * fields + field) * dim..][..dim];
-                    let entries = self.layout.field(chunk.start + example, field);
-                    let Some(max) = gradient_max else {
-                        for &(slot, x) in entries {
-                            let slot = slot as usize;
-                            self.linear.g[slot] += x * dlogit;
-                            let g = &mut self.embedding.g[slot * dim..][..dim];
-                            g.iter_mut().zip(dx).for_each(|(g, d)| *g += x * d);
-                        }
-                        continue;
-                    };
-                    for &(slot, x) in self.repeats.summed(entries, slots) {
-                        let slot = slot as usize;
-                        self.linear.add_bounded(slot..slot + 1, x, &[dlogit], max);
-                        self.embedding.add_bounded(slot * dim..(slot + 1) * dim, x, dx, max);
-                    }
-                }
-            }
+        let Self { layout, linear, embedding, repeats, chunks, .. } = self;
+        for chunk in chunks {
+            let linear = Slots { g: &mut linear.g, n: &linear.n, bound: gradient_max };
+            let embedding = Slots { g: &mut embedding.g, n: &embedding.n, bound: gradient_max };
+            let entries = layout.chunk(chunk.start, chunk.dlogits.len(), dim);
+            factors::scatter(entries, (&chunk.dlogits, &chunk.dx), linear, embedding, repeats);
         }
-    }
-}
-
-/// Adds up the entries of one field that are for one slot: they move it together.
-#[derive(Clone, Debug, Default)]
-struct Repeats {
-    /// Where a slot is in `summed`, if that says so too.
-    places: Vec<u32>,
-    summed: Vec<(u32, f32)>,
-}
-
-impl Repeats {
-    /// The entries, each slot once, in the order in which they come first.
-    fn summed<'s>(&'s mut self, entries: &'s [(u32, f32)], slots: usize) -> &'s [(u32, f32)] {
-        if entries.len() <= 1 {
-            return entries;
-        }
-        self.places.resize(self.places.len().max(slots), 0);
-        self.summed.clear();
-        for &(slot, x) in entries {
-            let place = self.places[slot as usize] as usize;
-            if let Some((_, sum)) = self.summed.get_mut(place).filter(|(other, _)| *other == slot) {
-                *sum += x;
-            } else {
-                self.places[slot as usize] = self.summed.len() as u32;
-                self.summed.push((slot, x));
-            }
-        }
-        &self.summed
     }
 }
 
@@ -339,79 +301,41 @@ impl Chunk {
         let (fields, dim) = (architecture.fields, architecture.dim);
         let examples = self.logits.len();
         self.dlogits.clear();
-        self.linear.clear();
-        self.fm.clear();
-        self.x.clear();
-        self.x.resize(examples * fields * dim, 0.0);
-        self.sums.clear();
-        self.sums.resize(examples * dim, 0.0);
-        for example in 0..examples {
-            let x = &mut self.x[example * fields * dim..][..fields * dim];
-            let mut sum = 0.0;
-            for (field, e) in x.chunks_exact_mut(dim).enumerate() {
-                for &(slot, x) in layout.field(self.start + example, field) {
-                    let slot = slot as usize;
-                    sum += x * linear[slot];
-                    let v = &embedding[slot * dim..][..dim];
-                    e.iter_mut().zip(v).for_each(|(e, v)| *e += x * v);
-                }
-            }
-            let sums = &mut self.sums[example * dim..][..dim];
-            let fm = if architecture.parts == Parts::Linear { 0.0 } else { interactions(x, dim, sums) };
-            self.linear.push(sum);
-            self.fm.push(fm);
-            self.logits[example] = dense.bias + sum + fm;
+        for (values, width) in
+            [(&mut self.x, fields * dim), (&mut self.sums, dim), (&mut self.linear, 1), (&mut self.fm, 1)]
+        {
+            values.resize(examples * width, 0.0);
+        }
+        let entries = layout.chunk(self.start, examples, dim);
+        factors::field_vectors(entries, linear, embedding, &mut self.x, &mut self.linear);
+        if architecture.parts == Parts::Linear {
+            self.fm.fill(0.0);
+        } else {
+            self.sums.fill(0.0);
+            factors::interactions(dim, &self.x, &mut self.sums, &mut self.fm);
+        }
+        for (logit, (linear, fm)) in self.logits.iter_mut().zip(self.linear.iter().zip(&self.fm)) {
+            *logit = dense.bias + linear + fm;
         }
         let numbers = learning.then_some(self.numbers.as_slice());
         architecture.mlp.forward(dense.mlp, &self.x, numbers, &mut self.work, &mut self.logits);
     }
 
     fn backward(&mut self, architecture: &Architecture, dense: Dense<'_>) {
-        let (fields, dim) = (architecture.fields, architecture.dim);
         self.dlogits.extend(self.logits.iter().zip(&self.targets).map(|(&logit, target)| {
             let probability = sigmoid(f64::from(logit));
             let weight = f64::from(target.weight) * target.importance.factor(probability);
             (weight * (probability - f64::from(target.label))) as f32
         }));
-        self.dx.clear();
         self.dx.resize(self.x.len(), 0.0);
-        self.mlp_gradient.clear();
-        self.mlp_gradient.resize(architecture.mlp.len, 0.0);
-        architecture.mlp.backward(
-            dense.mlp,
-            &self.x,
-            &self.dlogits,
-            &mut self.work,
-            &mut self.mlp_gradient,
-            &mut self.dx,
-        );
-        if architecture.parts == Parts::Linear {
-            return;
+        if architecture.mlp.is_empty() {
+            self.dx.fill(0.0);
         }
-        let width = fields * dim;
-        for (example, &dlogit) in self.dlogits.iter().enumerate() {
-            let sums = &self.sums[example * dim..][..dim];
-            let x = self.x[example * width..][..width].chunks_exact(dim);
-            let dx = self.dx[example * width..][..width].chunks_exact_mut(dim);
-            for (e, de) in x.zip(dx) {
-                for ((de, &e), &sum) in de.iter_mut().zip(e).zip(sums) {
-                    *de += dlogit * (sum - e);
-                }
-            }
+        architecture.mlp.backward(dense.mlp, &self.dlogits, &mut self.work, &mut self.dx);
+        self.mlp_bound = architecture.mlp.gradient_bound(&self.x, &self.dlogits, &self.work);
+        if architecture.parts != Parts::Linear {
+            let dim = architecture.dim;
+            factors::add_interaction_gradients(dim, &self.dlogits, &self.x, &self.sums, &mut self.dx);
         }
     }
-}
-
-/// The pair interactions between fields, `Σ_j Σ_{f<g} e_f[j] · e_g[j]` (Rendle 2010), and the sums over fields. Each field
-/// meets the sum of those before it: as many operations as the usual difference of squares, without its cancellation.
-#[inline]
-fn interactions(x: &[f32], dim: usize, sums: &mut [f32]) -> f32 {
-    let mut pairs = 0.0;
-    for e in x.chunks_exact(dim) {
-        for (sum, &value) in sums.iter_mut().zip(e) {
-            pairs += value * *sum;
-            *sum += value;
-        }
-    }
-    pairs
 }

@@ -5,6 +5,7 @@ use hashbrown::HashTable;
 
 use super::slot::SlotKey;
 use crate::feature::{FeatureId, Features};
+use crate::kernel::factors::Entries;
 
 /// Which slot each entry of a batch refers to.
 #[derive(Clone, Debug, Default)]
@@ -49,12 +50,12 @@ impl Layout {
         self.ends.len().checked_div(self.fields).unwrap_or(0)
     }
 
-    /// The entries of a field of an example.
-    #[inline]
-    pub fn field(&self, example: usize, field: usize) -> &[(u32, f32)] {
-        let at = example * self.fields + field;
-        let start = if at == 0 { 0 } else { self.ends[at - 1] };
-        &self.entries[start as usize..self.ends[at] as usize]
+    /// The entries of examples side by side, whose field vectors have this width.
+    pub fn chunk(&self, example: usize, examples: usize, dim: usize) -> Entries<'_> {
+        let at = example * self.fields;
+        let start = if at == 0 { 0 } else { self.ends[at - 1] as usize };
+        let ends = &self.ends[at..at + examples * self.fields];
+        Entries { entries: &self.entries, start, ends, fields: self.fields, dim }
     }
 
     fn slot(&mut self, id: FeatureId) -> u32 {

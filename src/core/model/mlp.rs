@@ -2,13 +2,13 @@
 //!
 //! All parameters lie in one flat vector (per layer `weight [outputs, inputs]` then `bias [outputs]`, at the end the
 //! output vector), so that norm, clipping, momentum and the check for finite values are loops over one slice. Batches go
-//! through ndarray's matrix product; a few rows through a plain loop, for which a blocked product is slow.
+//! through a blocked matrix product; a few rows through loops over the weights as they lie, since packing them costs more.
 
-use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2};
 
 use super::params::{Activation, MlpParams};
 use crate::feature::hash;
+use crate::kernel::{self, product::add_product};
 use crate::math;
 
 /// Below this many rows a plain loop is faster than a blocked matrix product.
@@ -56,8 +56,10 @@ pub struct Activations {
     hidden: Vec<Vec<f32>>,
     /// What dropout multiplied each unit with; empty without dropout.
     masks: Vec<Vec<f32>>,
-    delta: Vec<f32>,
-    delta_below: Vec<f32>,
+    /// Gradient of each hidden layer before its activation, `[rows, outputs]`.
+    deltas: Vec<Vec<f32>>,
+    /// One of them times a factor.
+    scaled: Vec<f32>,
 }
 
 impl MlpShape {
@@ -160,55 +162,84 @@ impl MlpShape {
             return;
         };
         for (logit, row) in logits.iter_mut().zip(last.chunks_exact(layer.outputs)) {
-            *logit += dot(row, &params[self.output..]);
+            *logit += kernel::dense::dot(row, &params[self.output..]);
         }
     }
 
-    /// Adds the gradient of `sum(dlogit * logit)` to `gradient`, and writes that of the inputs to `dx` (`[rows, inputs]`).
-    /// `work` is what `forward` left.
-    pub fn backward(
-        &self,
-        params: &[f32],
-        x: &[f32],
-        dlogit: &[f32],
-        work: &mut Activations,
-        gradient: &mut [f32],
-        dx: &mut [f32],
-    ) {
+    /// Writes the gradient of `sum(dlogit * logit)` by the inputs to `dx` (`[rows, inputs]`), and keeps what
+    /// [`add_gradient`](Self::add_gradient) needs. `work` is what `forward` left.
+    pub fn backward(&self, params: &[f32], dlogit: &[f32], work: &mut Activations, dx: &mut [f32]) {
         let Some(last) = self.layers.last() else { return };
         let rows = dlogit.len();
-        let Activations { hidden, masks, delta, delta_below } = work;
-        delta.clear();
-        let top = hidden.last().expect("there is a layer");
-        for (row, &d) in top.chunks_exact(last.outputs).zip(dlogit) {
-            for ((g, &h), &o) in gradient[self.output..].iter_mut().zip(row).zip(&params[self.output..]) {
-                *g += d * h;
-                delta.push(d * o);
-            }
+        let Activations { hidden, masks, deltas, .. } = work;
+        deltas.resize(self.layers.len(), Vec::new());
+        let top = &mut deltas[self.layers.len() - 1];
+        top.clear();
+        for &d in dlogit {
+            top.extend(params[self.output..][..last.outputs].iter().map(|o| d * o));
         }
         for (number, layer) in self.layers.iter().enumerate().rev() {
+            let (below, above) = deltas.split_at_mut(number);
+            let delta = &mut above[0];
             self.through_activation(&hidden[number], masks.get(number), delta);
+            let weight = &params[layer.weight..layer.bias];
+            let to = match below.last_mut() {
+                Some(below) => {
+                    below.resize(rows * layer.inputs, 0.0);
+                    below
+                }
+                None => &mut *dx,
+            };
+            multiply(delta, weight, to, rows, layer.outputs, layer.inputs);
+        }
+    }
+
+    /// Adds `factor` times the gradient of `sum(dlogit * logit)` to `to`, which has the shape of the parameters: into the parameters
+    /// themselves, with a negative factor, it is a step of descent. `work` is what `backward` left.
+    pub fn add_gradient(&self, x: &[f32], dlogit: &[f32], factor: f32, work: &mut Activations, to: &mut [f32]) {
+        let Some(last) = self.layers.last() else { return };
+        let rows = dlogit.len();
+        let Activations { hidden, deltas, scaled, .. } = work;
+        let top = &hidden[self.layers.len() - 1];
+        for (row, d) in top.chunks_exact(last.outputs).zip(dlogit) {
+            kernel::dense::add_scaled(&mut to[self.output..], factor * d, row);
+        }
+        for (number, (layer, delta)) in self.layers.iter().zip(deltas).enumerate() {
+            let mut delta = delta.as_slice();
+            if factor != 1.0 {
+                scaled.clear();
+                scaled.extend(delta.iter().map(|d| factor * d));
+                delta = scaled;
+            }
             for row in delta.chunks_exact(layer.outputs) {
-                add(row, &mut gradient[layer.bias..layer.bias + layer.outputs]);
+                kernel::dense::add(&mut to[layer.bias..layer.bias + layer.outputs], row);
             }
             let input = if number == 0 { x } else { &hidden[number - 1] };
-            let weight_gradient = &mut gradient[layer.weight..layer.bias];
-            add_outer(delta, input, weight_gradient, rows, layer.outputs, layer.inputs);
-            let weight = &params[layer.weight..layer.bias];
-            if number == 0 {
-                multiply(delta, weight, dx, rows, layer.outputs, layer.inputs);
-            } else {
-                delta_below.resize(rows * layer.inputs, 0.0);
-                multiply(delta, weight, delta_below, rows, layer.outputs, layer.inputs);
-                std::mem::swap(delta, delta_below);
-            }
+            add_outer(delta, input, &mut to[layer.weight..layer.bias], rows, layer.outputs, layer.inputs);
         }
+    }
+
+    /// The sum of the norms of the rows' gradients, which is a bound on the norm of their sum; not finite when something is not. The
+    /// gradient of a row is an outer product in each layer, so that its norm needs no gradient. `work` is what `backward` left.
+    pub fn gradient_bound(&self, x: &[f32], dlogit: &[f32], work: &Activations) -> f64 {
+        let square = |values: &[f32]| f64::from(kernel::dense::dot(values, values));
+        let norm = |(row, d): (usize, &f32)| {
+            let mut input = square(&x[row * self.inputs..][..self.inputs]);
+            let mut sum = 0.0;
+            for ((layer, delta), hidden) in self.layers.iter().zip(&work.deltas).zip(&work.hidden) {
+                let of_row = row * layer.outputs..(row + 1) * layer.outputs;
+                sum += square(&delta[of_row.clone()]) * (input + 1.0);
+                input = square(&hidden[of_row]);
+            }
+            (sum + f64::from(*d) * f64::from(*d) * input).sqrt()
+        };
+        if self.is_empty() { 0.0 } else { dlogit.iter().enumerate().map(norm).sum() }
     }
 
     /// Applies the activation of the hidden layers.
     pub fn activate(&self, values: &mut [f32]) {
         match self.activation {
-            Activation::Relu => values.iter_mut().for_each(|h| *h = h.max(0.0)),
+            Activation::Relu => kernel::dense::rectify(values),
             Activation::LeakyRelu => values.iter_mut().for_each(|h| *h = if *h > 0.0 { *h } else { LEAK * *h }),
             Activation::Tanh => values.iter_mut().for_each(|h| *h = math::tanh(*h)),
             Activation::Sigmoid => values.iter_mut().for_each(|h| *h = super::loss::sigmoid(f64::from(*h)) as f32),
@@ -217,6 +248,10 @@ impl MlpShape {
 
     /// Multiplies `delta` with the derivative of activation and dropout, read off the layer's output.
     fn through_activation(&self, output: &[f32], mask: Option<&Vec<f32>>, delta: &mut [f32]) {
+        if self.activation == Activation::Relu && mask.is_none_or(Vec::is_empty) {
+            kernel::dense::rectify_gradient(delta, output);
+            return;
+        }
         let derivative = |h: f32| match self.activation {
             Activation::Relu => f32::from(u8::from(h > 0.0)),
             Activation::LeakyRelu => {
@@ -264,33 +299,23 @@ fn view_mut(data: &mut [f32], rows: usize, columns: usize) -> ArrayViewMut2<'_, 
 /// `out += a * b^T`, with `a` of `[rows, inner]` and `b` of `[columns, inner]`.
 fn multiply_transposed(a: &[f32], b: &[f32], out: &mut [f32], rows: usize, inner: usize, columns: usize) {
     if rows >= FEW_ROWS {
-        general_mat_mul(
-            1.0,
-            &view(a, rows, inner),
-            &view(b, columns, inner).t(),
-            1.0,
-            &mut view_mut(out, rows, columns),
-        );
+        add_product(view(a, rows, inner), view(b, columns, inner).reversed_axes(), view_mut(out, rows, columns));
         return;
     }
     for (row, out) in a.chunks_exact(inner).zip(out.chunks_exact_mut(columns)).take(rows) {
-        for (value, weights) in out.iter_mut().zip(b.chunks_exact(inner)) {
-            *value += dot(row, weights);
-        }
+        kernel::dense::add_dots(row, b, out);
     }
 }
 
 /// `out = a * b`, with `a` of `[rows, inner]` and `b` of `[inner, columns]`.
 fn multiply(a: &[f32], b: &[f32], out: &mut [f32], rows: usize, inner: usize, columns: usize) {
+    out[..rows * columns].fill(0.0);
     if rows >= FEW_ROWS {
-        general_mat_mul(1.0, &view(a, rows, inner), &view(b, inner, columns), 0.0, &mut view_mut(out, rows, columns));
+        add_product(view(a, rows, inner), view(b, inner, columns), view_mut(out, rows, columns));
         return;
     }
     for (row, out) in a.chunks_exact(inner).zip(out.chunks_exact_mut(columns)).take(rows) {
-        out.fill(0.0);
-        for (&factor, weights) in row.iter().zip(b.chunks_exact(columns)) {
-            add_scaled(factor, weights, out);
-        }
+        kernel::dense::add_rows(row, b, out);
     }
 }
 
@@ -298,38 +323,10 @@ fn multiply(a: &[f32], b: &[f32], out: &mut [f32], rows: usize, inner: usize, co
 fn add_outer(a: &[f32], b: &[f32], out: &mut [f32], rows: usize, columns_a: usize, columns_b: usize) {
     if rows >= FEW_ROWS {
         let (a, b) = (view(a, rows, columns_a), view(b, rows, columns_b));
-        general_mat_mul(1.0, &a.t(), &b, 1.0, &mut view_mut(out, columns_a, columns_b));
+        add_product(a.reversed_axes(), b, view_mut(out, columns_a, columns_b));
         return;
     }
     for (left, right) in a.chunks_exact(columns_a).zip(b.chunks_exact(columns_b)).take(rows) {
-        for (&factor, out) in left.iter().zip(out.chunks_exact_mut(columns_b)) {
-            if factor != 0.0 {
-                add_scaled(factor, right, out);
-            }
-        }
+        kernel::dense::add_outer(left, right, out);
     }
-}
-
-/// The inner product, in eight running sums so that it vectorises; the order of additions is fixed.
-#[inline]
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0_f32; 8];
-    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f32 = a8.remainder().iter().zip(b8.remainder()).map(|(x, y)| x * y).sum();
-    for (x, y) in a8.zip(b8) {
-        for lane in 0..8 {
-            sums[lane] += x[lane] * y[lane];
-        }
-    }
-    sums.iter().sum::<f32>() + rest
-}
-
-#[inline]
-fn add(values: &[f32], to: &mut [f32]) {
-    to.iter_mut().zip(values).for_each(|(t, v)| *t += v);
-}
-
-#[inline]
-fn add_scaled(factor: f32, values: &[f32], to: &mut [f32]) {
-    to.iter_mut().zip(values).for_each(|(t, v)| *t += factor * v);
 }

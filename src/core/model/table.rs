@@ -7,6 +7,7 @@
 //! The digest is the sum modulo 2^128 of the XXH3-128 of every row's bytes. It is kept from what changed: a row's old
 //! hash leaves the sum when the row is first touched after a digest, its new one enters when the next digest is taken.
 
+mod index;
 mod shard;
 mod since;
 mod touched;
@@ -15,6 +16,8 @@ use super::RepeatedId;
 use super::ageing::{Age, Ageing, SHARDS, shard};
 use super::slot::SlotKey;
 use crate::feature::FeatureId;
+use crate::kernel;
+use index::Found;
 use shard::Shard;
 use since::Since;
 
@@ -30,6 +33,14 @@ pub struct RowNumber {
     shard: u32,
     /// Its number there.
     at: u32,
+}
+
+/// A look-up between its steps.
+#[derive(Clone, Copy, Debug)]
+pub struct LookUp {
+    shard: u32,
+    hash: u64,
+    candidate: Option<Found>,
 }
 
 /// Feature ids and their rows.
@@ -106,6 +117,24 @@ impl Table {
         self.shards[shard].find(id, self.key).map(|at| RowNumber { shard: shard as u32, at })
     }
 
+    /// Tells the rows of many ids, in their order. Each step of a look-up is taken for all before the next, so that they
+    /// wait for memory together.
+    pub fn find_all(&self, ids: &[FeatureId], steps: &mut Vec<LookUp>, mut found: impl FnMut(Option<RowNumber>)) {
+        steps.clear();
+        steps.extend(ids.iter().map(|id| {
+            let (shard, hash) = (shard(*id) as u32, self.key.hash(*id));
+            self.shards[shard as usize].prefetch(hash);
+            LookUp { shard, hash, candidate: None }
+        }));
+        for step in steps.iter_mut() {
+            step.candidate = self.shards[step.shard as usize].candidate(step.hash);
+        }
+        for (id, LookUp { shard, hash, candidate }) in ids.iter().zip(steps) {
+            let row = self.shards[*shard as usize].settle(*id, *hash, *candidate);
+            found(row.map(|at| RowNumber { shard: *shard, at }));
+        }
+    }
+
     /// Makes a row of zeros for an id that has none.
     pub fn insert(&mut self, id: FeatureId) -> RowNumber {
         let shard = shard(id);
@@ -129,7 +158,7 @@ impl Table {
         let state: &mut [f32] = bytemuck::cast_slice_mut(&mut words[HEAD_WORDS..]);
         for (state, (linear, embedding)) in state.chunks_exact_mut(self.coordinates).zip([z, n]) {
             state[0] = linear;
-            state[1..].copy_from_slice(embedding);
+            kernel::rows::copy(embedding.len(), embedding, &mut state[1..]);
         }
     }
 

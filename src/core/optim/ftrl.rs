@@ -3,20 +3,22 @@
 //! equal quotient drifts in f32.
 
 use super::params::FtrlParams;
+use crate::kernel::rows::{self, Ftrl};
 
 /// The weight of one coordinate without the group penalty: exactly 0 where `|z| <= l1`.
 #[inline]
 pub fn weight(params: &FtrlParams, z: f32, n: f32) -> f32 {
-    let shrunk = (z.abs() - params.l1).max(0.0);
-    let rate = (params.beta + n.sqrt()) / params.alpha + params.l2;
-    if shrunk > 0.0 { -shrunk.copysign(z) / rate } else { 0.0 }
+    rows::weight(coefficients(params), z, n)
+}
+
+#[inline]
+fn coefficients(&FtrlParams { alpha, beta, l1, l2, .. }: &FtrlParams) -> Ftrl {
+    Ftrl { alpha, beta, l1, l2 }
 }
 
 /// The weights of coordinates with state `z`, `n`, without the group penalty.
 pub fn weights(params: &FtrlParams, z: &[f32], n: &[f32], w: &mut [f32]) {
-    for ((w, &z), &n) in w.iter_mut().zip(z).zip(n) {
-        *w = weight(params, z, n);
-    }
+    rows::weights(coefficients(params), z, n, w);
 }
 
 /// Applies the group penalty to one vector of weights: `s * (1 - l21 * sqrt(k) / ||s||)`, zero where the soft-thresholded
@@ -36,14 +38,7 @@ pub fn shrink_group(params: &FtrlParams, z: &[f32], w: &mut [f32]) {
 /// One round: takes the gradients `g` at the weights `w` into the state. `n_max` bounds n, which keeps an old model able
 /// to move.
 pub fn update(params: &FtrlParams, n_max: Option<f32>, g: &[f32], w: &[f32], z: &mut [f32], n: &mut [f32]) {
-    let cap = n_max.unwrap_or(f32::INFINITY);
-    let alpha = params.alpha;
-    for (((z, n), &g), &w) in z.iter_mut().zip(n).zip(g).zip(w) {
-        let grown = (*n + g * g).min(cap.max(*n));
-        let sigma = (grown.sqrt() - n.sqrt()) / alpha;
-        *z += g - sigma * w;
-        *n = grown;
-    }
+    rows::update(coefficients(params), n_max.unwrap_or(f32::INFINITY), g, w, z, n);
 }
 
 /// The z at which a coordinate with this `n` has weight `w` when nothing is penalised: the centre of a new row.

@@ -2,10 +2,11 @@
 //! the momentum buffer, step.
 
 use super::params::SgdParams;
+use crate::kernel;
 
 /// Euclidean norm of a gradient, summed in f64.
 pub fn norm(gradient: &[f32]) -> f64 {
-    gradient.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>().sqrt()
+    kernel::dense::sum_of_squares(gradient).sqrt()
 }
 
 /// The factor that brings a gradient of this norm to the largest allowed one; 1 when it is within.
@@ -16,8 +17,5 @@ pub fn clip_factor(params: &SgdParams, norm: f64) -> f32 {
 
 /// One step over a run of parameters. `l2` is the penalty for this run: 0 for biases.
 pub fn step(params: &SgdParams, l2: f32, factor: f32, gradient: &[f32], momentum: &mut [f32], weights: &mut [f32]) {
-    for ((w, m), &g) in weights.iter_mut().zip(momentum).zip(gradient) {
-        *m = params.momentum * *m + (g * factor + l2 * *w);
-        *w -= params.learning_rate * *m;
-    }
+    kernel::dense::step([params.learning_rate, params.momentum, factor, l2], gradient, momentum, weights);
 }

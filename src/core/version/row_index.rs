@@ -5,6 +5,7 @@
 //! the ids for each bit. Whoever makes up ids that share a bucket gets the binary search within it, and nothing worse.
 
 use crate::feature::FeatureId;
+use crate::kernel;
 
 /// Rows of a bucket up to which they are looked through in order.
 const FEW: usize = 8;
@@ -45,6 +46,20 @@ impl RowIndex {
         let within =
             if rows.len() <= FEW { rows.iter().position(|row| *row == id) } else { rows.binary_search(&id).ok() };
         within.map(|row| start + row)
+    }
+
+    /// Asks for what a look-up reads first.
+    #[inline]
+    pub fn prefetch(&self, id: FeatureId) {
+        kernel::prefetch(&self.starts[(id >> self.shift) as usize]);
+    }
+
+    /// Asks for what it reads next.
+    #[inline]
+    pub fn prefetch_ids(&self, ids: &[FeatureId], id: FeatureId) {
+        if let Some(first) = ids.get(self.starts[(id >> self.shift) as usize] as usize) {
+            kernel::prefetch(first);
+        }
     }
 
     /// Bytes that it takes.

@@ -1,16 +1,27 @@
-//! Scores of a version, for servers: the formula of training, arranged for few rows at once and for one context with many
+//! Scores of a version, for servers: the formula of training, arranged for rows side by side and for one context with many
 //! candidates, without allocating.
 //!
-//! Training lays a batch out by distinct ids and multiplies matrices; a server has a row, or a hundred candidates that share half
-//! of their fields. Here a row's fields are added one after the other to a *partial sum*: the linear sum, the pair interactions
-//! with the fields before (Rendle 2010, as a running sum), and what the first layer of the MLP has of them. The context's
-//! partial is made once and each candidate goes on from a copy. Weights of layers are transposed when a version is loaded, so that
-//! an input adds a row of them. Sums run in another order than in training: results agree to rounding, and probes hold them.
+//! Training lays a batch out by distinct ids; a server has a row, or a hundred candidates that share half of their fields. What the
+//! context adds is computed once: its linear sum, the sums of its field vectors, its pairs (Rendle 2010, as a running sum), and
+//! what the first layer of the MLP has of it. Candidates go on from there, [`BLOCK`] of them at a time: rows are looked up first, so
+//! that they are waited for together, and each layer is one matrix product. Every sum is a chain along fields or inputs in their
+//! order, so that a row's score does not depend on the rows beside it. Sums run in another order than in training: results agree
+//! to rounding, and probes hold them.
+
+use ndarray::{ArrayView2, ArrayViewMut2};
 
 use super::row_index::RowIndex;
 use super::servable::{Servable, ServableError};
 use crate::feature::Entry;
+use crate::kernel::factors::{self, Placed};
+use crate::kernel::{self, product::add_product};
 use crate::model::params::Parts;
+
+/// Rows that are scored at once.
+const BLOCK: usize = 64;
+
+/// Below so many rows a layer's weights are read as they lie, since packing them costs more.
+const FEW_ROWS: usize = 4;
 
 /// Weights, and what makes looking them up and multiplying by them fast.
 #[derive(Debug)]
@@ -21,9 +32,20 @@ pub struct Scoring {
     transposed: Vec<Vec<f32>>,
 }
 
-/// The sums over the fields that were added so far.
+/// Rows to score, encoded one after the other. Entries come with the numbers of their fields, in any order.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// The entries of all rows.
+    pub entries: &'a [(u16, Entry)],
+    /// Where the first row begins.
+    pub start: usize,
+    /// Where each row ends.
+    pub ends: &'a [usize],
+}
+
+/// The sums over the fields of a context.
 #[derive(Clone, Debug, Default)]
-struct Partial {
+struct Context {
     linear: f32,
     pairs: f32,
     /// Sum of the field vectors, `[dim]`.
@@ -32,27 +54,19 @@ struct Partial {
     hidden: Vec<f32>,
 }
 
-impl Partial {
-    /// Copies another, into memory that is there.
-    fn copy(&mut self, other: &Self) {
-        (self.linear, self.pairs) = (other.linear, other.pairs);
-        self.sums.clone_from(&other.sums);
-        self.hidden.clone_from(&other.hidden);
-    }
-}
-
-/// Working memory, used again for the next row, of the same version or another.
+/// Working memory, used again for the next rows, of the same version or another.
 #[derive(Clone, Debug, Default)]
 pub struct ScoringWork {
-    /// Row of each entry, if its id has one.
-    rows: Vec<Option<usize>>,
-    /// Field vectors, `[fields, dim]`; zero between rows.
+    context: Context,
+    /// The rows of the entries' ids, of those that have one.
+    placed: Vec<Placed>,
+    /// Field vectors, `[rows, fields · dim]`, of the fields that are there.
     x: Vec<f32>,
-    /// The fields of the row at hand that have a vector.
-    is_touched: Vec<bool>,
-    context: Partial,
-    row: Partial,
-    /// Outputs of the layers behind the first.
+    /// Sums of the field vectors, `[rows, dim]`.
+    sums: Vec<f32>,
+    linear: Vec<f32>,
+    pairs: Vec<f32>,
+    /// Outputs of the layer below and of the layer at hand, `[rows, outputs]`.
     layers: [Vec<f32>; 2],
 }
 
@@ -65,14 +79,8 @@ impl Scoring {
         let index = RowIndex::new(servable.ids()).ok_or(ServableError::TooManyRows(servable.rows()))?;
         let mlp = &servable.architecture().mlp;
         let transposed = mlp.layers.iter().map(|layer| {
-            let weight = &servable.mlp()[layer.weight..layer.bias];
-            let mut transposed = vec![0.0; weight.len()];
-            for (output, row) in weight.chunks_exact(layer.inputs).enumerate() {
-                for (input, value) in row.iter().enumerate() {
-                    transposed[input * layer.outputs + output] = *value;
-                }
-            }
-            transposed
+            let weight = matrix(&servable.mlp()[layer.weight..layer.bias], layer.outputs);
+            weight.reversed_axes().iter().copied().collect()
         });
         let transposed = transposed.collect();
         Ok(Self { servable, index, transposed })
@@ -83,14 +91,42 @@ impl Scoring {
         &self.servable
     }
 
-    /// The logit of a row, corrected for down-sampling. Entries come with the numbers of their fields, in any order.
-    pub fn logit(&self, entries: &[(u16, Entry)], work: &mut ScoringWork) -> f64 {
-        self.set_context(&[], work);
-        self.candidate_logit(entries, work)
+    /// Appends the logit of each row to `logits`, corrected for down-sampling.
+    pub fn score(&self, rows: Rows<'_>, work: &mut ScoringWork, logits: &mut Vec<f64>) {
+        self.clear_context(work);
+        self.score_candidates(rows, work, logits);
     }
 
-    /// Adds the fields that candidates share up, once for all of them.
+    /// Takes up the fields that candidates share, once for all of them.
     pub fn set_context(&self, entries: &[(u16, Entry)], work: &mut ScoringWork) {
+        self.clear_context(work);
+        self.add_vectors(Rows { entries, start: 0, ends: &[entries.len()] }, work);
+        let ScoringWork { context, sums, linear, pairs, layers, .. } = work;
+        (context.linear, context.pairs) = (linear[0], pairs[0]);
+        context.sums.copy_from_slice(sums);
+        context.hidden.copy_from_slice(&layers[0]);
+    }
+
+    /// Appends the logit of each candidate's fields together with those of the context that was set. A field is in one of them
+    /// only: where it is in both its two vectors count as two fields of the pairs.
+    pub fn score_candidates(&self, rows: Rows<'_>, work: &mut ScoringWork, logits: &mut Vec<f64>) {
+        let mut start = rows.start;
+        for ends in rows.ends.chunks(BLOCK) {
+            self.add_vectors(Rows { start, ends, ..rows }, work);
+            self.add_layers(ends.len(), work);
+            let ScoringWork { linear, pairs, layers, .. } = &*work;
+            let mlp = self.servable.architecture().mlp.layers.last().map(|last| layers[0].chunks_exact(last.outputs));
+            let output = &self.servable.mlp()[self.servable.architecture().mlp.output..];
+            let mut mlp = mlp.into_iter().flatten();
+            logits.extend(linear.iter().zip(pairs).map(|(linear, pairs)| {
+                let deep = mlp.next().map_or(0.0, |units| kernel::dense::dot(units, output));
+                f64::from(self.servable.bias() + linear + pairs + deep) + self.servable.logit_offset()
+            }));
+            start = ends[ends.len() - 1];
+        }
+    }
+
+    fn clear_context(&self, work: &mut ScoringWork) {
         let architecture = self.servable.architecture();
         let context = &mut work.context;
         (context.linear, context.pairs) = (0.0, 0.0);
@@ -100,98 +136,109 @@ impl Scoring {
         if let Some(first) = architecture.mlp.layers.first() {
             context.hidden.extend_from_slice(&self.servable.mlp()[first.bias..first.bias + first.outputs]);
         }
-        let mut context = std::mem::take(&mut work.context);
-        self.add(entries, work, &mut context);
-        work.context = context;
     }
 
-    /// The logit of a candidate's fields together with those of the context that was set. A field is in one of them only: where it
-    /// is in both its two vectors count as two fields of the pairs.
-    pub fn candidate_logit(&self, entries: &[(u16, Entry)], work: &mut ScoringWork) -> f64 {
-        let mut row = std::mem::take(&mut work.row);
-        row.copy(&work.context);
-        self.add(entries, work, &mut row);
-        let mlp = self.mlp(&mut row.hidden, &mut work.layers);
-        let logit = self.servable.bias() + row.linear + row.pairs + mlp;
-        work.row = row;
-        f64::from(logit) + self.servable.logit_offset()
-    }
-
-    fn add(&self, entries: &[(u16, Entry)], work: &mut ScoringWork, to: &mut Partial) {
+    /// Goes on from the context with the fields of each row, up to the input of the first activation.
+    fn add_vectors(&self, rows: Rows<'_>, work: &mut ScoringWork) {
         let architecture = self.servable.architecture();
-        let (dim, fields) = (architecture.dim, architecture.fields);
-        let (ids, linear, embeddings) = (self.servable.ids(), self.servable.linear(), self.servable.embeddings());
-        // Apart from what follows, so that the look-ups wait for memory together.
-        work.rows.clear();
-        work.rows.extend(entries.iter().map(|(_, entry)| self.index.find(ids, entry.id)));
-        if work.x.len() != fields * dim || work.is_touched.len() != fields {
-            work.x.clear();
-            work.x.resize(fields * dim, 0.0);
-            work.is_touched.clear();
-            work.is_touched.resize(fields, false);
+        let dim = architecture.dim;
+        let entries = &rows.entries[rows.start..rows.ends.last().copied().unwrap_or(rows.start)];
+        // Candidates have some of the fields, most often side by side.
+        let numbers = || entries.iter().map(|(field, _)| usize::from(*field));
+        let first = numbers().min().unwrap_or(0);
+        let fields = numbers().max().map_or(0, |last| last + 1 - first);
+        let (count, width) = (rows.ends.len(), fields * dim);
+        self.find(rows, first, fields, &mut work.placed);
+        let ScoringWork { context, placed, x, sums, linear, pairs, layers } = work;
+        for (values, len, value) in
+            [(&mut *x, count * width, 0.0), (&mut *linear, count, context.linear), (&mut *pairs, count, 0.0)]
+        {
+            values.clear();
+            values.resize(len, value);
         }
-        for ((field, entry), row) in entries.iter().zip(&work.rows) {
-            let Some(row) = *row else { continue };
-            let field = usize::from(*field);
-            work.is_touched[field] = true;
-            to.linear += entry.x * linear[row];
-            let e = &mut work.x[field * dim..][..dim];
-            e.iter_mut().zip(&embeddings[row * dim..][..dim]).for_each(|(e, v)| *e += entry.x * v);
+        factors::add_placed(dim, placed, self.servable.linear(), self.servable.embeddings(), x, linear);
+        repeat(&context.sums, count, sums);
+        if architecture.parts != Parts::Linear {
+            factors::interactions(dim, x, sums, pairs);
+            for pairs in pairs.iter_mut() {
+                *pairs += context.pairs;
+            }
         }
-        for (field, is_touched) in work.is_touched.iter_mut().enumerate().filter(|(_, is_touched)| **is_touched) {
-            *is_touched = false;
-            let e = &mut work.x[field * dim..][..dim];
-            if architecture.parts != Parts::Linear {
-                for (sum, value) in to.sums.iter_mut().zip(e.iter()) {
-                    to.pairs += value * *sum;
-                    *sum += value;
-                }
-            }
-            if let (Some(weights), Some(first)) = (self.transposed.first(), architecture.mlp.layers.first()) {
-                add_rows(e, &weights[field * dim * first.outputs..], &mut to.hidden);
-            }
-            e.fill(0.0);
+        repeat(&context.hidden, count, &mut layers[0]);
+        if let (Some(weights), Some(layer)) = (self.transposed.first(), architecture.mlp.layers.first()) {
+            let weights = &weights[first * dim * layer.outputs..][..width * layer.outputs];
+            multiply(x, weights, layer.outputs, &mut layers[0]);
         }
     }
 
-    /// The MLP's part of the logit, from the input of the first activation.
-    fn mlp(&self, first: &mut Vec<f32>, [input, output]: &mut [Vec<f32>; 2]) -> f32 {
+    /// Looks the ids of rows up, so that they are waited for together. Vectors are numbered row by row, of `fields` fields from the
+    /// first one on.
+    fn find(&self, rows: Rows<'_>, first: usize, fields: usize, placed: &mut Vec<Placed>) {
+        let (ids, linear, embeddings) = (self.servable.ids(), self.servable.linear(), self.servable.embeddings());
+        let dim = self.servable.architecture().dim;
+        let entries = &rows.entries[rows.start..rows.ends.last().copied().unwrap_or(rows.start)];
+        for (_, entry) in entries {
+            self.index.prefetch(entry.id);
+        }
+        for (_, entry) in entries {
+            self.index.prefetch_ids(ids, entry.id);
+        }
+        placed.clear();
+        let mut start = rows.start;
+        for (example, end) in rows.ends.iter().enumerate() {
+            placed.extend(rows.entries[start..*end].iter().filter_map(|(field, entry)| {
+                let row = self.index.find(ids, entry.id)?;
+                kernel::prefetch(&linear[row]);
+                kernel::prefetch(&embeddings[row * dim]);
+                kernel::prefetch(&embeddings[row * dim + dim - 1]);
+                let vector = (example * fields + usize::from(*field) - first) as u32;
+                Some(Placed { row, x: entry.x, vector, example: example as u32 })
+            }));
+            start = *end;
+        }
+    }
+
+    /// The layers of the MLP, from the input of the first activation to the output of the last.
+    fn add_layers(&self, rows: usize, work: &mut ScoringWork) {
         let (shape, params) = (&self.servable.architecture().mlp, self.servable.mlp());
-        if shape.is_empty() {
-            return 0.0;
+        let [below, above] = &mut work.layers;
+        if !shape.is_empty() {
+            shape.activate(below);
         }
-        shape.activate(first);
-        input.clone_from(first);
         for (layer, weights) in shape.layers.iter().zip(&self.transposed).skip(1) {
-            output.clear();
-            output.extend_from_slice(&params[layer.bias..layer.bias + layer.outputs]);
-            add_rows(input, weights, output);
-            shape.activate(output);
-            std::mem::swap(input, output);
+            repeat(&params[layer.bias..layer.bias + layer.outputs], rows, above);
+            multiply(below, weights, layer.outputs, above);
+            shape.activate(above);
+            std::mem::swap(below, above);
         }
-        crate::model::mlp::dot(input, &params[shape.output..])
     }
 }
 
-/// `out += x · weights`, with `x` of `[inputs]` and `weights` beginning with `[inputs, outputs]`. Four inputs at a time, so that
-/// what is added to stays in registers longer; the order of additions is fixed.
-#[inline]
-fn add_rows(x: &[f32], weights: &[f32], out: &mut [f32]) {
-    let outputs = out.len();
-    let (fours, rest) = x.as_chunks::<4>();
-    for (x, rows) in fours.iter().zip(weights.chunks_exact(4 * outputs)) {
-        // Rectifiers make many zeros.
-        if *x == [0.0; 4] {
-            continue;
-        }
-        let (a, others) = rows.split_at(outputs);
-        let (b, others) = others.split_at(outputs);
-        let (c, d) = others.split_at(outputs);
-        for ((((out, a), b), c), d) in out.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-            *out += (x[0] * a + x[1] * b) + (x[2] * c + x[3] * d);
-        }
+/// Fills `to` with a row, so many times.
+fn repeat(row: &[f32], times: usize, to: &mut Vec<f32>) {
+    to.clear();
+    (0..times).for_each(|_| to.extend_from_slice(row));
+}
+
+fn matrix(values: &[f32], rows: usize) -> ArrayView2<'_, f32> {
+    let columns = values.len().checked_div(rows).unwrap_or(0);
+    ArrayView2::from_shape((rows, columns), values).expect("the slice has the shape's length")
+}
+
+/// `out += x · weights`, with `x` of `[rows, inputs]`, `weights` of `[inputs, outputs]` and `out` of `[rows, outputs]`. The sum of an element
+/// is the same chain for any number of rows.
+fn multiply(x: &[f32], weights: &[f32], outputs: usize, out: &mut [f32]) {
+    let rows = out.len() / outputs;
+    let inputs = weights.len() / outputs;
+    if inputs == 0 {
+        return;
     }
-    for (x, row) in rest.iter().zip(weights[4 * fours.len() * outputs..].chunks_exact(outputs)) {
-        out.iter_mut().zip(row).for_each(|(out, weight)| *out += x * weight);
+    if rows >= FEW_ROWS {
+        let out = ArrayViewMut2::from_shape((rows, outputs), out).expect("the slice has the shape's length");
+        add_product(matrix(x, rows), matrix(weights, inputs), out);
+        return;
+    }
+    for (x, out) in x.chunks_exact(inputs).zip(out.chunks_exact_mut(outputs)) {
+        kernel::dense::add_rows(x, weights, out);
     }
 }

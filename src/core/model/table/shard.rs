@@ -1,19 +1,26 @@
 //! One shard of the table: everything of the rows whose ids fall to it.
 
-use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::super::ageing::Age;
 use super::super::slot::SlotKey;
+use super::index::{Found, Index};
 use super::touched::{Subscriber, Touched};
 use super::{HEAD_WORDS, RowHead};
 use crate::feature::FeatureId;
+use crate::kernel;
 
 /// Rows that a shard has room for at first.
 const ROWS_MIN: usize = 32;
 
 /// A shard grows by its part in so many: a row costs no more than that beside its own bytes.
 const GROWTH: usize = 16;
+
+/// Words of 4 bytes in a cache line.
+const WORDS_OF_A_LINE: usize = 16;
+
+/// So many rows ahead is asked for what is read one after the other.
+const AHEAD: usize = 16;
 
 /// Rows that are copied before they are hashed: scattered rows are fetched from memory several at a time.
 const COPIED_AT_ONCE: usize = 64;
@@ -24,7 +31,7 @@ const COPIED_AT_ONCE: usize = 64;
 #[derive(Debug)]
 #[repr(align(64))]
 pub(super) struct Shard {
-    index: HashTable<u32>,
+    index: Index,
     /// The rows, one after the other: those in use, the free ones and the room for more. The words of a free row are 0, and with
     /// them its count, as in no row in use.
     words: Box<[u32]>,
@@ -61,7 +68,7 @@ impl Shard {
     pub(super) fn new(row_words: usize) -> Self {
         let notes =
             Notes { used: 0, free: Vec::new(), gone: Vec::new(), is_saved: false, touched: Touched::default(), sum: 0 };
-        Self { index: HashTable::new(), words: Box::default(), row_words, notes: Box::new(notes) }
+        Self { index: Index::default(), words: Box::default(), row_words, notes: Box::new(notes) }
     }
 
     /// Number of rows.
@@ -72,12 +79,42 @@ impl Shard {
     /// Bytes held, index and unused room included.
     pub(super) fn bytes(&self) -> usize {
         let Notes { free, gone, touched, .. } = &*self.notes;
-        4 * (self.words.len() + free.capacity()) + 8 * gone.capacity() + self.index.allocation_size() + touched.bytes()
+        4 * (self.words.len() + free.capacity()) + 8 * gone.capacity() + self.index.bytes() + touched.bytes()
     }
 
     #[inline]
     pub(super) fn find(&self, id: FeatureId, key: SlotKey) -> Option<u32> {
-        self.index.find(key.hash(id), |&row| self.id(row) == id).copied()
+        self.index.find(key.hash(id), |row| self.id(row) == id).map(|found| found.row)
+    }
+
+    /// The first step of a look-up: asks for its place in the index.
+    #[inline]
+    pub(super) fn prefetch(&self, hash: u64) {
+        self.index.prefetch(hash);
+    }
+
+    /// The second: finds what is most likely the row, and asks for it.
+    #[inline]
+    pub(super) fn candidate(&self, hash: u64) -> Option<Found> {
+        let found = self.index.candidate(hash, None)?;
+        let row = self.row(found.row);
+        for word in row.iter().step_by(WORDS_OF_A_LINE) {
+            kernel::prefetch(word);
+        }
+        kernel::prefetch(&row[row.len() - 1]);
+        Some(found)
+    }
+
+    /// The third: the row, once it is known which it is.
+    #[inline]
+    pub(super) fn settle(&self, id: FeatureId, hash: u64, mut candidate: Option<Found>) -> Option<u32> {
+        while let Some(found) = candidate {
+            if self.id(found.row) == id {
+                return Some(found.row);
+            }
+            candidate = self.index.candidate(hash, Some(found));
+        }
+        None
     }
 
     /// Makes a row of zeros for an id that has none.
@@ -89,9 +126,17 @@ impl Shard {
         words[1] = (id >> 32) as u32;
         self.notes.touched.mark(Subscriber::Digest, row);
         self.notes.mark_unsaved(row);
-        let (words, row_words) = (&self.words, self.row_words);
-        let rehash = |&row: &u32| key.hash(id_of(words, row, row_words));
-        self.index.insert_unique(key.hash(id), row, rehash);
+        if !self.index.has_room() {
+            let rows: Vec<u32> = self.index.rows().collect();
+            self.index.grow();
+            for (at, row) in rows.iter().enumerate() {
+                if let Some(ahead) = rows.get(at + AHEAD) {
+                    kernel::prefetch(&self.row(*ahead)[0]);
+                }
+                self.index.insert(key.hash(self.id(*row)), *row);
+            }
+        }
+        self.index.insert(key.hash(id), row);
         row
     }
 
@@ -112,11 +157,10 @@ impl Shard {
     }
 
     pub(super) fn remove(&mut self, id: FeatureId, key: SlotKey) {
+        let Some(found) = self.index.find(key.hash(id), |row| self.id(row) == id) else { return };
+        let row = found.row;
         let Self { index, words, row_words, .. } = self;
-        let Ok(entry) = index.find_entry(key.hash(id), |&row| id_of(words, row, *row_words) == id) else {
-            return;
-        };
-        let (row, _) = entry.remove();
+        index.remove(found, |row| key.hash(id_of(words, row, *row_words)));
         if !self.notes.touched.unmark(Subscriber::Digest, row) {
             self.notes.sum = self.notes.sum.wrapping_sub(self.row_hash(row));
         }
@@ -129,7 +173,7 @@ impl Shard {
     }
 
     pub(super) fn ages(&self) -> impl Iterator<Item = Age> {
-        self.index.iter().map(|row| Age { last_seen: self.row(*row)[2], id: self.id(*row) })
+        self.index.rows().map(|row| Age { last_seen: self.row(row)[2], id: self.id(row) })
     }
 
     /// The optimizer state of a row.

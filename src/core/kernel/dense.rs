@@ -1,0 +1,138 @@
+//! Inner products and steps over flat vectors.
+
+use super::{LANES, kernels, total};
+
+/// The inner product, as [`LANES`] chains.
+#[inline(always)]
+fn inner(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0_f32; LANES];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (x, y) in a.iter().zip(b) {
+        for lane in 0..LANES {
+            sums[lane] = x[lane].mul_add(y[lane], sums[lane]);
+        }
+    }
+    for ((sum, x), y) in sums.iter_mut().zip(a_rest).zip(b_rest) {
+        *sum = x.mul_add(*y, *sum);
+    }
+    total(sums)
+}
+
+kernels! {
+    /// The inner product of two vectors of one length.
+    pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+        inner(a, b)
+    }
+
+    /// Adds the inner product of `x` with each row of `matrix` (`[outputs, inputs]`) to `out` (`[outputs]`).
+    pub fn add_dots(x: &[f32], matrix: &[f32], out: &mut [f32]) {
+        for (out, row) in out.iter_mut().zip(matrix.chunks_exact(x.len())) {
+            *out += inner(x, row);
+        }
+    }
+
+    /// Adds the sum of the rows of `matrix` (`[inputs, outputs]`), each times its `x` (`[inputs]`), to `out` (`[outputs]`). A row whose `x` is 0
+    /// is passed over: rectifiers make many.
+    pub fn add_rows(x: &[f32], matrix: &[f32], out: &mut [f32]) {
+        for (x, row) in x.iter().zip(matrix.chunks_exact(out.len())).filter(|(x, _)| **x != 0.0) {
+            for (out, weight) in out.iter_mut().zip(row) {
+                *out = x.mul_add(*weight, *out);
+            }
+        }
+    }
+
+    /// Adds `left[i] · right[j]` to each `out[i, j]` (`[left, right]`); rows whose `left` is 0 are passed over.
+    pub fn add_outer(left: &[f32], right: &[f32], out: &mut [f32]) {
+        for (factor, out) in left.iter().zip(out.chunks_exact_mut(right.len())).filter(|(factor, _)| **factor != 0.0) {
+            for (out, right) in out.iter_mut().zip(right) {
+                *out = factor.mul_add(*right, *out);
+            }
+        }
+    }
+
+    /// The sum of squares, in f64.
+    pub fn sum_of_squares(values: &[f32]) -> f64 {
+        let mut sums = [0.0_f64; LANES];
+        let (chunks, rest) = values.as_chunks::<LANES>();
+        for chunk in chunks {
+            for lane in 0..LANES {
+                let value = f64::from(chunk[lane]);
+                sums[lane] = value.mul_add(value, sums[lane]);
+            }
+        }
+        for (sum, value) in sums.iter_mut().zip(rest) {
+            let value = f64::from(*value);
+            *sum = value.mul_add(value, *sum);
+        }
+        sums.iter().sum()
+    }
+
+    /// The largest magnitude; not finite when a value is not.
+    pub fn largest(values: &[f32]) -> f32 {
+        // `0 · x` is NaN as soon as one is not finite, where a maximum would pass over NaN.
+        let (mut most, mut faults) = ([0.0_f32; LANES], [0.0_f32; LANES]);
+        let (chunks, rest) = values.as_chunks::<LANES>();
+        for chunk in chunks {
+            for lane in 0..LANES {
+                let magnitude = chunk[lane].abs();
+                most[lane] = if magnitude > most[lane] { magnitude } else { most[lane] };
+                faults[lane] += 0.0 * magnitude;
+            }
+        }
+        for (lane, value) in rest.iter().enumerate() {
+            most[lane] = most[lane].max(value.abs());
+            faults[lane] += 0.0 * value.abs();
+        }
+        most.iter().fold(0.0_f32, |most, value| most.max(*value)) + total(faults)
+    }
+
+    /// `values += factor · other`.
+    pub fn add_scaled(values: &mut [f32], factor: f32, other: &[f32]) {
+        for (value, other) in values.iter_mut().zip(other) {
+            *value = factor.mul_add(*other, *value);
+        }
+    }
+
+    /// `values += other`.
+    pub fn add(values: &mut [f32], other: &[f32]) {
+        for (value, other) in values.iter_mut().zip(other) {
+            *value += other;
+        }
+    }
+
+    /// `values *= factor`.
+    pub fn scale(values: &mut [f32], factor: f32) {
+        for value in values {
+            *value *= factor;
+        }
+    }
+
+    /// `max(0, x)` of each.
+    pub fn rectify(values: &mut [f32]) {
+        for value in values {
+            *value = value.max(0.0);
+        }
+    }
+
+    /// Zeroes each whose unit is not above 0: the derivative of [`rectify`].
+    pub fn rectify_gradient(values: &mut [f32], units: &[f32]) {
+        for (value, unit) in values.iter_mut().zip(units) {
+            *value *= f32::from(u8::from(*unit > 0.0));
+        }
+    }
+
+    /// A step of gradient descent with momentum, with the coefficients rate, decay, factor and l2: `momentum = decay · momentum + (factor · gradient + l2 · weight)`, then
+    /// `weight -= rate · momentum`.
+    pub fn step(
+        coefficients: [f32; 4],
+        gradient: &[f32],
+        momentum: &mut [f32],
+        weights: &mut [f32],
+    ) {
+        let [rate, decay, factor, l2] = coefficients;
+        for ((w, m), &g) in weights.iter_mut().zip(momentum).zip(gradient) {
+            *m = decay * *m + (g * factor + l2 * *w);
+            *w -= rate * *m;
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Field vectors of examples, their pair interactions, and the way back.
+
+use super::{LANES, kernels, total};
+
+/// Which slots the examples of a chunk refer to.
+#[derive(Clone, Copy, Debug)]
+pub struct Entries<'a> {
+    /// `(slot, x)`, example by example, field by field.
+    pub entries: &'a [(u32, f32)],
+    /// Where the first field begins in `entries`.
+    pub start: usize,
+    /// Where each field of each example ends, `[examples, fields]`.
+    pub ends: &'a [u32],
+    /// Fields of an example.
+    pub fields: usize,
+    /// Width of a field vector.
+    pub dim: usize,
+}
+
+impl<'a> Entries<'a> {
+    /// The entries of each field, in order.
+    #[inline(always)]
+    fn by_field(&self) -> impl Iterator<Item = &'a [(u32, f32)]> {
+        let (entries, mut at) = (self.entries, self.start);
+        self.ends.iter().map(move |end| {
+            let start = std::mem::replace(&mut at, *end as usize);
+            &entries[start..*end as usize]
+        })
+    }
+}
+
+/// Calls a function with the width of a field vector as a constant, for usual widths: loops over it are unrolled then. 0 is any.
+macro_rules! by_dim {
+    ($dim:expr, $function:ident($($arg:expr),* $(,)?)) => {
+        match $dim {
+            4 => $function::<4>($($arg),*),
+            8 => $function::<8>($($arg),*),
+            10 => $function::<10>($($arg),*),
+            16 => $function::<16>($($arg),*),
+            32 => $function::<32>($($arg),*),
+            _ => $function::<0>($($arg),*),
+        }
+    };
+}
+
+kernels! {
+    /// Writes the field vectors of examples, the sums of their entries' embeddings (`[slots, dim]`) times x, to `vectors`
+    /// (`[examples, fields · dim]`), and the sums of their linear weights (`[slots]`) times x to `sums` (`[examples]`).
+    pub fn field_vectors(batch: Entries<'_>, linear: &[f32], embedding: &[f32], vectors: &mut [f32], sums: &mut [f32]) {
+        by_dim!(batch.dim, field_vectors_of(batch, linear, embedding, vectors, sums));
+    }
+
+    /// Adds the embedding of each placed row (of `[rows, dim]`) times its x to its vector (of `[vectors, dim]`), and its linear weight (of
+    /// `[rows]`) times x to the sum of its example (`[examples]`).
+    pub fn add_placed(dim: usize, placed: &[Placed], linear: &[f32], embeddings: &[f32], vectors: &mut [f32], sums: &mut [f32]) {
+        by_dim!(dim, add_placed_of(dim, placed, (linear, embeddings), vectors, sums));
+    }
+
+    /// Writes the pair interactions of each example, `Σ_j Σ_{f<g} e_f[j] · e_g[j]` (Rendle 2010), to `pairs` (`[examples]`), and adds
+    /// its fields to `sums` (`[examples, dim]`), which are those of fields before them. Each field meets the sum of those before it: as many operations
+    /// as the usual difference of squares, without its cancellation.
+    pub fn interactions(dim: usize, vectors: &[f32], sums: &mut [f32], pairs: &mut [f32]) {
+        by_dim!(dim, interactions_of(dim, vectors, sums, pairs));
+    }
+
+    /// Adds the gradient of the pair interactions, `dlogit · (sum - e_f)`, to that of each field vector.
+    pub fn add_interaction_gradients(dim: usize, dlogits: &[f32], vectors: &[f32], sums: &[f32], gradients: &mut [f32]) {
+        by_dim!(dim, add_interaction_gradients_of(dim, dlogits, vectors, sums, gradients));
+    }
+
+    /// Adds the gradients of all entries up on their slots, in the order of examples: `x` times those of the logits
+    /// (`[examples]`) to the linear ones, and of the field vectors (`[examples, fields · dim]`) to the embeddings'.
+    pub fn scatter(batch: Entries<'_>, from: (&[f32], &[f32]), linear: Slots<'_>, embedding: Slots<'_>, repeats: &mut Repeats) {
+        by_dim!(batch.dim, scatter_of(batch, from, linear, embedding, repeats));
+    }
+}
+
+#[inline(always)]
+fn width_of<const DIM: usize>(dim: usize) -> usize {
+    if DIM == 0 { dim } else { DIM }
+}
+
+#[inline(always)]
+fn field_vectors_of<const DIM: usize>(
+    batch: Entries<'_>,
+    linear: &[f32],
+    embedding: &[f32],
+    vectors: &mut [f32],
+    sums: &mut [f32],
+) {
+    let dim = width_of::<DIM>(batch.dim);
+    let mut fields = batch.by_field();
+    for (sum, vectors) in sums.iter_mut().zip(vectors.chunks_exact_mut(batch.fields * dim)) {
+        let mut linear_sum = 0.0_f32;
+        for vector in vectors.chunks_exact_mut(dim) {
+            let entries = fields.next().unwrap_or_default();
+            let row = |slot: u32| &embedding[slot as usize * dim..][..dim];
+            if let &[(slot, 1.0)] = entries {
+                linear_sum += linear[slot as usize];
+                vector.copy_from_slice(row(slot));
+                continue;
+            }
+            vector.fill(0.0);
+            for &(slot, x) in entries {
+                linear_sum = x.mul_add(linear[slot as usize], linear_sum);
+                let row = row(slot);
+                for lane in 0..dim {
+                    vector[lane] = x.mul_add(row[lane], vector[lane]);
+                }
+            }
+        }
+        *sum = linear_sum;
+    }
+}
+
+/// A row of weights, and where it is added.
+#[derive(Clone, Copy, Debug)]
+pub struct Placed {
+    /// Its number.
+    pub row: usize,
+    /// What it is multiplied by.
+    pub x: f32,
+    /// The field vector that it is added to.
+    pub vector: u32,
+    /// The example that this is of.
+    pub example: u32,
+}
+
+#[inline(always)]
+fn add_placed_of<const DIM: usize>(
+    dim: usize,
+    placed: &[Placed],
+    (linear, embeddings): (&[f32], &[f32]),
+    vectors: &mut [f32],
+    sums: &mut [f32],
+) {
+    let dim = width_of::<DIM>(dim);
+    for &Placed { row, x, vector, example } in placed {
+        let sum = &mut sums[example as usize];
+        *sum = x.mul_add(linear[row], *sum);
+        let vector = &mut vectors[vector as usize * dim..][..dim];
+        let embedding = &embeddings[row * dim..][..dim];
+        for lane in 0..dim {
+            vector[lane] = x.mul_add(embedding[lane], vector[lane]);
+        }
+    }
+}
+
+#[inline(always)]
+fn interactions_of<const DIM: usize>(dim: usize, vectors: &[f32], sums: &mut [f32], pairs: &mut [f32]) {
+    let dim = width_of::<DIM>(dim);
+    let width = vectors.len().checked_div(pairs.len()).unwrap_or(0);
+    if width == 0 {
+        return;
+    }
+    for ((pairs, sums), vectors) in pairs.iter_mut().zip(sums.chunks_exact_mut(dim)).zip(vectors.chunks_exact(width)) {
+        let mut products = [0.0_f32; LANES];
+        for start in (0..dim).step_by(LANES) {
+            let lanes = LANES.min(dim - start);
+            let mut sum = [0.0_f32; LANES];
+            sum[..lanes].copy_from_slice(&sums[start..start + lanes]);
+            for vector in vectors.chunks_exact(dim) {
+                let vector = &vector[start..start + lanes];
+                for lane in 0..lanes {
+                    products[lane] = vector[lane].mul_add(sum[lane], products[lane]);
+                    sum[lane] += vector[lane];
+                }
+            }
+            sums[start..start + lanes].copy_from_slice(&sum[..lanes]);
+        }
+        *pairs = total(products);
+    }
+}
+
+#[inline(always)]
+fn add_interaction_gradients_of<const DIM: usize>(
+    dim: usize,
+    dlogits: &[f32],
+    vectors: &[f32],
+    sums: &[f32],
+    gradients: &mut [f32],
+) {
+    let dim = width_of::<DIM>(dim);
+    let width = vectors.len().checked_div(dlogits.len()).unwrap_or(0);
+    if width == 0 {
+        return;
+    }
+    let examples = vectors.chunks_exact(width).zip(gradients.chunks_exact_mut(width));
+    for ((dlogit, sums), (vectors, gradients)) in dlogits.iter().zip(sums.chunks_exact(dim)).zip(examples) {
+        for (vector, gradient) in vectors.chunks_exact(dim).zip(gradients.chunks_exact_mut(dim)) {
+            for lane in 0..dim {
+                gradient[lane] = dlogit.mul_add(sums[lane] - vector[lane], gradient[lane]);
+            }
+        }
+    }
+}
+
+/// Gradients of a parameter group by slot, and what bounds what one example adds to one.
+#[derive(Debug)]
+pub struct Slots<'a> {
+    /// Gradients, summed over a batch.
+    pub g: &'a mut [f32],
+    /// FTRL state n: what one example adds is shortened so that no coordinate's part is beyond `bound · max(1, √n)`.
+    pub n: &'a [f32],
+    /// `None` is no bound.
+    pub bound: Option<f32>,
+}
+
+impl Slots<'_> {
+    /// Adds `x · d` to coordinates from a place on. Not finite stays so.
+    #[inline(always)]
+    fn add(&mut self, start: usize, x: f32, d: &[f32]) {
+        let g = &mut self.g[start..start + d.len()];
+        let mut factor = x;
+        if let Some(bound) = self.bound {
+            // Almost always all are within the least that the bound can be.
+            let beyond = d.iter().fold(false, |beyond, d| beyond | ((x * d).abs() > bound));
+            if beyond {
+                let share = |(d, n): (&f32, &f32)| bound * n.sqrt().max(1.0) / (x * d).abs();
+                factor *= d.iter().zip(&self.n[start..]).map(share).fold(1.0, f32::min);
+            }
+        }
+        for (g, d) in g.iter_mut().zip(d) {
+            *g = factor.mul_add(*d, *g);
+        }
+    }
+}
+
+/// Adds up the entries of one field that are for one slot: they move it together.
+#[derive(Clone, Debug, Default)]
+pub struct Repeats {
+    /// Where a slot is in `summed`, if that says so too.
+    places: Vec<u32>,
+    summed: Vec<(u32, f32)>,
+}
+
+impl Repeats {
+    /// The entries, each slot once, in the order in which they come first.
+    fn summed<'s>(&'s mut self, entries: &'s [(u32, f32)], slots: usize) -> &'s [(u32, f32)] {
+        if entries.len() <= 1 {
+            return entries;
+        }
+        self.places.resize(self.places.len().max(slots), 0);
+        self.summed.clear();
+        for &(slot, x) in entries {
+            let place = self.places[slot as usize] as usize;
+            if let Some((_, sum)) = self.summed.get_mut(place).filter(|(other, _)| *other == slot) {
+                *sum += x;
+            } else {
+                self.places[slot as usize] = self.summed.len() as u32;
+                self.summed.push((slot, x));
+            }
+        }
+        &self.summed
+    }
+}
+
+#[inline(always)]
+fn scatter_of<const DIM: usize>(
+    batch: Entries<'_>,
+    (dlogits, gradients): (&[f32], &[f32]),
+    mut linear: Slots<'_>,
+    mut embedding: Slots<'_>,
+    repeats: &mut Repeats,
+) {
+    let dim = width_of::<DIM>(batch.dim);
+    let mut fields = batch.by_field();
+    for (dlogit, gradients) in dlogits.iter().zip(gradients.chunks_exact(batch.fields * dim)) {
+        for gradient in gradients.chunks_exact(dim) {
+            let entries = fields.next().unwrap_or_default();
+            let slots = linear.g.len();
+            // Without a bound it makes no difference but of rounding whether entries are added up before.
+            for &(slot, x) in repeats.summed(entries, slots) {
+                linear.add(slot as usize, x, std::slice::from_ref(dlogit));
+                embedding.add(slot as usize * dim, x, &gradient[..dim]);
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+use ndarray::{Array2, ArrayView2};
+use proptest::prelude::*;
+
+use super::factors::{Entries, Repeats, Slots};
+use super::{InstructionSet, LANES, dense, factors, product, rows, total};
+use crate::feature::hash;
+
+/// Numbers between -1 and 1, some of them 0, and some subnormal.
+fn numbers(seed: u64, count: usize) -> Vec<f32> {
+    let number = |lane: u64| match hash::hash(seed, lane, 1) % 8 {
+        0 => 0.0,
+        1 => hash::uniform_weight(seed, lane, 2, 1.0) * 1e-39,
+        _ => hash::uniform_weight(seed, lane, 2, 1.0),
+    };
+    (0..count as u64).map(number).collect()
+}
+
+/// The instruction set is the whole process's: one test at a time goes through all.
+#[expect(clippy::disallowed_types, reason = "tests have threads")]
+static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// What a function gives under each instruction set of this processor.
+fn on_each<T: PartialEq + std::fmt::Debug>(run: impl Fn() -> T) -> T {
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let before = InstructionSet::in_use();
+    let mut results = InstructionSet::available().map(|set| {
+        InstructionSet::choose(set.name()).expect("it is available");
+        (set, run())
+    });
+    let (_, first) = results.next().expect("there is the baseline");
+    for (set, result) in results {
+        assert_eq!(result, first, "{} differs from the baseline", set.name());
+    }
+    InstructionSet::choose(before.name()).expect("it was in use");
+    first
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// The inner product as it is stated.
+fn chains(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0_f32; LANES];
+    a.iter().zip(b).enumerate().for_each(|(at, (x, y))| sums[at % LANES] = x.mul_add(*y, sums[at % LANES]));
+    total(sums)
+}
+
+proptest! {
+    #[test]
+    fn a_product_is_one_chain_an_element_whatever_its_shape_and_strides(
+        seed: u64, rows in 0_usize..30, inner in 0_usize..300, columns in 0_usize..40, transposed: (bool, bool)
+    ) {
+        let (a, b, c) = (numbers(seed, rows * inner), numbers(seed + 1, inner * columns), numbers(seed + 2, rows * columns));
+        let view = |values, rows, columns, is_transposed| {
+            let shape = if is_transposed { (columns, rows) } else { (rows, columns) };
+            let view = ArrayView2::from_shape(shape, values).expect("it has the length");
+            if is_transposed { view.reversed_axes() } else { view }
+        };
+        let (left, right) = (view(&a, rows, inner, transposed.0), view(&b, inner, columns, transposed.1));
+        let found = on_each(|| {
+            let mut out = Array2::from_shape_vec((rows, columns), c.clone()).expect("it has the length");
+            product::add_product(left, right, out.view_mut());
+            bits(&out.into_raw_vec_and_offset().0)
+        });
+        let chain = |(at, first): (usize, &f32)| {
+            let (row, column) = (at / columns, at % columns);
+            (0..inner).fold(*first, |sum, k| left[[row, k]].mul_add(right[[k, column]], sum)).to_bits()
+        };
+        prop_assert_eq!(found, c.iter().enumerate().map(chain).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn dense_kernels_give_the_same_bits_under_each_instruction_set(seed: u64, inputs in 1_usize..70, outputs in 1_usize..40) {
+        let (x, matrix) = (numbers(seed, inputs), numbers(seed + 1, inputs * outputs));
+        let (y, start) = (numbers(seed + 2, outputs), numbers(seed + 3, outputs));
+        prop_assert_eq!(on_each(|| dense::dot(&x, &matrix[..inputs]).to_bits()), chains(&x, &matrix[..inputs]).to_bits());
+        let dots = on_each(|| {
+            let mut out = start.clone();
+            dense::add_dots(&x, &matrix, &mut out);
+            bits(&out)
+        });
+        let expected: Vec<f32> = start.iter().zip(matrix.chunks_exact(inputs)).map(|(s, row)| s + chains(&x, row)).collect();
+        prop_assert_eq!(dots, bits(&expected));
+        let summed = on_each(|| {
+            let mut out = start.clone();
+            dense::add_rows(&x, &matrix, &mut out);
+            let mut outer = matrix.clone();
+            dense::add_outer(&y, &x, &mut outer);
+            dense::add_scaled(&mut outer, 0.3, &matrix);
+            dense::add(&mut outer, &matrix);
+            let (mut momentum, mut weights) = (numbers(seed + 4, outer.len()), matrix.clone());
+            dense::step([0.05, 0.9, 0.7, 1e-3], &outer, &mut momentum, &mut weights);
+            let mut rectified = weights.clone();
+            dense::rectify(&mut rectified);
+            dense::rectify_gradient(&mut momentum, &rectified);
+            let scalars = [dense::sum_of_squares(&outer).to_bits(), u64::from(dense::largest(&weights).to_bits())];
+            ([out, outer, momentum, weights, rectified].map(|values| bits(&values)), scalars)
+        });
+        let expected: Vec<f32> = (0..outputs)
+            .map(|at| (0..inputs).fold(start[at], |sum, k| x[k].mul_add(matrix[k * outputs + at], sum)))
+            .collect();
+        // Passing over zeros is as adding them, but for the sign of a zero.
+        let values: Vec<f32> = summed.0[0].iter().map(|bits| f32::from_bits(*bits)).collect();
+        prop_assert_eq!(values, expected);
+    }
+
+    #[test]
+    fn the_largest_magnitude_is_that_and_shows_what_is_not_finite(seed: u64, len in 0_usize..70, at: usize, fault in 0_usize..4) {
+        let mut values = numbers(seed, len);
+        let largest = values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+        prop_assert_eq!(on_each(|| dense::largest(&values)), largest);
+        if let (Some(fault), false) = ([None, Some(f32::NAN), Some(f32::INFINITY), Some(f32::NEG_INFINITY)][fault], len == 0) {
+            values[at % len] = fault;
+            prop_assert!(!on_each(|| dense::largest(&values).is_finite()));
+        }
+    }
+
+    #[test]
+    fn field_vectors_and_gradients_give_the_same_bits_under_each_instruction_set(
+        seed: u64, examples in 1_usize..6, fields in 1_usize..7, dim in prop_oneof![Just(10_usize), 1_usize..40], bounded: bool
+    ) {
+        const SLOTS: usize = 5;
+        let mut entries = Vec::new();
+        let mut ends = Vec::new();
+        for field in 0..(examples * fields) as u64 {
+            let count = [1, 1, 0, 3][(hash::hash(seed, field, 3) % 4) as usize];
+            let entry = |n: u64| {
+                let x = if hash::hash(seed, field, 9).is_multiple_of(2) { 1.0 } else { hash::uniform_weight(seed, field, n, 3.0) };
+                ((hash::hash(seed, field, n) % SLOTS as u64) as u32, x)
+            };
+            entries.extend((10..10 + count).map(entry));
+            ends.push(entries.len() as u32);
+        }
+        let batch = Entries { entries: &entries, start: 0, ends: &ends, fields, dim };
+        let (linear, embedding) = (numbers(seed, SLOTS), numbers(seed + 1, SLOTS * dim));
+        let n: Vec<f32> = numbers(seed + 2, SLOTS * dim).iter().map(|n| n.abs()).collect();
+        let dlogits = numbers(seed + 3, examples);
+        let found = on_each(|| {
+            let (mut vectors, mut sums) = (vec![0.0; examples * fields * dim], vec![0.0; examples]);
+            factors::field_vectors(batch, &linear, &embedding, &mut vectors, &mut sums);
+            let (mut all, mut pairs) = (vec![0.0; examples * dim], vec![0.0; examples]);
+            factors::interactions(dim, &vectors, &mut all, &mut pairs);
+            let mut gradients = numbers(seed + 4, vectors.len());
+            factors::add_interaction_gradients(dim, &dlogits, &vectors, &all, &mut gradients);
+            let (mut g, mut h) = (vec![0.0; SLOTS], vec![0.0; SLOTS * dim]);
+            let bound = bounded.then_some(0.25);
+            let (linear, embedding) = (Slots { g: &mut g, n: &n[..SLOTS], bound }, Slots { g: &mut h, n: &n, bound });
+            factors::scatter(batch, (&dlogits, &gradients), linear, embedding, &mut Repeats::default());
+            [vectors, sums, all, pairs, gradients, g, h].map(|values| bits(&values))
+        });
+        // The pairs against the double sum of their definition.
+        let vectors: Vec<f64> = found[0].iter().map(|bits| f64::from(f32::from_bits(*bits))).collect();
+        for (vectors, pairs) in vectors.chunks_exact(fields * dim).zip(&found[3]) {
+            let mut expected = 0.0;
+            for (at, e) in vectors.chunks_exact(dim).enumerate() {
+                for f in vectors.chunks_exact(dim).skip(at + 1) {
+                    expected += e.iter().zip(f).map(|(e, f)| e * f).sum::<f64>();
+                }
+            }
+            let pairs = f64::from(f32::from_bits(*pairs));
+            prop_assert!((pairs - expected).abs() <= 1e-4 * (1.0 + expected.abs()), "{pairs} is not {expected}");
+        }
+    }
+
+    #[test]
+    fn ftrl_gives_the_same_bits_under_each_instruction_set(seed: u64, len in 0_usize..70, l1 in 0.0_f32..0.5) {
+        let ftrl = rows::Ftrl { alpha: 0.1, beta: 1.0, l1, l2: 0.01 };
+        on_each(|| {
+            let (mut z, g) = (numbers(seed, len), numbers(seed + 1, len));
+            let mut n: Vec<f32> = numbers(seed + 2, len).iter().map(|n| n.abs()).collect();
+            let mut w = vec![0.0; len];
+            rows::weights(ftrl, &z, &n, &mut w);
+            rows::update(ftrl, 4.0, &g, &w, &mut z, &mut n);
+            [w, z, n].map(|values| bits(&values))
+        });
+    }
+}
+
+#[test]
+fn an_instruction_set_that_is_not_there_is_refused_by_name() {
+    let error = InstructionSet::choose("mmx").expect_err("there is none").to_string();
+    assert!(error.contains("\"mmx\" is no instruction set of this processor: it has baseline"), "{error}");
+}

@@ -1,0 +1,89 @@
+//! The step of the MLP: gradient descent, by the shortest way that gives it.
+//!
+//! As a rule nothing is clipped and there is neither momentum nor a penalty: then gradients go straight into the parameters, and what
+//! would have to be looked at for it, the gradient's norm and whether all stays finite, follows from a bound that costs next
+//! to nothing. The optimizer's own formulas are those of `optim::sgd`.
+
+use super::DenseState;
+use super::batch::{Architecture, MlpScratch, Scratch};
+use crate::kernel;
+use crate::optim::params::SgdParams;
+use crate::optim::sgd;
+
+/// How the MLP is stepped.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum MlpStep {
+    /// By adding the gradient of each example, times this, to the parameters.
+    Examples(f32),
+    /// By adding the gradient that is computed, times this, to them.
+    Gradient(f32),
+    /// By taking the next parameters and their momentum, which are computed.
+    Swap,
+}
+
+/// Below so many examples each is added to the MLP's parameters; from there on their gradients are added up before, which costs a
+/// pass over all parameters, and does not round what they add one by one.
+const FEW_EXAMPLES: usize = 16;
+
+/// The longest step of the MLP. It is far below the resolution of the largest finite number, so that no step within it makes a finite
+/// parameter infinite, and none has to be looked at.
+const STEP_MAX: f64 = 1e30;
+
+impl MlpStep {
+    /// Computes the step of the MLP; `None` when it, or what it leads to, is not finite.
+    pub(super) fn of(
+        sgd_params: &SgdParams,
+        architecture: &Architecture,
+        dense: &DenseState,
+        divisor: f32,
+        scratch: &mut Scratch,
+    ) -> Option<Self> {
+        // The norm is at most this, and within the bound for clipping as a rule: then it need not be known.
+        let bound = scratch.mlp_gradient_bound() / f64::from(divisor);
+        let is_plain = sgd_params.momentum == 0.0 && sgd_params.l2 == 0.0;
+        let is_short = |norm: f64| norm * f64::from(sgd_params.learning_rate) <= STEP_MAX;
+        let rate = -sgd_params.learning_rate / divisor;
+        if sgd::clip_factor(sgd_params, bound) == 1.0 {
+            if is_plain && scratch.layout.examples() < FEW_EXAMPLES {
+                return is_short(bound).then_some(Self::Examples(rate));
+            }
+            scratch.mlp_gradient(architecture);
+            if is_plain {
+                return is_short(bound).then_some(Self::Gradient(rate));
+            }
+        } else {
+            scratch.mlp_gradient(architecture);
+        }
+        let norm = sgd::norm(&scratch.mlp.gradient) / f64::from(divisor);
+        let factor = sgd::clip_factor(sgd_params, norm);
+        if is_plain {
+            return is_short(norm * f64::from(factor)).then_some(Self::Gradient(rate * factor));
+        }
+        let MlpScratch { gradient, next, momentum_next } = &mut scratch.mlp;
+        next.clone_from(&dense.mlp);
+        momentum_next.clone_from(&dense.momentum);
+        for (run, is_penalised) in architecture.mlp.runs() {
+            let l2 = if is_penalised { sgd_params.l2 } else { 0.0 };
+            let (gradient, momentum) = (&gradient[run.clone()], &mut momentum_next[run.clone()]);
+            sgd::step(sgd_params, l2, factor / divisor, gradient, momentum, &mut next[run]);
+        }
+        (norm.is_finite() && all_finite(next)).then_some(Self::Swap)
+    }
+
+    /// Takes the step.
+    pub(super) fn take(self, architecture: &Architecture, dense: &mut DenseState, scratch: &mut Scratch) {
+        match self {
+            Self::Examples(factor) => scratch.add_mlp_gradient(architecture, factor, &mut dense.mlp),
+            Self::Gradient(factor) => kernel::dense::add_scaled(&mut dense.mlp, factor, &scratch.mlp.gradient),
+            Self::Swap => {
+                std::mem::swap(&mut dense.mlp, &mut scratch.mlp.next);
+                std::mem::swap(&mut dense.momentum, &mut scratch.mlp.momentum_next);
+            }
+        }
+    }
+}
+
+/// Whether every value is finite.
+pub(super) fn all_finite(values: &[f32]) -> bool {
+    kernel::dense::largest(values).is_finite()
+}
