@@ -28,6 +28,7 @@ mod integration {
     mod losses;
     mod memory;
     mod outages;
+    mod peers;
     mod poison;
     mod progress;
     mod readme;
