@@ -14,6 +14,7 @@ mod integration {
     mod encoder;
     mod endings;
     mod formats;
+    mod fuzzing;
     mod gaps;
     mod gate;
     mod golden;

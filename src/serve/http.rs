@@ -26,6 +26,8 @@ use tokio::sync::Semaphore;
 
 use crate::http::registry::MetricRegistry;
 use arms::Arms;
+#[doc(hidden)]
+pub use infer::infer_body;
 
 /// How much is taken at once.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::answer::HttpRefusal;
 use super::tensor::Tensor;
-use crate::serve::scorer::{Predictions, RowPlace, ScoreRequest, probability};
+use crate::serve::scorer::{Predictions, RowPlace, ScoreRequest, Scorer, probability};
 
 /// The input of rows as JSON objects, unless the model has a field of this name.
 pub(super) const ROWS: &str = "features";
@@ -56,6 +56,23 @@ pub(super) struct Answer {
     pub(super) json: Value,
     /// Binary tensors, if some were asked for.
     pub(super) binary: Option<Vec<u8>>,
+}
+
+/// What the endpoint does with a body, without HTTP and arms: the JSON of its answer, and the binary tensors behind it. For fuzzing,
+/// which would be slow through sockets.
+///
+/// # Errors
+/// As the endpoint refuses the body.
+#[doc(hidden)]
+pub fn infer_body(
+    scorer: &mut Scorer,
+    body: &[u8],
+    json_bytes: Option<usize>,
+) -> Result<(Value, Option<Vec<u8>>), HttpRefusal> {
+    let (request, binary) = InferRequest::read(body, json_bytes)?;
+    let _ = request.key();
+    let Answer { json, binary } = request.score(binary, scorer.request()?, Map::new(), |_| ())?;
+    Ok((json, binary))
 }
 
 fn is_set(parameters: &BTreeMap<String, Value>, name: &str) -> Option<bool> {
