@@ -144,9 +144,10 @@ fn report(clicks: &[Click], announced: &[Announced], answered: &[Answered], kafk
         kafka.impressions_topic,
         kafka.clicks_topic,
     );
-    let rejected = announced.iter().filter(|version| version.held.is_some()).count();
-    let fulls = announced.iter().filter(|version| version.is_full).count();
-    println!("{} versions announced, {fulls} of them full, {rejected} rejected by the gate", announced.len());
+    let after: Vec<&Announced> = announced.iter().skip_while(|version| version.cut_at < clicks[0].at).collect();
+    let fulls = after.iter().filter(|version| version.is_full).count();
+    let rejected = after.iter().filter(|version| version.held.is_some()).count();
+    println!("{} versions meanwhile, {fulls} of them full, {rejected} rejected by the gate", after.len());
     let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
     announced
         .iter()
@@ -158,7 +159,6 @@ fn report(clicks: &[Click], announced: &[Announced], answered: &[Answered], kafk
     line("  produced to cut: read, joined, learned, next version due", ways.iter().map(|way| way.to_cut));
     line("  cut to announced: written, committed, sent", ways.iter().map(|way| way.to_announced));
     line("  announced to answered: fetched, verified, swapped", ways.iter().map(|way| way.to_answered));
-    let after: Vec<&Announced> = announced.iter().skip_while(|version| version.cut_at < clicks[0].at).collect();
     line("between cuts", after.windows(2).map(|pair| pair[1].cut_at - pair[0].cut_at));
     line(
         "the log's watermark behind the clock, when a version is cut",

@@ -14,14 +14,14 @@ pub(crate) const CONNECTIONS: usize = 4;
 
 /// A server of rankings, which is ended with this.
 pub(crate) struct Peer {
-    _process: Process,
+    process: Process,
     address: SocketAddr,
 }
 
 impl Peer {
     /// A process that listens there.
     pub(crate) fn at(process: Process, address: SocketAddr) -> Self {
-        Self { _process: process, address }
+        Self { process, address }
     }
 
     /// `deepfm serve` of a directory of versions of the model `bench`, at a free port; `before` is what starts the program.
@@ -39,6 +39,15 @@ impl Peer {
             std::thread::park_timeout(Duration::from_millis(5));
         }
         self
+    }
+
+    /// CPU time that the process has taken, in seconds.
+    pub(crate) fn cpu(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.0.id())).expect("it is running");
+        // After the name, which may have blanks: the state is the first, and user and system time are in hundredths of a second.
+        let (_, values) = stat.rsplit_once(')').expect("it has a name");
+        values.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<f64>().expect("a number")).sum::<f64>()
+            / 100.0
     }
 
     /// The scores of a ranking.

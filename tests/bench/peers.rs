@@ -1,5 +1,6 @@
 //! `POST /v1/rank` of `deepfm serve` beside an ASGI application around ONNX Runtime (`asgi.py`): one model, the same bodies, one
-//! core for either server and another for who asks, in turns. Run by `./dev bench serve`, which installs what the application needs.
+//! core for either server and another for who asks, in turns. The CPU time that a request takes is told besides: it hardly depends on
+//! what else the machine does. Run by `./dev bench serve`, which installs what the application needs.
 //!
 //! Nothing is timed before both give the same scores.
 
@@ -24,8 +25,8 @@ const ROWS: usize = 1_000_000;
 const BODIES: u64 = 500;
 
 /// How often each server is asked, and how long at a time.
-const ROUNDS: usize = 4;
-const ROUND: Duration = Duration::from_secs(6);
+const ROUNDS: usize = 10;
+const ROUND: Duration = Duration::from_secs(3);
 const WARM_UP: Duration = Duration::from_secs(2);
 
 /// The most by which probabilities may differ.
@@ -65,9 +66,10 @@ fn main() {
     println!("scores of {BODIES} rankings agree to {most:.1e}");
 
     let mut times = [Vec::new(), Vec::new()];
-    for (_, peer) in &peers {
-        peer.ask(&bodies, WARM_UP);
-    }
+    let before = [0, 1].map(|peer: usize| {
+        peers[peer].1.ask(&bodies, WARM_UP);
+        peers[peer].1.cpu()
+    });
     for round in 1..=ROUNDS {
         for ((name, peer), times) in peers.iter().zip(&mut times) {
             let found = peer.ask(&bodies, ROUND);
@@ -75,24 +77,26 @@ fn main() {
             times.extend(found);
         }
     }
+    let cpu = [0, 1].map(|peer: usize| (peers[peer].1.cpu() - before[peer]) / times[peer].len() as f64);
     let [ours, theirs] = times.map(|mut times| {
         times.sort_unstable();
         Figures::of(&times, ROUND * ROUNDS as u32)
     });
     drop(peers);
     let (own, other) = (in_process(root.path(), &bodies), in_process_python(application(), root.path(), &bodies));
-    println!("\n{:<38} {:>10} {:>10} {:>10}", "", "requests/s", "p50", "p99");
-    for (name, figures) in [("deepfm serve", &ours), ("ASGI, ONNX Runtime", &theirs)] {
+    println!("\n{:<30}{:>12}{:>10}{:>10}{:>14}", "", "requests/s", "p50", "p99", "CPU each");
+    for ((name, figures), cpu) in [("deepfm serve", &ours), ("ASGI, ONNX Runtime", &theirs)].into_iter().zip(cpu) {
         let Figures { rate, p50, p99 } = figures;
-        println!("{name:<38} {rate:>10.0} {p50:>10.2?} {p99:>10.2?}");
+        println!("{name:<30}{rate:>12.0}{p50:>10.2?}{p99:>10.2?}{:>14.2?}", Duration::from_secs_f64(cpu));
     }
-    println!("{:<38} {own:>10.0}", "deepfm in process");
-    println!("{:<38} {other:>10.0}", "the application without HTTP");
+    println!("{:<30}{own:>12.0}", "deepfm in process");
+    println!("{:<30}{other:>12.0}", "the application without HTTP");
     println!(
-        "\ndeepfm serve over ASGI: {:.2} times the requests a second, {:.2} of the p50, {:.2} of the p99",
+        "\ndeepfm serve over ASGI: {:.2} times the requests a second, {:.2} of the p50, {:.2} of the p99, {:.2} of the CPU",
         ours.rate / theirs.rate,
         ours.p50.as_secs_f64() / theirs.p50.as_secs_f64(),
         ours.p99.as_secs_f64() / theirs.p99.as_secs_f64(),
+        cpu[0] / cpu[1],
     );
     println!("in process: {:.2} times ASGI, {:.2} times the application without HTTP", own / theirs.rate, own / other);
 }

@@ -10,7 +10,8 @@ use deepfm_core::version::bytes::Bytes;
 use deepfm_core::version::delta::{Delta, DeltaError, Digested};
 use deepfm_core::version::journal::read_journal;
 use deepfm_core::version::known::KnownVersions;
-use deepfm_core::version::manifest::Manifest;
+use deepfm_core::version::manifest::{Manifest, sha256};
+use deepfm_core::version::names;
 use deepfm_core::version::safetensors;
 use deepfm_core::version::servable::Servable;
 use deepfm_stream::serve::http::infer_body;
@@ -110,7 +111,7 @@ fn scorer() -> Scorer {
     static SERVER: LazyLock<Server> = LazyLock::new(|| {
         let root = std::env::temp_dir().join(format!("deepfm-fuzz-{}", std::process::id()));
         let manifest = include_bytes!("../fixtures/formats/artefact-3/manifest.json");
-        let version = root.join(format!("1-{}", &deepfm_core::version::manifest::sha256(manifest)[..12]));
+        let version = root.join(names::directory(fixture(manifest).version, &sha256(manifest)));
         std::fs::create_dir_all(&version).expect("the disk takes it");
         let files: [(&str, &[u8]); 4] = [
             ("manifest.json", manifest),
@@ -124,10 +125,13 @@ fn scorer() -> Scorer {
         let options =
             FollowOptions { target: Target::Latest, rows_max: 100, ..FollowOptions::new(&fixture(manifest).model) };
         let server = Server::follow_directory(&root, options).expect("it can be followed so");
-        while server.model().is_none() {
-            assert!(server.status().versions.iter().all(|one| one.version == 1), "{:?}", server.status());
+        for _ in 0..10_000 {
+            if server.model().is_some() {
+                break;
+            }
             std::thread::park_timeout(std::time::Duration::from_millis(1));
         }
+        assert!(server.model().is_some(), "{:?}", server.status());
         // It is mapped: nobody looks for its files again.
         std::fs::remove_dir_all(&root).expect("it is ours");
         server
@@ -143,8 +147,10 @@ thread_local! {
 pub(crate) fn rank(data: &[u8]) -> bool {
     SCORER.with_borrow_mut(|scorer| match scorer.rank_body(data) {
         Ok(ranked) => {
-            let body: Value = serde_json::from_slice(data).expect("it was read as JSON");
-            assert_eq!(body["candidates"].as_array().map(Vec::len), Some(ranked.logits.len()));
+            // Texts that nobody asked for are passed over, whatever their letters; a whole reader refuses some of them.
+            if let Ok(body) = serde_json::from_slice::<Value>(data) {
+                assert_eq!(body["candidates"].as_array().map(Vec::len), Some(ranked.logits.len()));
+            }
             assert!(ranked.probabilities().all(|score| (0.0..=1.0).contains(&score)));
             true
         }

@@ -55,4 +55,5 @@ fn the_application_in_python_scores_as_we_do_in_process_and_over_http() {
     }
     // At least one answer on each connection; it panics at one that is none.
     assert!(peer.ask(&bodies, Duration::ZERO).len() >= peer::CONNECTIONS);
+    assert!(peer.cpu() > 0.0);
 }

@@ -30,7 +30,7 @@ use crate::served::Process;
 const ROWS: usize = 1_000_000;
 
 /// How many of either kind are announced.
-const VERSIONS: u64 = 10;
+const VERSIONS: u64 = 30;
 
 /// One row in so many changes.
 const CHANGED: usize = 100;
