@@ -16,6 +16,7 @@ mod output;
 mod progress;
 mod run;
 mod serve;
+mod status;
 mod topics;
 mod versions;
 
@@ -65,7 +66,7 @@ enum Command {
     /// The worker: consume, join, learn, checkpoint, publish.
     Run(run::Args),
     /// The reference server: follows versions and scores requests over HTTP.
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     /// Replay events through the same trainer and report how well it predicted.
     Backtest(backtest::Args),
     /// The whole loop on an embedded broker with simulated traffic; needs no services.
@@ -85,6 +86,8 @@ enum Command {
     /// The published versions of a model.
     #[command(subcommand)]
     Versions(versions::Command),
+    /// What the worker does, and which server serves what.
+    Status(status::Args),
     /// Check or look into a version or training export, or write an export.
     #[command(subcommand)]
     Artifact(artifact::Command),
@@ -135,6 +138,7 @@ fn carry_out(command: Command) -> Result<(), Failure> {
         Command::Topics(command) => topics::run(&command),
         Command::DeadLetters(command) => dead_letters::run(&command),
         Command::Versions(command) => versions::run(command),
+        Command::Status(args) => status::run(&args),
         Command::Artifact(command) => artifact::run(&command),
     }
 }

@@ -30,6 +30,7 @@ mod overlay;
 pub mod properties;
 pub mod schema;
 mod section;
+pub mod serve;
 pub mod table;
 pub mod template;
 #[cfg(test)]
@@ -81,6 +82,8 @@ pub struct Config {
     pub versions: operation::Versions,
     /// `[gate]`
     pub gate: gate::Gate,
+    /// `[serve]`
+    pub serve: serve::Serve,
     /// `[exports]`
     pub exports: operation::Exports,
     /// `[admin]`
@@ -143,6 +146,7 @@ impl Config {
             state: operation::State::read_keys(&root.section("state")),
             versions: operation::Versions::read(&versions, window_seconds),
             gate: gate::Gate::read_keys(&gate),
+            serve: serve::Serve::read_keys(&root.section("serve")),
             exports: operation::Exports::read_keys(&exports),
             admin: operation::Admin::read_keys(&root.section("admin")),
             metrics: operation::MetricsSection::read_keys(&root.section("metrics")),

@@ -15,6 +15,7 @@
 //! | thread | who starts it | what feeds it | its bound | its panic | what it can hold up |
 //! |---|---|---|---|---|---|
 //! | `following`, one a [`Server`] | [`Server`] | a directory, or the versions topic | one version at a time | is said; the version served is served on | the next version |
+//! | `acknowledging` | [`Acknowledger`] | it is woken at each swap, and at its beat | nothing waits: it looks at what is served | is said; nobody is told any more | nothing; the end of the server for 3 s |
 //!
 //! Invariants:
 //! * Every request is answered from exactly one version, which it names.
@@ -22,6 +23,8 @@
 //! * The last good version is served on, whatever happens to later ones.
 //! * Requests wait for no reload and free no version.
 
+#[cfg(feature = "kafka")]
+pub mod acknowledge;
 mod current;
 mod directory;
 pub mod follow;
@@ -32,14 +35,18 @@ pub mod load;
 mod mapped;
 pub mod model;
 mod rank_body;
+pub mod said;
 pub mod scorer;
 pub mod state;
 pub mod target;
 #[cfg(feature = "kafka")]
 mod topic;
 
-pub use follow::{FollowError, FollowStatus, Server};
+#[cfg(feature = "kafka")]
+pub use acknowledge::{Acknowledger, WatchedArm};
+pub use follow::{FollowError, FollowStatus, Server, Watch};
 pub use model::ServedModel;
+pub use said::{AcknowledgementBoard, AcknowledgementStatus};
 pub use scorer::{Predictions, RowPlace, ScoreError, ScoreRequest, Scorer, probability};
 pub use state::{LoadStage, VersionState, VersionStatus};
 pub use target::{FollowOptions, Required, Target};

@@ -1,5 +1,6 @@
 //! The integration tests: one binary, so that the shared fixtures (a real broker among them) are set up once.
 mod integration {
+    mod acknowledgements;
     mod alarms;
     mod believable;
     mod breaker;

@@ -106,6 +106,7 @@ fn play(args: &Args, directory: &Path) -> Result<(), Failure> {
         (&kafka.clicks_topic, 2),
         (&kafka.versions_topic, 1),
         (&kafka.dead_letter_topic, 1),
+        (&kafka.acknowledgements_topic, 1),
     ];
     for (topic, partitions) in topics {
         cluster.create_topic(topic, partitions, 1).or_exit_with(Exit::Software, "cannot create a topic")?;

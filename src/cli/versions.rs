@@ -2,18 +2,23 @@
 
 mod moves;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use deepfm_core::event::plain::plain;
 use deepfm_core::version::alias::Hold;
-use deepfm_core::version::announcement::Announcement;
+use deepfm_core::version::announcement::{Announcement, TEXT_CHARS_MAX};
+use deepfm_core::version::arms::ONLY;
+use deepfm_core::version::fleet::FleetRow;
 use deepfm_core::version::known::KnownVersions;
 use deepfm_core::version::manifest::Kind;
 use deepfm_core::version::moves::Order;
 use deepfm_stream::artefacts;
 use deepfm_stream::config::Config;
-use deepfm_stream::publish::retention;
+use deepfm_stream::kafka::BrokerError;
 use deepfm_stream::publish::topic::{self, Record};
+use deepfm_stream::publish::{self, retention};
 
 use self::moves::{Told, Training};
 use super::failure::{Exit, Failure, OrExit as _};
@@ -22,7 +27,8 @@ use super::{config, output};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List the announced versions, with the quality of their last window, and where the aliases point.
+    /// List the announced versions, with the quality of their last window, where the aliases point, and which servers serve
+    /// which.
     List {
         /// The configuration file.
         #[arg(long, value_name = "FILE", env = "DEEPFM_CONFIG")]
@@ -92,11 +98,13 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
         Command::List { config, json } => {
             let config = config::load(&config)?;
             let versions = read(&config)?;
+            let servers = servers(&config, &versions);
             if json {
                 let document = serde_json::json!({
                     "versions": versions.announced.values().collect::<Vec<_>>(),
                     "aliases": versions.aliases,
                     "holds": versions.holds,
+                    "servers": servers,
                 });
                 return output::json(&document);
             }
@@ -106,7 +114,8 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
             let columns = output::columns();
             let rows = versions.announced.values().map(|one| line(one, &versions, columns));
             let holds = versions.holds.values().map(|hold| output::cut(&held(hold), columns));
-            output::lines(std::iter::once(head(columns)).chain(rows).chain(holds))?;
+            let served = served(&servers).into_iter().map(|line| output::cut(&line, columns));
+            output::lines(std::iter::once(head(columns)).chain(rows).chain(holds).chain(served))?;
             let newest = versions.announced.values().next_back();
             if let Some(hint) = newest.and_then(|newest| stale(&config, newest, jiff::Timestamp::now())) {
                 eprintln!("{hint}");
@@ -168,6 +177,32 @@ fn collect(file: &std::path::Path, is_dry: bool, json: bool) -> Result<(), Failu
 
 fn read(config: &Config) -> Result<KnownVersions, Failure> {
     topic::read(&config.kafka, &config.model.name).map_err(|error| Failure::new(topic_exit(&error), error))
+}
+
+/// What servers say that they serve. A list of versions is one without it, too.
+fn servers(config: &Config, versions: &KnownVersions) -> Vec<FleetRow> {
+    match publish::servers::read(&config.kafka, &config.model.name) {
+        Ok(read) => read.fleet.rows(versions, jiff::Timestamp::now().as_millisecond()),
+        Err(BrokerError::MissingTopic { .. }) => Vec::new(),
+        Err(error) => {
+            tracing::warn!("what servers serve is not known: {error}");
+            Vec::new()
+        }
+    }
+}
+
+/// Which servers serve each version, in lines.
+fn served(rows: &[FleetRow]) -> Vec<String> {
+    let mut versions: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    for row in rows {
+        let Some(version) = row.version else { continue };
+        let flags: Vec<String> = row.flags.iter().map(|flag| format!(" ({})", flag.name())).collect();
+        let arm = if row.arm == ONLY { String::new() } else { format!(" {}", plain(&row.arm, TEXT_CHARS_MAX)) };
+        versions.entry(version).or_default().push(format!("{}{arm}{}", row.server, flags.concat()));
+    }
+    let line =
+        |(version, servers): (u64, Vec<String>)| format!("version {version} is served by {}", servers.join(", "));
+    versions.into_iter().map(line).collect()
 }
 
 /// Says when the first version of a model is due.

@@ -41,7 +41,7 @@ section! {
     Kafka in "kafka" {
         /// Brokers to ask first, "host:port", several separated by commas.
         brokers: String = "localhost:9092".to_owned(), BROKERS, Free;
-        /// The topic of impressions. `deepfm topics plan` shows how these four are to be set up, `deepfm topics apply` does
+        /// The topic of impressions. `deepfm topics plan` shows how these five are to be set up, `deepfm topics apply` does
         /// it.
         impressions_topic: String = "impressions".to_owned(), TOPIC, Free;
         /// The topic of clicks.
@@ -50,6 +50,8 @@ section! {
         versions_topic: String = "deepfm-versions".to_owned(), TOPIC, Free;
         /// The topic of refused records.
         dead_letter_topic: String = "deepfm-dead-letters".to_owned(), TOPIC, Free;
+        /// The compacted topic on which servers say what they serve. A worker does not use it.
+        acknowledgements_topic: String = "deepfm-acknowledgements".to_owned(), TOPIC, Free;
         /// Where a worker without a checkpoint starts: "earliest", "latest" or a time such as "2026-01-31T00:00:00Z".
         /// Resolved once: after the first checkpoint it has no effect.
         start: Start = Start::Earliest, START, Free;
@@ -126,6 +128,7 @@ impl Kafka {
             ("clicks_topic", &self.clicks_topic),
             ("versions_topic", &self.versions_topic),
             ("dead_letter_topic", &self.dead_letter_topic),
+            ("acknowledgements_topic", &self.acknowledgements_topic),
         ];
         for (index, (key, topic)) in topics.iter().enumerate() {
             if let Some((other, _)) = topics[..index].iter().find(|(_, before)| before == topic) {

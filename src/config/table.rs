@@ -10,6 +10,7 @@ use super::model::{Mlp, Model};
 use super::operation::{Admin, Exports, MetricsSection, State, Versions};
 use super::optimizer::{BiasOptimizer, EmbeddingOptimizer, LinearOptimizer, MlpOptimizer, Optimizer};
 use super::properties;
+use super::serve::Serve;
 use super::training::Training;
 
 /// Every section.
@@ -33,6 +34,7 @@ pub static SECTIONS: &[Part] = &[
     State::PART,
     Versions::PART,
     Gate::PART,
+    Serve::PART,
     Exports::PART,
     Admin::PART,
     MetricsSection::PART,

@@ -28,7 +28,17 @@ pub struct Wanted {
     pub partitions: i32,
     /// Whether only the newest record of each key is kept.
     pub compacted: bool,
+    /// For how long a key is kept that nobody writes any more, where that is not for ever, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forgotten_after_ms: Option<u64>,
 }
+
+/// How long a server that has fallen silent is remembered.
+const SERVER_REMEMBERED_MS: u64 = 7 * 24 * 3600 * 1000;
+
+/// How often the topic of acknowledgements begins a new file: only closed ones are compacted, and every server writes at every
+/// beat.
+const ACKNOWLEDGEMENTS_SEGMENT_MS: u64 = 3600 * 1000;
 
 /// What is to be done about a topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -65,12 +75,17 @@ pub fn wanted(kafka: &Kafka, partitions: i32) -> Vec<Wanted> {
         purpose,
         partitions,
         compacted,
+        forgotten_after_ms: None,
     };
     vec![
         topic(&kafka.impressions_topic, "impressions", partitions, false),
         topic(&kafka.clicks_topic, "clicks", partitions, false),
         topic(&kafka.versions_topic, "announcements of versions", 1, true),
         topic(&kafka.dead_letter_topic, "records that could not be read", 1, false),
+        Wanted {
+            forgotten_after_ms: Some(SERVER_REMEMBERED_MS),
+            ..topic(&kafka.acknowledgements_topic, "what servers serve", 1, true)
+        },
     ]
 }
 
@@ -84,7 +99,7 @@ pub fn plan(kafka: &Kafka, partitions: i32) -> Result<Vec<Planned>, BrokerError>
     for wanted in wanted(kafka, partitions) {
         let action = match partition_count(&consumer, kafka, &wanted.topic) {
             Ok(partitions) if wanted.compacted && partitions != 1 => {
-                let problem = format!("it has {partitions} partitions; versions need exactly one, for their order");
+                let problem = format!("it has {partitions} partitions; its records need exactly one, for their order");
                 Action::Mend { problem }
             }
             Ok(partitions) => Action::Keep { partitions },
@@ -112,7 +127,8 @@ pub fn plan(kafka: &Kafka, partitions: i32) -> Result<Vec<Planned>, BrokerError>
 /// The first that is refused; or when the brokers do not answer within the bound.
 pub fn require(kafka: &Kafka) -> Result<(), BrokerError> {
     once_spread(|| {
-        plan(kafka, 1)?.into_iter().try_for_each(|Planned { wanted, action }| match action {
+        let is_used = |planned: &Planned| planned.wanted.topic != kafka.acknowledgements_topic;
+        plan(kafka, 1)?.into_iter().filter(is_used).try_for_each(|Planned { wanted, action }| match action {
             Action::Keep { .. } => Ok(()),
             Action::Create => Err(BrokerError::MissingTopic { topic: wanted.topic }),
             Action::Mend { problem } => Err(BrokerError::Unfit { topic: wanted.topic, problem }),
@@ -151,6 +167,15 @@ fn cleanup_problem(kafka: &Kafka, wanted: &Wanted) -> Result<Option<String>, Bro
         tracing::warn!("the brokers do not tell how topic {} is cleaned up: it must be compacted", wanted.topic);
         return Ok(None);
     };
+    if wanted.forgotten_after_ms.is_some() {
+        // What is kept longer, or for ever, is read all the same.
+        let is_compacted = policy.split(',').any(|word| word.trim() == "compact");
+        return Ok((!is_compacted).then(|| {
+            format!(
+                "its cleanup.policy is {policy}, it must be compact,delete: every beat of every server would be kept"
+            )
+        }));
+    }
     Ok((policy != "compact").then(|| {
         format!(
             "its cleanup.policy is {policy}, it must be compact: old announcements, and where `live` points, would be \
@@ -172,13 +197,24 @@ fn runtime() -> Result<tokio::runtime::Runtime, BrokerError> {
 pub fn apply(kafka: &Kafka, partitions: i32, replication: i32) -> Result<Vec<Planned>, BrokerError> {
     let plan = plan(kafka, partitions)?;
     let admin: AdminClient<Contact> = client::base(kafka).create_with_context(Contact::default())?;
-    let missing: Vec<NewTopic<'_>> = plan
+    let segment = ACKNOWLEDGEMENTS_SEGMENT_MS.to_string();
+    let missing: Vec<(&Wanted, String)> = plan
         .iter()
         .filter(|planned| planned.action == Action::Create)
-        .map(|planned| {
-            let Wanted { topic, partitions, compacted, .. } = &planned.wanted;
+        .map(|Planned { wanted, .. }| (wanted, wanted.forgotten_after_ms.unwrap_or_default().to_string()))
+        .collect();
+    let missing: Vec<NewTopic<'_>> = missing
+        .iter()
+        .map(|(Wanted { topic, partitions, compacted, forgotten_after_ms, .. }, after)| {
             let new = NewTopic::new(topic, *partitions, TopicReplication::Fixed(replication));
-            if *compacted { new.set("cleanup.policy", "compact") } else { new }
+            match (compacted, forgotten_after_ms) {
+                (false, _) => new,
+                (true, None) => new.set("cleanup.policy", "compact"),
+                (true, Some(_)) => {
+                    let new = new.set("cleanup.policy", "compact,delete").set("retention.ms", after);
+                    new.set("segment.ms", &segment)
+                }
+            }
         })
         .collect();
     if missing.is_empty() {

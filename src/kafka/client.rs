@@ -10,7 +10,7 @@ use rdkafka::message::Message as _;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::{ClientConfig, ClientContext};
 
-use super::contact::Contact;
+use super::contact::{Contact, Voice};
 use crate::config::kafka::Kafka;
 
 /// A consumer that reads fast from many partitions at once: without the short `fetch.wait.max.ms` a partition that has
@@ -94,6 +94,11 @@ pub struct Deliveries {
 }
 
 impl Deliveries {
+    /// Those of somebody who says failures aloud, or leaves that to another.
+    pub fn of(voice: Voice) -> Self {
+        Self { contact: Contact::of(voice), ..Self::default() }
+    }
+
     /// How many failed since the last call; the topic of the first of them, and why it failed.
     pub fn take_failed(&self) -> Option<(u64, String, KafkaError)> {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -126,7 +131,9 @@ impl ProducerContext for Deliveries {
             let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
             self.failed.fetch_add(1, Ordering::Relaxed);
             if first.is_none() {
-                tracing::error!("a record was not delivered to {}: {error}", message.topic());
+                if self.contact.voice() == Voice::Aloud {
+                    tracing::error!("a record was not delivered to {}: {error}", message.topic());
+                }
                 *first = Some((message.topic().to_owned(), error.clone()));
             }
         }

@@ -6,9 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::thread::{JoinHandle, Thread};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use deepfm_core::version::acknowledgement::{ServedVersion, written};
 use serde::Serialize;
 
 use super::current::Current;
@@ -45,6 +46,8 @@ pub struct FollowStatus {
     pub target: String,
     /// The version that new requests are answered with.
     pub serving: Option<u64>,
+    /// What there is to know of it.
+    pub served: Option<ServedVersion>,
     /// Versions, the newest last.
     pub versions: Vec<VersionStatus>,
     /// Versions that were loaded since the start.
@@ -66,11 +69,45 @@ struct Shared {
     current: Arc<Current>,
     status: Mutex<FollowStatus>,
     is_stopping: AtomicBool,
+    /// Who is woken when a version was swapped in.
+    waiting: Mutex<Option<Thread>>,
 }
 
 impl Shared {
     fn update(&self, change: impl FnOnce(&mut FollowStatus)) {
         change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Another version is served.
+    fn swapped(&self, served: ServedVersion) {
+        self.update(|status| {
+            status.loads += 1;
+            status.load_seconds = Some(served.load_seconds);
+            status.served = Some(served);
+        });
+        if let Some(thread) = &*self.waiting.lock().unwrap_or_else(PoisonError::into_inner) {
+            thread.unpark();
+        }
+    }
+
+    fn status(&self) -> FollowStatus {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What is served, for one who tells others of it. It holds up neither following nor requests: it is woken, and looks.
+#[derive(Clone, Debug)]
+pub struct Watch(Arc<Shared>);
+
+impl Watch {
+    /// The version that is served.
+    pub fn served(&self) -> Option<ServedVersion> {
+        self.0.status.lock().unwrap_or_else(PoisonError::into_inner).served.clone()
+    }
+
+    /// Unparks this thread whenever a version was swapped in, in place of one that was named before.
+    pub fn wake(&self, thread: Thread) {
+        *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
     }
 }
 
@@ -135,7 +172,12 @@ impl Server {
 
     /// What it says of itself.
     pub fn status(&self) -> FollowStatus {
-        self.shared.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.status()
+    }
+
+    /// For one who tells others what is served.
+    pub fn watch(&self) -> Watch {
+        Watch(Arc::clone(&self.shared))
     }
 }
 
@@ -220,10 +262,11 @@ impl Following {
         });
         match loaded {
             Ok(model) => {
-                self.swap(Arc::new(model));
+                let model = Arc::new(model);
+                self.swap(Arc::clone(&model));
                 let seconds = start.elapsed().as_secs_f64();
                 tracing::info!("version {} is served, {seconds:.3} s after its load began", offer.version);
-                self.shared.update(|status| (status.loads, status.load_seconds) = (status.loads + 1, Some(seconds)));
+                self.shared.swapped(served(&model, seconds));
             }
             Err(failure) if failure.is_held => {
                 tracing::info!("version {} ({}) is passed over: {}", offer.version, offer.directory, failure.reason);
@@ -268,5 +311,18 @@ impl Following {
         self.shared.update(|status| {
             (status.versions, status.serving, status.trouble) = (versions, serving, trouble);
         });
+    }
+}
+
+/// What there is to know of a version that has just been swapped in.
+fn served(model: &ServedModel, load_seconds: f64) -> ServedVersion {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    ServedVersion {
+        version: model.version(),
+        manifest_digest: model.digest().to_owned(),
+        watermark: model.manifest().watermark,
+        probes_digest: model.probes_digest.clone(),
+        loaded_at: written(now.as_millis() as i64),
+        load_seconds,
     }
 }

@@ -24,6 +24,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use super::said::AcknowledgementBoard;
 use crate::http::registry::MetricRegistry;
 use arms::Arms;
 #[doc(hidden)]
@@ -61,6 +62,7 @@ pub(super) struct App {
     arms: Arms,
     limits: ServeLimits,
     registry: MetricRegistry,
+    acknowledgements: AcknowledgementBoard,
     places: Semaphore,
     is_draining: AtomicBool,
     /// Requests without a key are shared out in turn.
@@ -75,7 +77,7 @@ pub struct HttpServer {
 }
 
 impl HttpServer {
-    /// Binds the address; port 0 takes a free one.
+    /// Binds the address; port 0 takes a free one. `acknowledgements` are shown.
     ///
     /// # Errors
     /// When the address cannot be bound.
@@ -85,12 +87,14 @@ impl HttpServer {
         arms: Arms,
         limits: ServeLimits,
         registry: MetricRegistry,
+        acknowledgements: AcknowledgementBoard,
     ) -> io::Result<Self> {
         let app = App {
             model: model.to_owned(),
             arms,
             limits,
             registry,
+            acknowledgements,
             places: Semaphore::new(limits.concurrency_max),
             is_draining: AtomicBool::new(false),
             turn: AtomicU64::new(0),

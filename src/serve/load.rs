@@ -13,6 +13,7 @@ use deepfm_core::event::plain::plain;
 use deepfm_core::feature::encoder::Encoder;
 use deepfm_core::feature::field::Field;
 use deepfm_core::model::weights::WeightsDigest;
+use deepfm_core::version::acknowledgement::probes_digest;
 use deepfm_core::version::artefact::{self, ArtefactError, MANIFEST, MODEL, PROBES};
 use deepfm_core::version::bytes::Bytes;
 use deepfm_core::version::delta::{DeltaError, Digested};
@@ -151,13 +152,13 @@ pub(super) fn load(
     let (mut work, mut logits) = (ScoringWork::default(), Vec::new());
     artefact::check_probes(fields.clone(), &probes, rounding, |_, encoding| {
         let entries = encoding.entries();
-        logits.clear();
         scoring.score(Rows { entries, start: 0, ends: &[entries.len()] }, &mut work, &mut logits);
-        logits[0]
+        logits[logits.len() - 1]
     })
     .map_err(|error| LoadError::from(error).at(LoadStage::Probing))?;
     note(VersionState::Probed);
-    Ok(ServedModel { manifest, digest, encoder: Encoder::new(fields, options.bounds), scoring, weights_digest })
+    let (encoder, probes_digest) = (Encoder::new(fields, options.bounds), probes_digest(&logits));
+    Ok(ServedModel { manifest, digest, encoder, scoring, probes_digest, weights_digest })
 }
 
 /// The files of a version, with its manifest, by name.

@@ -12,6 +12,8 @@ pub struct ServedModel {
     pub(super) digest: String,
     pub(super) encoder: Encoder,
     pub(super) scoring: Scoring,
+    /// Digest of the logits that this process computed for its probes.
+    pub(super) probes_digest: String,
     /// Of all weights: deltas go on from it.
     pub(super) weights_digest: WeightsDigest,
 }

@@ -33,6 +33,7 @@ impl Place {
     /// Writes a configuration whose state and artefacts are under `name`; `extra` comes last.
     pub(super) fn config(&self, name: &str, extra: &str) -> String {
         let Kafka { brokers, impressions_topic, clicks_topic, versions_topic, dead_letter_topic, .. } = &self.kafka;
+        let acknowledgements_topic = &self.kafka.acknowledgements_topic;
         let text = format!(
             "{}\n[model]\nname = \"{name}\"\n[join]\nattribution_window_seconds = 5\n[admin]\nlisten = \"\"\n\
              [state]\ndir = \"{}\"\ncheckpoint_interval_seconds = 1\n\
@@ -40,7 +41,8 @@ impl Place {
              [exports]\ndir = \"{}\"\ninterval_seconds = 3600\n\
              [kafka]\nbrokers = \"{brokers}\"\nimpressions_topic = \"{impressions_topic}\"\n\
              clicks_topic = \"{clicks_topic}\"\nversions_topic = \"{versions_topic}\"\n\
-             dead_letter_topic = \"{dead_letter_topic}\"\nidle_after_ms = 50\nretry_max_seconds = 30\n{extra}",
+             dead_letter_topic = \"{dead_letter_topic}\"\n\
+             acknowledgements_topic = \"{acknowledgements_topic}\"\nidle_after_ms = 50\nretry_max_seconds = 30\n{extra}",
             self.fields,
             self.path(&format!("{name}-state")).display(),
             self.path(&format!("{name}-artefacts")).display(),

@@ -197,6 +197,10 @@ fn settings_that_contradict_each_other_are_refused() {
         "kafka.clicks_topic: \"impressions\" is impressions_topic too; each kind of record needs its own topic"
     );
     assert_eq!(
+        complaint("[kafka]\nacknowledgements_topic = \"deepfm-versions\""),
+        "kafka.acknowledgements_topic: \"deepfm-versions\" is versions_topic too; each kind of record needs its own topic"
+    );
+    assert_eq!(
         complaint("[state]\ndir = \"d\"\n[versions]\ndir = \"d\""),
         "versions.dir: \"d\" is state.dir too; the state is the worker's alone: give each its own"
     );
@@ -210,6 +214,16 @@ fn text_with_a_form_is_checked() {
         ("[kafka]\nversions_topic = \"a b\"", "kafka.versions_topic: \"a b\" cannot be the name of a topic"),
         ("[kafka]\nstart = \"2026-01-31\"", "kafka.start: \"2026-01-31\" is neither a name nor a time with its offset"),
         ("[admin]\nlisten = \":9464\"", "admin.listen: \":9464\" is not an address to listen at"),
+        ("[serve]\nlisten = \"\"", "serve.listen: \"\" is not an address to listen at"),
+        ("[serve]\ntarget = \"a/b\"", "serve.target: \"a/b\" is nothing to follow"),
+        ("[serve]\nname = \"host 1\"", "serve.name: \"host 1\" cannot be the name of a server"),
+        (
+            "[serve]\narms = [\"a=live\"]",
+            "serve.arms: \"a=live\" is no arm: write NAME=TARGET:SHARE, such as control=live:0.9",
+        ),
+        ("[serve]\narms = [1]", "serve.arms: 1 is no arm"),
+        ("[serve]\narms = [\"a=live:0.5\", \"b=1:0.25\"]", "serve.arms: the shares of the arms come to 0.75, not to 1"),
+        ("[serve]\narms = [\"a=live:0.5\", \"a=1:0.5\"]", "serve.arms: two arms are named \"a\""),
         (
             "[events.mapping.click]\nevent_time = \"ts\"",
             "events.mapping.click.event_time: \"ts\" is not a JSON pointer to it",

@@ -546,6 +546,7 @@ fn the_services_of_the_compose_file_go_round_without_their_containers() {
             ("DEEPFM__KAFKA__CLICKS_TOPIC", kafka.clicks_topic),
             ("DEEPFM__KAFKA__VERSIONS_TOPIC", kafka.versions_topic.clone()),
             ("DEEPFM__KAFKA__DEAD_LETTER_TOPIC", kafka.dead_letter_topic),
+            ("DEEPFM__KAFKA__ACKNOWLEDGEMENTS_TOPIC", kafka.acknowledgements_topic),
             ("DEEPFM__MODEL__NAME", kafka.versions_topic),
             ("DEEPFM__ADMIN__LISTEN", "127.0.0.1:0".to_owned()),
             ("DEEPFM__JOIN__ATTRIBUTION_WINDOW_SECONDS", "2".to_owned()),

@@ -12,12 +12,14 @@ use deepfm_core::feature::field::{Field, FieldKind, FieldSet, Weights};
 use deepfm_core::feature::hash;
 use deepfm_core::feature::id::feature_id;
 use deepfm_core::feature::value::{Meaning, Row, TABLE};
+use deepfm_core::version::acknowledgement::Acknowledgement;
 use deepfm_core::version::artefact::read_manifest;
 use jsonschema::Validator;
 use serde_json::Value;
 
 const EVENTS: [(&str, EventKind); 2] = [("impression", EventKind::Impression), ("click", EventKind::Click)];
-const SCHEMAS: [&str; 7] = ["impression", "click", "dead_letter", "manifest", "announcement", "alias", "hold"];
+const SCHEMAS: [&str; 8] =
+    ["impression", "click", "dead_letter", "manifest", "announcement", "alias", "hold", "acknowledgement"];
 
 /// All of them are multi-valued: the only kind that takes every form of a value, as the schema does.
 const FIELDS: [&str; 5] = ["user", "tags", "price", "topics", "a"];
@@ -187,6 +189,22 @@ fn valid_manifests_are_read_and_written_alike() {
                 "{}",
                 path.display()
             );
+        }
+    }
+}
+
+#[test]
+fn schema_and_reader_of_acknowledgements_come_to_one_verdict() {
+    for (path, text, is_valid) in examples("acknowledgement") {
+        let document: Value = serde_json::from_str(&text).expect("an example is JSON");
+        let key = format!("ctr/s/{}", document["server"].as_str().expect("a name"));
+        match Acknowledgement::read(&key, text.as_bytes()) {
+            Ok(read) => {
+                assert!(is_valid, "{} is read", path.display());
+                let written: Value = serde_json::from_str(&read.to_json()).expect("it is JSON");
+                assert_eq!(written, document, "{}", path.display());
+            }
+            Err(error) => assert!(!is_valid, "{}: {error}", path.display()),
         }
     }
 }

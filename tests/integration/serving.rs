@@ -7,6 +7,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use deepfm_stream::config::Config;
+use deepfm_stream::config::kafka::Kafka;
 use serde_json::{Value, json};
 
 use super::commands::{Place, simulated_fields};
@@ -64,7 +66,7 @@ impl Served {
 }
 
 /// The address that a server says in its log.
-fn address_in(log: &Path) -> SocketAddr {
+pub(super) fn address_in(log: &Path) -> SocketAddr {
     wait_for("the server's address", || {
         let said = fs::read_to_string(log).unwrap_or_default();
         let (_, address) = said.split_once("http://")?;
@@ -495,6 +497,38 @@ fn a_server_follows_what_a_worker_publishes_to_the_topic() {
     let scores = answer["scores"].as_array().expect("a list");
     assert!(scores.len() == 2 && scores.iter().all(|score| score.as_f64().is_some_and(|p| p > 0.0 && p < 1.0)));
     assert_eq!(process.terminate().code, Some(0));
+}
+
+#[test]
+fn the_configuration_says_what_arguments_do_not() {
+    // Nobody is there: a server waits for its brokers, and answers meanwhile.
+    let nobody = Kafka { brokers: "127.0.0.1:1".to_owned(), ..Config::default().kafka };
+    let place = Place::new(nobody, simulated_fields());
+    let section = "[serve]\nlisten = \"127.0.0.1:0\"\nbody_bytes_max = 100\nname = \"configured\"\n\
+                   arms = [\"old=1:0.5\", \"new=live:0.5\"]\n";
+    let config = place.config("settled", section);
+    let serve = |name: &str, arguments: &[&str]| {
+        let log = place.path(name);
+        let process = Running::start_logged(&[&["serve", "--config", &config], arguments].concat(), &log);
+        let mut client = Client::connect(address_in(&log));
+        let status = client.get("/status").json();
+        let arms = status["arms"].as_array().expect("a list").iter();
+        let arms: Vec<String> = arms.map(|arm| format!("{} {}", arm["arm"], arm["target"]).replace('"', "")).collect();
+        let too_long = client.request("POST", "/v1/rank", &[], &[b' '; 200]).status;
+        (process, arms, status["acknowledgements"]["server"].clone(), too_long)
+    };
+    let (configured, arms, name, too_long) = serve("configured", &[]);
+    assert_eq!((arms, name, too_long), (vec!["old 1".to_owned(), "new live".to_owned()], json!("configured"), 413));
+    assert_eq!(configured.terminate().code, Some(0));
+    let arguments = ["--target", "latest", "--name", "given", "--body-bytes-max", "1000", "--acknowledge-seconds", "7"];
+    let (given, arms, name, too_long) = serve("given", &arguments);
+    assert_eq!((arms, name), (vec!["default latest".to_owned()], json!("given")));
+    // It fits, and is no ranking; or there is no version yet.
+    assert_ne!(too_long, 413);
+    assert_eq!(given.terminate().code, Some(0));
+    let (silent, _, name, _) = serve("silent", &["--acknowledge-seconds", "0"]);
+    assert_eq!(name, Value::Null, "nobody is told");
+    assert_eq!(silent.terminate().code, Some(0));
 }
 
 /// Sends at a fixed rate until told to stop; how many requests, and how many versions were seen.

@@ -155,6 +155,7 @@ impl Broker {
             clicks_topic: format!("{unique}-clicks"),
             versions_topic: format!("{unique}-versions"),
             dead_letter_topic: format!("{unique}-dead-letters"),
+            acknowledgements_topic: format!("{unique}-acknowledgements"),
             retry_max_seconds: 30,
             ..Config::default().kafka
         }

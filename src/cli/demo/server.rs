@@ -1,8 +1,12 @@
 //! The demo's model server: the library that others link, following `live` on the versions topic, and one row that it scores
 //! with each version.
 
+use deepfm_core::version::alias::LIVE;
+use deepfm_core::version::arms::ONLY as ARM;
 use deepfm_stream::config::Config;
-use deepfm_stream::serve::{FollowError, FollowOptions, Scorer, Server};
+use deepfm_stream::serve::{
+    AcknowledgementBoard, Acknowledger, FollowError, FollowOptions, Scorer, Server, WatchedArm,
+};
 
 /// Features that the traffic has.
 const ROW: &[u8] = br#"{"user":"u1","item":"i1.0","category":"c1","device":"d1","price":1.0}"#;
@@ -10,6 +14,8 @@ const ROW: &[u8] = br#"{"user":"u1","item":"i1.0","category":"c1","device":"d1",
 /// Follows the versions of the demo.
 #[derive(Debug)]
 pub(super) struct DemoServer {
+    /// Says what is served as long as it is there.
+    _acknowledger: Acknowledger,
     server: Server,
     scorer: Scorer,
     served: Option<Served>,
@@ -31,7 +37,10 @@ impl DemoServer {
     pub(super) fn start(config: &Config) -> Result<Self, FollowError> {
         let model = &config.model.name;
         let server = Server::follow_topic(&config.kafka, &config.versions.of(model), FollowOptions::new(model))?;
-        Ok(Self { scorer: server.scorer(), server, served: None })
+        let arm = WatchedArm { arm: ARM.to_owned(), target: LIVE.to_owned(), watch: server.watch() };
+        let (beat, board) = (config.serve.acknowledge_seconds, AcknowledgementBoard::default());
+        let acknowledger = Acknowledger::start(&config.kafka, model, "demo", beat, vec![arm], board)?;
+        Ok(Self { _acknowledger: acknowledger, scorer: server.scorer(), server, served: None })
     }
 
     /// Scores the row with the version of the moment; nothing before the first.

@@ -43,9 +43,24 @@ pub enum RecordError {
     /// It has more moves than are kept.
     #[error("it has {0} moves, more than {MOVES_MAX}")]
     Moves(usize),
-    /// A text of it is longer than anybody writes.
-    #[error("a text of it has more than {TEXT_CHARS_MAX} characters")]
+    /// A text of it is missing, or longer than anybody writes.
+    #[error("a text of it is empty or has more than {TEXT_CHARS_MAX} characters")]
     Text,
+    /// It is no time.
+    #[error("{0:?} is no time as RFC 3339 has it")]
+    Time(String),
+    /// Nobody says so little, or so often.
+    #[error("a beat of {0} s is none")]
+    Beat(u64),
+    /// No server has so many.
+    #[error("it has {0} arms")]
+    Arms(usize),
+    /// There are more servers than are kept in mind.
+    #[error("there are too many servers")]
+    Servers,
+    /// Nothing takes so long.
+    #[error("nothing takes {0} s")]
+    Seconds(f64),
 }
 
 /// A version exists. Key: `<model>/v/<version>`.

@@ -10,6 +10,9 @@ const DIRECTORY_DIGITS: usize = 12;
 /// The longest name of a file of an artefact.
 const FILE_NAME_MAX: usize = 100;
 
+/// The longest name of a server: that of a host, and a port.
+const SERVER_NAME_MAX: usize = 200;
+
 /// A name, number or digest that is not of its form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "fields of errors say it by name and type")]
@@ -17,6 +20,11 @@ pub enum NameError {
     /// The model's name.
     #[error("{0:?} is no name of a model: 1 to 64 letters, digits, `.`, `_` or `-`, a letter or digit first")]
     Model(String),
+    /// A server's name.
+    #[error(
+        "{0:?} is no name of a server: 1 to {SERVER_NAME_MAX} letters, digits, `.`, `_`, `-` or `:`, a letter or digit first"
+    )]
+    Server(String),
     /// The version's number.
     #[error("{0} is no number of a version: they go from 1 to {VERSION_MAX}")]
     Version(u64),
@@ -41,6 +49,16 @@ pub enum NameError {
 /// When it cannot.
 pub fn check_model(name: &str) -> Result<(), NameError> {
     if is_plain(name, 64) { Ok(()) } else { Err(NameError::Model(shortened(name))) }
+}
+
+/// Whether a server can have this name, which becomes part of record keys.
+///
+/// # Errors
+/// When it cannot.
+pub fn check_server(name: &str) -> Result<(), NameError> {
+    // A port stands behind a colon.
+    let parts = name.replace(':', "-");
+    if is_plain(&parts, SERVER_NAME_MAX) { Ok(()) } else { Err(NameError::Server(shortened(name))) }
 }
 
 /// Whether a version can have this number.

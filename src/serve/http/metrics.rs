@@ -32,6 +32,9 @@ pub const METRICS: &[(ServeMetric, &str, &str)] = &[
     (Gauge, "deepfm_serve_load_seconds", "How long the newest load took, by arm"),
     (Counter, "deepfm_serve_load_failures_total", "Versions that could not be served, by arm and stage"),
     (Gauge, "deepfm_serve_trouble", "1 while news of versions are kept away, by arm: /status says by what"),
+    (Counter, "deepfm_serve_acknowledgements_total", "Times that others were told what is served"),
+    (Counter, "deepfm_serve_acknowledgement_failures_total", "Times that they could not be told"),
+    (Gauge, "deepfm_serve_acknowledgement_trouble", "1 while they cannot be told: /status says why"),
 ];
 
 /// Installs the registry of this process.
@@ -69,5 +72,9 @@ pub(super) fn text(app: &App, arms: &[ArmStatus]) -> String {
             counter!("deepfm_serve_load_failures_total", "arm" => arm.clone(), "stage" => stage.name()).absolute(count);
         }
     }
+    let told = app.acknowledgements.read().unwrap_or_default();
+    counter!("deepfm_serve_acknowledgements_total").absolute(told.written);
+    counter!("deepfm_serve_acknowledgement_failures_total").absolute(told.failures);
+    gauge!("deepfm_serve_acknowledgement_trouble").set(f64::from(u8::from(told.trouble.is_some())));
     app.registry.text()
 }

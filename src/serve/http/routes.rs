@@ -336,6 +336,7 @@ async fn status(State(app): Shared) -> Json<Value> {
         "ready": app.is_ready(),
         "draining": is_draining,
         "arms": app.statuses(),
+        "acknowledgements": app.acknowledgements.read(),
     }))
 }
 

@@ -7,7 +7,7 @@ use std::sync::{LazyLock, Mutex, PoisonError, mpsc};
 use deepfm_stream::http::registry::MetricRegistry;
 use deepfm_stream::serve::http::arms::{ArmSpec, Arms, ONLY};
 use deepfm_stream::serve::http::{HttpServer, ServeLimits};
-use deepfm_stream::serve::{FollowOptions, Server, Target};
+use deepfm_stream::serve::{AcknowledgementBoard, FollowOptions, Server, Target};
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Value, json};
@@ -32,8 +32,8 @@ static ADDRESS: LazyLock<SocketAddr> = LazyLock::new(|| {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-            let server =
-                HttpServer::bind(any, "ctr", arms, ServeLimits::default(), registry).await.expect("a free port");
+            let (limits, board) = (ServeLimits::default(), AcknowledgementBoard::default());
+            let server = HttpServer::bind(any, "ctr", arms, limits, registry, board).await.expect("a free port");
             sender.send(server.address().expect("it is bound")).expect("it is waited for");
             server.serve(std::future::pending(), std::time::Duration::ZERO).await;
         });
