@@ -11,13 +11,12 @@ use std::time::UNIX_EPOCH;
 use deepfm_core::event::DETAIL_CHARS_MAX;
 use deepfm_core::event::plain::plain;
 use deepfm_core::feature::encoder::Encoder;
-use deepfm_core::feature::field::Field;
 use deepfm_core::model::weights::WeightsDigest;
 use deepfm_core::version::acknowledgement::probes_digest;
 use deepfm_core::version::artefact::{self, ArtefactError, MANIFEST, MODEL, PROBES};
 use deepfm_core::version::bytes::Bytes;
-use deepfm_core::version::delta::{DeltaError, Digested};
-use deepfm_core::version::link::{self, ChainLink};
+use deepfm_core::version::delta::Digested;
+use deepfm_core::version::link::{self, ChainLink, Footing};
 use deepfm_core::version::manifest::{Kind, MANIFEST_BYTES_MAX, Manifest, ParentVersion, sha256};
 use deepfm_core::version::names;
 use deepfm_core::version::scoring::{Rows, Scoring, ScoringWork};
@@ -65,9 +64,6 @@ pub enum LoadError {
     /// There is more beside its weights than is read.
     #[error("its files beside the weights have {0} bytes, more than {ASIDE_BYTES_MAX}")]
     Aside(u64),
-    /// It says of its place in a chain what its parent does not.
-    #[error("it says that it is {found} deltas from its full version, by its parent it is {expected}")]
-    Chain { found: u32, expected: u32 },
     /// A version that it stands on cannot be had.
     #[error("version {version}, on which it stands")]
     Below { version: u64, source: Box<Self> },
@@ -181,8 +177,8 @@ fn chain(root: &Path, files: &Contents, held: Option<&ServedModel>) -> Result<(S
         if let Some(held) = held.filter(|held| *held.digest == parent.manifest_digest) {
             let link = links.pop().expect("there is one");
             let before = Digested { weights: held.scoring.servable(), digest: held.weights_digest };
-            let applied = applied(&link, &Standing::of(&held.manifest, &held.digest), before);
-            let next = Standing::of(&link.manifest, &link.digest);
+            let applied = applied(&link, &Footing::of(&held.manifest, &held.digest), before);
+            let next = Footing::of(&link.manifest, &link.digest);
             break (next, applied.map_err(|error| of_link(error, &link, &links))?);
         }
         match read_parent(root, &parent).map_err(LoadError::below(parent.version))? {
@@ -193,7 +189,7 @@ fn chain(root: &Path, files: &Contents, held: Option<&ServedModel>) -> Result<(S
     while let Some(link) = links.pop() {
         let applied = applied(&link, &at, Digested { weights: &found.0, digest: found.1 });
         found = applied.map_err(|error| of_link(error, &link, &links))?;
-        at = Standing::of(&link.manifest, &link.digest);
+        at = Footing::of(&link.manifest, &link.digest);
     }
     Ok(found)
 }
@@ -205,7 +201,7 @@ fn of_link(error: LoadError, link: &ChainLink, left: &[ChainLink]) -> LoadError 
 
 /// A version that others stand on.
 enum Parent {
-    Full(Standing, Box<(Servable, WeightsDigest)>),
+    Full(Footing, Box<(Servable, WeightsDigest)>),
     Delta(Box<ChainLink>),
 }
 
@@ -218,41 +214,17 @@ fn read_parent(root: &Path, parent: &ParentVersion) -> Result<Parent, LoadError>
     let manifest = artefact::read_manifest(&bytes)?;
     if manifest.kind == Kind::Full {
         let files = read_files(&place, &manifest, &[MODEL])?;
-        return Ok(Parent::Full(Standing::of(&manifest, &digest), Box::new(full(&manifest, &files)?)));
+        return Ok(Parent::Full(Footing::of(&manifest, &digest), Box::new(full(&manifest, &files)?)));
     }
     let mut files = read_all(&place, &manifest)?;
     files.insert(MANIFEST.to_owned(), bytes.into());
     Ok(Parent::Delta(Box::new(link::verify(&files)?)))
 }
 
-/// What the next link must stand on.
-struct Standing {
-    version: ParentVersion,
-    fields: Vec<Field>,
-    /// Deltas from its full version.
-    chain: u32,
-}
-
-impl Standing {
-    fn of(manifest: &Manifest, digest: &str) -> Self {
-        let version = ParentVersion { version: manifest.version, manifest_digest: digest.to_owned() };
-        let chain = manifest.weights.as_ref().map_or(0, |weights| weights.chain);
-        Self { version, fields: manifest.fields.clone(), chain }
-    }
-}
-
 /// The weights of a link's version, with their digest, from those that it must stand on.
-fn applied(link: &ChainLink, at: &Standing, before: Digested<'_>) -> Result<(Servable, WeightsDigest), LoadError> {
-    let Manifest { version, fields, weights, .. } = &link.manifest;
-    if *fields != at.fields {
-        return Err(ArtefactError::from(DeltaError::Shape).into());
-    }
-    let weights = weights.as_ref().ok_or(ArtefactError::IsFull(*version))?;
-    let (found, expected) = (weights.chain, at.chain.saturating_add(1));
-    if found != expected {
-        return Err(LoadError::Chain { found, expected });
-    }
-    Ok((link.weights(&at.version, before)?, weights.digest))
+fn applied(link: &ChainLink, at: &Footing, before: Digested<'_>) -> Result<(Servable, WeightsDigest), LoadError> {
+    let stated = link.manifest.weights.as_ref().ok_or(ArtefactError::IsFull(link.manifest.version))?;
+    Ok((link.weights(at, before)?, stated.digest))
 }
 
 fn read_error(file: &str) -> impl FnOnce(ReadError) -> LoadError {

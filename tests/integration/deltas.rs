@@ -275,6 +275,10 @@ fn a_delta_is_applied_to_its_parent_alone() {
         panic!("the parent is another");
     };
     assert_eq!((expected, found), (first.digest.clone(), other.digest.clone()));
+    // The right parent, and another place in the chain than that gives: it would shift the bound on every chain behind it.
+    let displaced = forged(four.files.clone(), |manifest| manifest.weights.as_mut().expect("there").chain = 9);
+    let displaced = link::verify(&displaced).expect("alone it is whole").apply(&third);
+    assert!(matches!(displaced, Err(ArtefactError::Place { found: 9, expected: 3 })), "{displaced:?}");
     // The refusals have changed nothing: the chain goes on.
     let fourth = link_of(four).apply(&third).expect("it is the next");
     assert_eq!(fourth.manifest.version, 4);

@@ -8,7 +8,27 @@ use super::delta::{DELTA, Delta, DeltaError, Digested, check_parent};
 use super::manifest::{Kind, Manifest, ParentVersion, WeightsNote};
 use super::reading::{ArtefactError, Checked, PROBES, Verified, by, check_files, check_precision, check_probes};
 use super::servable::Servable;
-use crate::feature::field::FieldSet;
+use crate::feature::field::{Field, FieldSet};
+
+/// What a link stands on, as far as it must agree with it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Footing {
+    /// Which version it is.
+    pub version: ParentVersion,
+    /// Its fields.
+    fields: Vec<Field>,
+    /// Deltas from its full version.
+    chain: u32,
+}
+
+impl Footing {
+    /// A version of this manifest, which has this digest.
+    pub fn of(manifest: &Manifest, digest: &str) -> Self {
+        let version = ParentVersion { version: manifest.version, manifest_digest: digest.to_owned() };
+        let chain = manifest.weights.as_ref().map_or(0, |weights| weights.chain);
+        Self { version, fields: manifest.fields.clone(), chain }
+    }
+}
 
 /// A delta that is whole.
 #[derive(Debug)]
@@ -19,7 +39,7 @@ pub struct ChainLink {
     pub digest: String,
     /// What has changed.
     pub delta: Delta,
-    /// What its manifest says of the weights.
+    /// What its manifest says of the weights, the link's place in the chain among it.
     weights: WeightsNote,
     fields: FieldSet,
     probes: Bytes,
@@ -54,7 +74,7 @@ impl ChainLink {
     ///
     /// # Errors
     /// When what is at hand is not the parent, or does not become the version.
-    pub fn onto(&self, at: &ParentVersion, parent: Digested<'_>) -> Result<(Servable, usize), ArtefactError> {
+    pub fn onto(&self, at: &Footing, parent: Digested<'_>) -> Result<(Servable, usize), ArtefactError> {
         let servable = self.weights(at, parent)?;
         let probes = check_probes(self.fields.clone(), &self.probes, self.weights.rounding, by(&servable))?;
         Ok((servable, probes))
@@ -63,9 +83,16 @@ impl ChainLink {
     /// The same without the probes, for whoever scores them in another way.
     ///
     /// # Errors
-    /// When what is at hand is not the parent, or does not become the version.
-    pub fn weights(&self, at: &ParentVersion, parent: Digested<'_>) -> Result<Servable, ArtefactError> {
-        check_parent(&self.manifest, at)?;
+    /// When what is at hand is not the parent, has other fields or another place in the chain, or does not become the version.
+    pub fn weights(&self, at: &Footing, parent: Digested<'_>) -> Result<Servable, ArtefactError> {
+        check_parent(&self.manifest, &at.version)?;
+        if self.manifest.fields != at.fields {
+            return Err(DeltaError::Shape.into());
+        }
+        let (found, expected) = (self.weights.chain, at.chain.saturating_add(1));
+        if found != expected {
+            return Err(ArtefactError::Place { found, expected });
+        }
         let servable = self.delta.apply(parent, self.weights.digest)?;
         if servable.rows() as u64 != self.manifest.rows {
             return Err(ArtefactError::Rows { found: servable.rows(), expected: self.manifest.rows });
@@ -76,12 +103,10 @@ impl ChainLink {
     /// The version from its parent.
     ///
     /// # Errors
-    /// As [`onto`](Self::onto), and when the parent has other fields.
+    /// As [`onto`](Self::onto).
     pub fn apply(self, parent: &Verified) -> Result<Verified, ArtefactError> {
-        if parent.manifest.fields != self.manifest.fields {
-            return Err(DeltaError::Shape.into());
-        }
-        let (servable, probes) = self.onto(&parent.version(), parent.digested())?;
+        let at = Footing::of(&parent.manifest, &parent.digest);
+        let (servable, probes) = self.onto(&at, parent.digested())?;
         Ok(Verified { manifest: self.manifest, digest: self.digest, servable, probes })
     }
 }

@@ -90,6 +90,9 @@ pub enum ArtefactError {
     /// A full version was given where a delta is needed.
     #[error("version {0} is no delta")]
     IsFull(u64),
+    /// It says of its place in a chain what its parent does not.
+    #[error("it says that it is {found} deltas from its full version, by its parent it is {expected}")]
+    Place { found: u32, expected: u32 },
     /// The delta cannot be read, or not be applied here.
     #[error(transparent)]
     Delta(#[from] DeltaError),
