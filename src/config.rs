@@ -31,6 +31,7 @@ pub mod properties;
 pub mod schema;
 mod section;
 pub mod serve;
+pub mod storage;
 pub mod table;
 pub mod template;
 #[cfg(test)]
@@ -80,6 +81,8 @@ pub struct Config {
     pub state: operation::State,
     /// `[versions]`
     pub versions: operation::Versions,
+    /// `[storage]`
+    pub storage: storage::Storage,
     /// `[gate]`
     pub gate: gate::Gate,
     /// `[serve]`
@@ -145,6 +148,7 @@ impl Config {
             kafka: kafka::Kafka::read(&root.section("kafka")),
             state: operation::State::read_keys(&root.section("state")),
             versions: operation::Versions::read(&versions, window_seconds),
+            storage: storage::Storage::read_keys(&root.section("storage")),
             gate: gate::Gate::read_keys(&gate),
             serve: serve::Serve::read_keys(&root.section("serve")),
             exports: operation::Exports::read_keys(&exports),

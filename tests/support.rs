@@ -7,6 +7,7 @@ pub(crate) mod counting;
 pub(crate) mod http;
 pub(crate) mod python;
 pub(crate) mod raw;
+pub(crate) mod s3;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};

@@ -11,6 +11,7 @@ use super::operation::{Admin, Exports, MetricsSection, State, Versions};
 use super::optimizer::{BiasOptimizer, EmbeddingOptimizer, LinearOptimizer, MlpOptimizer, Optimizer};
 use super::properties;
 use super::serve::Serve;
+use super::storage::Storage;
 use super::training::Training;
 
 /// Every section.
@@ -33,6 +34,7 @@ pub static SECTIONS: &[Part] = &[
     properties::PART,
     State::PART,
     Versions::PART,
+    Storage::PART,
     Gate::PART,
     Serve::PART,
     Exports::PART,

@@ -18,6 +18,7 @@ pub mod reading;
 pub mod artefact;
 pub mod link;
 pub mod gate;
+pub mod storage_uri;
 pub mod announcement;
 pub mod alias;
 pub mod known;

@@ -42,17 +42,21 @@ const REFUSED: [&str; 12] = [
 ];
 
 /// Crates that are built in two incompatible versions, and what asks for the older.
-const TWICE: [(&str, &str); 11] = [
+const TWICE: [(&str, &str); 15] = [
+    ("base64", "metrics-exporter-prometheus"),
     ("bit-set", "jsonschema, in tests"),
     ("bit-vec", "jsonschema, in tests"),
-    ("cpufeatures", "sha2"),
+    ("crypto-common", "digest"),
+    ("digest", "crc-fast of object_store"),
     ("embedded-io", "postcard"),
-    ("getrandom", "jsonschema, in tests"),
+    ("getrandom", "jsonschema, in tests, and ring, which is not built"),
     ("hashbrown", "metrics-util"),
+    ("itertools", "criterion, in benchmarks"),
     ("parking_lot", "sled"),
     ("parking_lot_core", "sled"),
     ("rand", "metrics-util"),
     ("rand_core", "metrics-util"),
+    ("spin", "heapless of postcard"),
     ("syn", "macros of num_enum and tracing"),
 ];
 
@@ -164,6 +168,15 @@ fn who_embeds_the_library_builds_neither_the_store_nor_the_client_unless_they_as
         assert!(!bare.contains(world) && all.contains(world), "{world}");
     }
     assert!(kafka.contains("rdkafka") && !kafka.contains("sled") && !kafka.contains("axum"), "{kafka:?}");
+    // Object storage brings no second library of TLS or cryptography.
+    let storage = built_in("object-store");
+    assert!(
+        storage.contains("object_store") && storage.contains("native-tls") && !storage.contains("sled"),
+        "{storage:?}"
+    );
+    for world in ["rustls", "ring", "aws-lc-rs"] {
+        assert!(!all.contains(world) && !kafka.contains("object_store"), "{world}");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::artefact::Artefact;
 use super::gate::Judgement;
 use super::manifest::{FileDigest, Fingerprints, Kind, ManifestError, ParentVersion, check_files};
 use super::names::{self, NameError};
+use super::storage_uri::{UriError, check_version_uri};
 
 /// The form of the records.
 pub const FORMAT: u32 = 1;
@@ -37,6 +38,9 @@ pub enum RecordError {
     /// Its files are not those of an artefact.
     #[error(transparent)]
     Files(#[from] ManifestError),
+    /// Where it lies is no place of its own.
+    #[error(transparent)]
+    Uri(#[from] UriError),
     /// It is a delta on nothing.
     #[error("a delta needs a parent of a smaller number")]
     Base,
@@ -113,6 +117,10 @@ pub struct Announcement {
     /// Present when it was rejected: what it did not pass, in words. Servers do not follow to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
+    /// Present when it lies in object storage: where, for servers that don't see the worker's directory. It ends with the names
+    /// of the model and of the version's directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uri: Option<String>,
 }
 
 /// Why and when a version was abandoned. It can be served as before; no later version has its state behind it.
@@ -151,6 +159,7 @@ impl Announcement {
             abandoned: None,
             gate: None,
             held: None,
+            uri: None,
         }
     }
 
@@ -184,6 +193,9 @@ impl Announcement {
             return Err(RecordError::Base);
         }
         names::check_digest(&self.state_digest)?;
+        if let Some(uri) = &self.uri {
+            check_version_uri(uri, &self.model, &self.directory)?;
+        }
         Ok(check_files(&self.files)?)
     }
 

@@ -97,6 +97,8 @@ fn other(path: &str, key: &Key) -> String {
             "arms" => "[\"a=live:1\"]".to_owned(),
             "slice_field" => "\"user\"".to_owned(),
             "impression_id" | "event_id" | "event_time" | "features" | "weight" => "\"/else~1where\"".to_owned(),
+            "uri" | "fetch_uri" => "\"s3://bucket/elsewhere\"".to_owned(),
+            "endpoint" => "\"https://elsewhere:9000\"".to_owned(),
             _ => "\"elsewhere\"".to_owned(),
         },
     }

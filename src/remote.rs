@@ -1,0 +1,189 @@
+//! Versions in object storage: uploaded by the worker, fetched by servers on other machines, listed and removed. What is done here
+//! waits for its end, on the thread of who asks: nobody that learns or scores does.
+//!
+//! * A version is there when its manifest is: that comes last, and goes first.
+//! * What is fetched is kept aside until all of it has the digests that its manifest states; it then gets its name in one step.
+//! * Every request has its time, and no more of a file than [`PART_BYTES`] is in memory.
+
+mod client;
+mod credentials;
+mod crypto;
+pub mod fetch;
+pub mod listing;
+pub mod upload;
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use deepfm_core::version::storage_uri::StorageUri;
+use object_store::ObjectStore;
+use object_store::path::Path;
+use tokio::runtime::Runtime;
+
+use crate::config::storage::Storage;
+
+/// Bytes of a file that one request carries.
+pub const PART_BYTES: u64 = 8 << 20;
+
+/// How many times the time of a request anything may take that is made of one: it is tried twice more.
+const TRIES: u32 = 4;
+
+/// How often it is looked whether to stop.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Something could not be done with object storage.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "fields of errors say it by name and type")]
+pub enum RemoteError {
+    /// The settings make no client.
+    #[error("the settings of [storage] cannot be used: {0}")]
+    Settings(String),
+    /// It does not answer, or refuses.
+    #[error("cannot {doing} {place}: {reason}")]
+    Storage { doing: &'static str, place: String, reason: String },
+    /// There is nothing of this name.
+    #[error("{0} is missing")]
+    Missing(String),
+    /// It is longer or shorter there than it should be.
+    #[error("{place} has {found} bytes, {expected} are expected")]
+    Length { place: String, found: u64, expected: u64 },
+    /// It is another than it should be.
+    #[error("{place} has digest {found}, {expected} is expected")]
+    Digest { place: String, found: String, expected: String },
+    /// The object that is there was fetched before, and was not what it should be.
+    #[error("{0} is still the object that was refused before")]
+    Unchanged(String),
+    /// The local disk refuses.
+    #[error("cannot {doing} {path}")]
+    Disk { doing: &'static str, path: PathBuf, source: io::Error },
+    /// The local version is not what its manifest says.
+    #[error("{path} is not the version to upload: {reason}")]
+    Local { path: PathBuf, reason: String },
+    /// It was asked to stop.
+    #[error("asked to stop")]
+    Stopped,
+}
+
+impl RemoteError {
+    fn disk(doing: &'static str, path: &std::path::Path) -> impl Fn(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Disk { doing, path: path.clone(), source }
+    }
+}
+
+/// A place in object storage, and the client that reaches it.
+pub struct Remote {
+    store: Box<dyn ObjectStore>,
+    uri: StorageUri,
+    prefix: Path,
+    runtime: Runtime,
+    /// How long a request may take.
+    time: Duration,
+    /// Ends every wait.
+    stop: Arc<AtomicBool>,
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.uri)
+    }
+}
+
+impl Remote {
+    /// The place of this URI; nothing is asked yet. Whoever sets `stop` ends what is waited for.
+    ///
+    /// # Errors
+    /// When the settings make no client.
+    pub fn open(settings: &Storage, uri: &StorageUri, stop: Arc<AtomicBool>) -> Result<Self, RemoteError> {
+        let unusable = |error: &dyn fmt::Display| RemoteError::Settings(error.to_string());
+        let time = Duration::from_secs(settings.timeout_seconds);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        Ok(Self {
+            store: client::build(settings, uri).map_err(|error| unusable(&error))?,
+            prefix: client::prefix(uri).map_err(|error| unusable(&error))?,
+            runtime: runtime.map_err(|error| unusable(&error))?,
+            uri: uri.clone(),
+            time,
+            stop,
+        })
+    }
+
+    /// Where it is.
+    pub fn uri(&self) -> &StorageUri {
+        &self.uri
+    }
+
+    /// The object of a file of a version.
+    fn object(&self, model: &str, directory: &str, file: &str) -> Path {
+        self.prefix.clone().join(model).join(directory).join(file)
+    }
+
+    /// What an object is called in words.
+    fn named(&self, object: &Path) -> String {
+        let below = object.prefix_match(&self.prefix);
+        let below: Vec<String> = below.into_iter().flatten().map(|part| part.as_ref().to_owned()).collect();
+        format!("{}/{}", self.uri, below.join("/"))
+    }
+
+    /// Waits for something, for as long as its requests may take.
+    fn wait<T>(
+        &self,
+        doing: &'static str,
+        object: &Path,
+        future: impl Future<Output = object_store::Result<T>>,
+    ) -> Result<T, RemoteError> {
+        self.within(doing, object, async { future.await.map_err(|error| self.failure(doing, object, &error)) })
+    }
+
+    /// The same for what tells its own failures.
+    fn within<T>(
+        &self,
+        doing: &'static str,
+        object: &Path,
+        future: impl Future<Output = Result<T, RemoteError>>,
+    ) -> Result<T, RemoteError> {
+        let limit = self.time.saturating_mul(TRIES);
+        let (place, reason) = (self.named(object), format!("no end within {limit:?}"));
+        self.runtime.block_on(async {
+            tokio::select! {
+                outcome = future => outcome,
+                () = tokio::time::sleep(limit) => Err(RemoteError::Storage { doing, place, reason }),
+                () = self.stopped() => Err(RemoteError::Stopped),
+            }
+        })
+    }
+
+    async fn stopped(&self) {
+        while !self.stop.load(Ordering::Acquire) {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn failure(&self, doing: &'static str, object: &Path, error: &object_store::Error) -> RemoteError {
+        match error {
+            object_store::Error::NotFound { .. } => RemoteError::Missing(self.named(object)),
+            error => RemoteError::Storage { doing, place: self.named(object), reason: said(error) },
+        }
+    }
+}
+
+/// An error with its causes, in one line that is no longer than anybody reads.
+fn said(error: &dyn std::error::Error) -> String {
+    use deepfm_core::event::DETAIL_CHARS_MAX;
+    use deepfm_core::event::plain::plain;
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !words.contains(&said) {
+            words = format!("{words}: {said}");
+        }
+        cause = error.source();
+    }
+    plain(&words, DETAIL_CHARS_MAX)
+}

@@ -1,0 +1,239 @@
+//! A version of object storage becomes a directory of the local cache: under a temporary name first, file by file, each continued
+//! where an earlier try ended, by this process or one before; under its own name once every file has the digest that the manifest
+//! states, and the manifest the digest that was announced.
+//!
+//! What a manifest states bounds what is written: no file becomes longer than its length.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::ops::Range;
+use std::path::{Path as FilePath, PathBuf};
+
+use deepfm_core::version::artefact::{self, MANIFEST};
+use deepfm_core::version::manifest::{FileDigest, MANIFEST_BYTES_MAX, Manifest, sha256};
+use futures_util::StreamExt as _;
+use object_store::path::Path;
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore as _};
+use sha2::{Digest as _, Sha256};
+
+use super::{PART_BYTES, Remote, RemoteError, said};
+use crate::bounded::{self, Length};
+
+/// Prefix of directories that are not whole yet.
+pub const FETCHING: &str = ".fetching-";
+
+/// The least that a request must have brought for the next to follow it at once: what trickles in is left for a later try.
+const PROGRESS_MIN: u64 = 64 << 10;
+
+/// The most objects that are remembered as not what they should be.
+const REFUSED_MAX: usize = 256;
+
+/// What tells an object from one that replaces it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stamp {
+    size: u64,
+    tag: Option<String>,
+    modified: i64,
+}
+
+impl Stamp {
+    fn of(meta: &ObjectMeta) -> Self {
+        Self { size: meta.size, tag: meta.e_tag.clone(), modified: meta.last_modified.timestamp_millis() }
+    }
+}
+
+/// Fetches versions of a model.
+#[derive(Debug)]
+pub struct Fetcher {
+    remote: Remote,
+    model: String,
+    cache: PathBuf,
+    /// Objects that were not what they should be: they are not fetched again before they are others.
+    refused: BTreeMap<Path, Stamp>,
+}
+
+impl Fetcher {
+    /// Fetches into a directory that is there.
+    pub fn new(remote: Remote, model: &str, cache: &FilePath) -> Self {
+        Self { remote, model: model.to_owned(), cache: cache.to_owned(), refused: BTreeMap::new() }
+    }
+
+    /// Where it fetches from.
+    pub fn remote(&self) -> &Remote {
+        &self.remote
+    }
+
+    /// The directory that a version has until it is whole.
+    fn aside(&self, directory: &str) -> PathBuf {
+        self.cache.join(format!("{FETCHING}{directory}"))
+    }
+
+    /// The manifest of this digest, fetched or as it was fetched before.
+    ///
+    /// # Errors
+    /// When it cannot be had, is another, or is none.
+    pub fn manifest(&mut self, directory: &str, digest: &str) -> Result<Manifest, RemoteError> {
+        let aside = self.aside(directory);
+        let file = aside.join(MANIFEST);
+        let object = self.remote.object(&self.model, directory, MANIFEST);
+        let kept = bounded::read(&file, Length::AtMost(MANIFEST_BYTES_MAX)).ok();
+        let bytes = if let Some(bytes) = kept.filter(|bytes| sha256(bytes) == digest) {
+            bytes
+        } else {
+            let bytes = self.remote.content(&object, MANIFEST_BYTES_MAX)?;
+            let found = sha256(&bytes);
+            if found != digest {
+                let (place, expected) = (self.remote.named(&object), digest.to_owned());
+                return Err(RemoteError::Digest { place, found, expected });
+            }
+            fs::create_dir_all(&aside).map_err(RemoteError::disk("make", &aside))?;
+            fs::write(&file, &bytes).map_err(RemoteError::disk("write", &file))?;
+            bytes
+        };
+        let none =
+            |error: artefact::ArtefactError| RemoteError::Local { path: file.clone(), reason: error.to_string() };
+        artefact::read_manifest(&bytes).map_err(none)
+    }
+
+    /// Fetches what is not here yet of a version whose [manifest](Self::manifest) is, and gives it its name.
+    ///
+    /// # Errors
+    /// When a file cannot be had, or is another; what came is kept for the next try unless it is wrong.
+    pub fn files(&mut self, directory: &str, manifest: &Manifest) -> Result<(), RemoteError> {
+        let aside = self.aside(directory);
+        for (name, expected) in &manifest.files {
+            let object = self.remote.object(&self.model, directory, name);
+            self.file(&object, &aside.join(name), expected)?;
+        }
+        let place = self.cache.join(directory);
+        sync(&aside)?;
+        fs::rename(&aside, &place).map_err(RemoteError::disk("rename", &aside))?;
+        sync(&self.cache)
+    }
+
+    fn file(&mut self, object: &Path, path: &FilePath, expected: &FileDigest) -> Result<(), RemoteError> {
+        let mut file =
+            OpenOptions::new().create(true).append(true).open(path).map_err(RemoteError::disk("open", path))?;
+        let mut length = file.metadata().map_err(RemoteError::disk("look at", path))?.len();
+        if length > expected.bytes {
+            file.set_len(0).map_err(RemoteError::disk("shorten", path))?;
+            length = 0;
+        }
+        let mut stamp = None;
+        while length < expected.bytes {
+            let range = length..expected.bytes.min(length + PART_BYTES);
+            let before = length;
+            let outcome = self.range(object, range, expected.bytes, &mut stamp, &mut |part| {
+                length += part.len() as u64;
+                file.write_all(part)
+            });
+            match outcome {
+                // What has changed meanwhile is begun anew.
+                Err(RemoteError::Length { .. } | RemoteError::Unchanged(_)) => {
+                    discard(path)?;
+                    return outcome;
+                }
+                Err(RemoteError::Storage { .. }) if length >= before + PROGRESS_MIN => {}
+                outcome => outcome?,
+            }
+        }
+        file.sync_all().map_err(RemoteError::disk("write", path))?;
+        let found = digest_of(path)?;
+        if found == expected.sha256 {
+            return Ok(());
+        }
+        discard(path)?;
+        if let Some(stamp) = stamp {
+            if self.refused.len() >= REFUSED_MAX {
+                self.refused.clear();
+            }
+            self.refused.insert(object.clone(), stamp);
+        }
+        Err(RemoteError::Digest { place: self.remote.named(object), found, expected: expected.sha256.clone() })
+    }
+
+    /// Hands on a part of an object of this size as it comes.
+    fn range(
+        &self,
+        object: &Path,
+        range: Range<u64>,
+        size: u64,
+        stamp: &mut Option<Stamp>,
+        take: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+    ) -> Result<(), RemoteError> {
+        let remote = &self.remote;
+        let failed = |reason: String| RemoteError::Storage { doing: "fetch", place: remote.named(object), reason };
+        let end = range.end;
+        let mut at = range.start;
+        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
+        let fetching = async {
+            let got = remote.store.get_opts(object, options).await;
+            let got = got.map_err(|error| remote.failure("fetch", object, &error))?;
+            let found = Stamp::of(&got.meta);
+            if found.size != size {
+                return Err(RemoteError::Length { place: remote.named(object), found: found.size, expected: size });
+            }
+            if self.refused.get(object) == Some(&found) {
+                return Err(RemoteError::Unchanged(remote.named(object)));
+            }
+            if stamp.replace(found.clone()).is_some_and(|before| before != found) {
+                let place = format!("{}, which has changed meanwhile,", remote.named(object));
+                return Err(RemoteError::Length { place, found: found.size, expected: size });
+            }
+            let mut parts = got.into_stream();
+            while let Some(part) = parts.next().await {
+                let part = part.map_err(|error| failed(said(&error)))?;
+                let part = &part[..part.len().min(usize::try_from(end - at).unwrap_or(usize::MAX))];
+                take(part).map_err(RemoteError::disk("write", &self.cache))?;
+                at += part.len() as u64;
+            }
+            if at < end { Err(failed(format!("the answer ends {} bytes early", end - at))) } else { Ok(()) }
+        };
+        remote.within("fetch", object, fetching)
+    }
+}
+
+impl Remote {
+    /// A whole object that is not longer than `length_max`.
+    pub(super) fn content(&self, object: &Path, length_max: u64) -> Result<Vec<u8>, RemoteError> {
+        // The time is that of everything: of a hostile answer no more is kept than was asked for.
+        let place = || self.named(object);
+        let content = self.wait("fetch", object, async {
+            let got = self.store.get_opts(object, GetOptions::default()).await?;
+            let found = got.meta.size;
+            if found > length_max {
+                return Ok(Err(found));
+            }
+            let (mut content, mut parts) = (Vec::new(), got.into_stream());
+            while let Some(part) = parts.next().await {
+                content.extend_from_slice(&part?);
+                if content.len() as u64 > length_max {
+                    return Ok(Err(content.len() as u64));
+                }
+            }
+            Ok(Ok(content))
+        })?;
+        content.map_err(|found| RemoteError::Length { place: place(), found, expected: length_max })
+    }
+}
+
+fn discard(path: &FilePath) -> Result<(), RemoteError> {
+    fs::remove_file(path).map_err(RemoteError::disk("remove", path))
+}
+
+fn sync(directory: &FilePath) -> Result<(), RemoteError> {
+    File::open(directory).and_then(|file| file.sync_all()).map_err(RemoteError::disk("sync", directory))
+}
+
+fn digest_of(path: &FilePath) -> Result<String, RemoteError> {
+    let mut file = File::open(path).map_err(RemoteError::disk("open", path))?;
+    let (mut digest, mut part) = (Sha256::new(), vec![0; 256 << 10]);
+    loop {
+        let length = file.read(&mut part).map_err(RemoteError::disk("read", path))?;
+        if length == 0 {
+            return Ok(hex::encode(digest.finalize()));
+        }
+        digest.update(&part[..length]);
+    }
+}
