@@ -38,6 +38,8 @@ pub mod publication;
 pub mod publisher;
 pub mod resume;
 pub mod run;
+mod shelf;
 mod start;
 pub mod status;
 pub mod stop;
+pub mod uploader;

@@ -269,6 +269,7 @@ pub(crate) fn worker_failure(error: WorkerError) -> Failure {
         | WorkerError::Mapping(_)
         | WorkerError::Configuration { .. }
         | WorkerError::OtherModel { .. }
+        | WorkerError::Storage(_)
         | WorkerError::Admin { .. } => Exit::Configuration,
         WorkerError::Source(error) => source_exit(error),
         // Whoever asked for it makes no failure of it.

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::exports;
 use crate::artefacts::{ArtefactIoError, Artefacts, Installed, Journal, Shelf};
 use crate::config::operation;
+use crate::remote::listing::Listed;
 use deepfm_core::version::known::KnownVersions;
 use deepfm_core::version::manifest::Kind;
 
@@ -67,20 +68,7 @@ pub fn plan(
     let Some(newest) = known.newest().filter(|_| settings.keep > 0 && artefacts.exist()) else {
         return Ok(Plan::default());
     };
-    let parent = known.announced.values().rev().find(|one| one.abandoned.is_none()).map(|one| one.version);
-    let mut kept: BTreeSet<u64> = known.aliases.values().map(|alias| alias.version).collect();
-    kept.extend(known.aliases.values().filter_map(|alias| alias.moves.get(1)).map(|before| before.version));
-    kept.extend(known.holds.values().map(|hold| hold.version));
-    kept.extend([Some(newest), parent].into_iter().flatten());
-    kept.extend(known.announced.keys().rev().take(settings.keep));
-    let days = jiff::SignedDuration::from_hours(24 * i64::try_from(settings.keep_days).unwrap_or(i64::MAX / 24));
-    let is_young = |created_at: &str| {
-        // Of one that does not say how old it is nothing is known.
-        settings.keep_days > 0
-            && created_at.parse::<jiff::Timestamp>().is_ok_and(|created| now.duration_since(created) < days)
-    };
-    kept.extend(known.announced.values().filter(|one| is_young(&one.created_at)).map(|one| one.version));
-    let kept = with_bases(kept, known);
+    let kept = kept(settings, known, newest, now);
     let needed_since = needed_since(exports);
     let installed = artefacts.list(Shelf::Versions)?;
     let bytes =
@@ -111,6 +99,58 @@ pub fn plan(
     versions.sort_unstable_by(|one, other| (one.version, &one.directory).cmp(&(other.version, &other.directory)));
     let journals = artefacts.list(Shelf::Journals)?.into_iter().filter(|journal| journal.version <= needed_since);
     Ok(Plan { versions, journals: journals.collect() })
+}
+
+/// The numbers of the versions that stay.
+fn kept(settings: &operation::Versions, known: &KnownVersions, newest: u64, now: jiff::Timestamp) -> BTreeSet<u64> {
+    let parent = known.announced.values().rev().find(|one| one.abandoned.is_none()).map(|one| one.version);
+    let mut kept: BTreeSet<u64> = known.aliases.values().map(|alias| alias.version).collect();
+    kept.extend(known.aliases.values().filter_map(|alias| alias.moves.get(1)).map(|before| before.version));
+    kept.extend(known.holds.values().map(|hold| hold.version));
+    kept.extend([Some(newest), parent].into_iter().flatten());
+    kept.extend(known.announced.keys().rev().take(settings.keep));
+    let days = jiff::SignedDuration::from_hours(24 * i64::try_from(settings.keep_days).unwrap_or(i64::MAX / 24));
+    let is_young = |created_at: &str| {
+        // Of one that does not say how old it is nothing is known.
+        settings.keep_days > 0
+            && created_at.parse::<jiff::Timestamp>().is_ok_and(|created| now.duration_since(created) < days)
+    };
+    kept.extend(known.announced.values().filter(|one| is_young(&one.created_at)).map(|one| one.version));
+    with_bases(kept, known)
+}
+
+/// A version that is removed from object storage, or what is left of one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RemoteRemoval {
+    /// Its number.
+    pub version: u64,
+    /// The name of its directory.
+    pub directory: String,
+    /// Bytes of its objects.
+    pub bytes: u64,
+}
+
+/// Decides what is removed from object storage, by the same rule as [`plan`]: of what is announced under its own name nothing that
+/// stays, and of the rest (of a fenced worker, or left of a removal or an upload that was cut short) nothing that is young.
+pub fn plan_remote(
+    settings: &operation::Versions,
+    known: &KnownVersions,
+    listed: &[Listed],
+    now: jiff::Timestamp,
+) -> Vec<RemoteRemoval> {
+    let Some(newest) = known.newest().filter(|_| settings.keep > 0) else { return Vec::new() };
+    let kept = kept(settings, known, newest, now);
+    let age = |one: &Listed| now.as_second().saturating_sub(one.modified);
+    let is_removed = |one: &&Listed| {
+        let is_announced = known.announced.get(&one.version).is_some_and(|known| known.directory == one.directory);
+        if is_announced || known.unreadable.contains(&one.version) {
+            return is_announced && !kept.contains(&one.version);
+        }
+        one.version <= newest && age(one) >= UNANNOUNCED_MIN.as_secs().cast_signed()
+    };
+    let removal =
+        |one: &Listed| RemoteRemoval { version: one.version, directory: one.directory.clone(), bytes: one.bytes };
+    listed.iter().filter(is_removed).map(removal).collect()
 }
 
 /// The versions with all that they stand on: of a delta its parent, and so on down to a full version.

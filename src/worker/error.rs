@@ -7,6 +7,7 @@ use crate::drive::DriveError;
 use crate::letters::DeadLetterError;
 use crate::publish::outbox::OutboxError;
 use crate::publish::topic::TopicError;
+use crate::remote::RemoteError;
 use crate::source::SourceError;
 use crate::store::StoreError;
 use crate::thread::vital::Panicked;
@@ -125,6 +126,9 @@ pub enum WorkerError {
     /// An artefact cannot be written.
     #[error(transparent)]
     Artefact(#[from] ArtefactIoError),
+    /// Object storage cannot be used.
+    #[error(transparent)]
+    Storage(#[from] RemoteError),
     /// Dead letters cannot be sent.
     #[error(transparent)]
     DeadLetters(#[from] DeadLetterError),

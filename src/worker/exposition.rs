@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 
-use super::status::Status;
+use super::status::{Status, StorageAway};
 use crate::http::registry::MetricRegistry;
 
 /// What a metric is.
@@ -111,6 +111,11 @@ const METRICS: &[(Kind, &str, &str)] = &[
     (Counter, "deepfm_versions_rejected_total", "Versions that did not pass the gate: servers do not follow to them"),
     (Counter, "deepfm_versions_removed_total", "Versions removed by versions.keep and keep_days"),
     (Counter, "deepfm_version_removal_failures_total", "Versions that could not be removed"),
+    (Counter, "deepfm_storage_uploads_total", "Versions uploaded to object storage"),
+    (Counter, "deepfm_storage_uploaded_bytes_total", "Bytes of versions uploaded to object storage"),
+    (Counter, "deepfm_storage_removals_total", "Versions removed from object storage"),
+    (Counter, "deepfm_storage_failures_total", "Requests to object storage that failed: they are made again"),
+    (Gauge, "deepfm_storage_away_seconds", "For how long object storage has taken no version; 0 while it does"),
     (Counter, "deepfm_exports_total", "Training exports written"),
     (Counter, "deepfm_export_failures_total", "Training exports that could not be written"),
 ];
@@ -189,7 +194,7 @@ fn export(status: &Status, age: Duration, now: Duration) {
 }
 
 /// The gauges without further labels; `None` has no value now.
-fn gauges(status: &Status, age: Duration) -> [(&'static str, Option<f64>); 28] {
+fn gauges(status: &Status, age: Duration) -> [(&'static str, Option<f64>); 29] {
     let number = |number: u64| Some(number as f64);
     let size = |size: usize| Some(size as f64);
     let seconds = |milliseconds: i64| milliseconds as f64 / 1000.0;
@@ -219,6 +224,7 @@ fn gauges(status: &Status, age: Duration) -> [(&'static str, Option<f64>); 28] {
         ("deepfm_version", status.version.and_then(number)),
         ("deepfm_last_version_timestamp_seconds", status.version_at.map(since_1970)),
         ("deepfm_outbox", size(status.outbox)),
+        ("deepfm_storage_away_seconds", Some(status.storage_away.as_ref().map_or(0.0, StorageAway::seconds))),
         ("deepfm_click_silence_seconds", status.click_silence_seconds),
         ("deepfm_breaker_open", number(u64::from(status.breaker.is_open))),
         ("deepfm_missing_clicks", Some(status.breaker.missing_clicks)),

@@ -8,10 +8,14 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::error::WorkerError;
 use super::narrator;
+use super::shelf::Shelf;
+use super::status::StatusBoard;
+use super::uploader::{GivenUp, Uploader};
 use crate::artefacts::{self, ArtefactIoError};
 use crate::config::Config;
 use crate::kafka::contact::Voice;
@@ -70,16 +74,36 @@ pub struct Publisher {
     hand: Hand<OutboxEntry, Result<Announced, WorkerError>>,
     /// Versions that found no room: those that the last run left may be many.
     waiting: VecDeque<OutboxEntry>,
+    /// Tells the thread to wait for object storage no longer.
+    stop: Arc<AtomicBool>,
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+    }
 }
 
 impl Publisher {
     /// Starts the thread; `known` is what the topic said after all earlier writers were fenced off.
-    pub fn start(config: &Config, announcer: Announcer, reading: Reading) -> Self {
+    ///
+    /// # Errors
+    /// When the settings of object storage make no client.
+    pub fn start(
+        config: &Config,
+        announcer: Announcer,
+        reading: Reading,
+        board: &StatusBoard,
+    ) -> Result<Self, WorkerError> {
+        let stop = Arc::<AtomicBool>::default();
+        let uploader = Uploader::of(config, board, &stop)?;
         let epoch = reading.known.next_epoch();
         let told = reading.known.aliases.get(LIVE).map(|live| live.manifest_digest.clone());
-        let mut desk = Desk { announcer, config: config.clone(), reading, epoch, told, live: None };
+        let shelf = uploader.map(Shelf::new);
+        let mut desk = Desk { announcer, config: config.clone(), reading, epoch, told, live: None, shelf };
         let work = move |entry: OutboxEntry, tell: &mut dyn FnMut(Result<Announced, WorkerError>)| {
-            let announced = desk.announce(&entry).map_err(WorkerError::from);
+            let Ok(uri) = desk.upload(&entry) else { return ControlFlow::Break(()) };
+            let announced = desk.announce(&entry, uri).map_err(WorkerError::from);
             let has_failed = announced.is_err();
             tell(announced);
             if has_failed {
@@ -92,7 +116,7 @@ impl Publisher {
             ControlFlow::Continue(())
         };
         let hand = Hand::start("announcing", OUTBOX_MAX, work, |panicked| Err(panicked.into()));
-        Self { hand, waiting: VecDeque::new() }
+        Ok(Self { hand, waiting: VecDeque::new(), stop })
     }
 
     /// Gives a version to the thread.
@@ -148,12 +172,19 @@ struct Desk {
     told: Option<String>,
     /// The weights of the version that is live, once it has moved: the next may be a delta on it.
     live: Option<Arc<Verified>>,
+    /// Object storage, if there is some.
+    shelf: Option<Shelf>,
 }
 
 impl Desk {
-    fn announce(&mut self, entry: &OutboxEntry) -> Result<Announced, TopicError> {
+    /// Uploads a version, if there is somewhere to.
+    fn upload(&mut self, entry: &OutboxEntry) -> Result<Option<String>, GivenUp> {
+        self.shelf.as_mut().map_or(Ok(None), |shelf| shelf.uploader.upload(entry))
+    }
+
+    fn announce(&mut self, entry: &OutboxEntry, uri: Option<String>) -> Result<Announced, TopicError> {
         let version = entry.version();
-        let announcement = &Announcement { epoch: Some(self.epoch), ..entry.announcement.clone() };
+        let announcement = &Announcement { epoch: Some(self.epoch), uri, ..entry.announcement.clone() };
         self.read_on()?;
         self.known().newest = self.known().newest.max(Some(version));
         self.known().announced.insert(version, announcement.clone());
@@ -223,6 +254,7 @@ impl Desk {
                 }
             };
         if plan.is_empty() {
+            self.tidy(&plan, now);
             return Ok(());
         }
         let keys: Vec<String> = plan.versions.iter().filter_map(|removal| removal.key.clone()).collect();
@@ -234,6 +266,14 @@ impl Desk {
         metrics::counter!("deepfm_versions_removed_total").increment(plan.versions.len() as u64);
         let (bytes, journals) = (plan.versions.iter().map(|one| one.bytes).sum::<u64>(), plan.journals.len());
         tracing::info!("removed {} versions ({bytes} bytes) and {journals} journals", plan.versions.len());
+        self.tidy(&plan, now);
         Ok(())
+    }
+
+    /// Removes from object storage what a plan has removed here, and seldom what nobody else does. What it does not let go of is left
+    /// to the next time.
+    fn tidy(&mut self, plan: &retention::Plan, now: jiff::Timestamp) {
+        let Some(shelf) = &mut self.shelf else { return };
+        shelf.tidy(plan, &self.config, &self.reading.known, now);
     }
 }

@@ -194,7 +194,7 @@ impl Settled<'_> {
         if let Some(live) = Live::of(config, &self.reading.known, None) {
             gatekeeper.follow(live);
         }
-        let mut publisher = Publisher::start(config, self.announcer, self.reading);
+        let mut publisher = Publisher::start(config, self.announcer, self.reading, board)?;
         for entry in &self.outbox.versions {
             publisher.announce(entry.clone());
         }

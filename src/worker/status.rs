@@ -73,6 +73,22 @@ pub struct Away {
     pub reason: String,
 }
 
+/// Object storage takes no versions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StorageAway {
+    /// Since when.
+    pub since: Timestamp,
+    /// Why.
+    pub reason: String,
+}
+
+impl StorageAway {
+    /// For how long, in seconds.
+    pub fn seconds(&self) -> f64 {
+        Timestamp::now().duration_since(self.since).as_secs_f64().max(0.0)
+    }
+}
+
 /// Whether clicks have stalled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct BreakerStatus {
@@ -96,6 +112,9 @@ pub struct Status {
     /// Present while the brokers do not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub brokers_away: Option<Away>,
+    /// Present while object storage takes no versions: none is announced meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_away: Option<StorageAway>,
     /// Records consumed since the log began.
     pub records: u64,
     /// Records that were gone from the broker before they were read, and passed over by `--skip-gaps`, since the log began.
@@ -164,6 +183,10 @@ impl Status {
     pub fn not_ready(&self) -> Option<String> {
         if let Some(Away { seconds, reason }) = &self.brokers_away {
             return Some(format!("the brokers are lost for {seconds:.0} s: {reason}"));
+        }
+        if let Some(away) = &self.storage_away {
+            let (seconds, reason) = (away.seconds(), &away.reason);
+            return Some(format!("object storage takes no version for {seconds:.0} s: {reason}"));
         }
         match self.phase {
             Phase::Starting => Some("starting".to_owned()),

@@ -14,6 +14,7 @@ use deepfm_core::version::manifest::{Kind, ParentVersion};
 use deepfm_stream::artefacts::{Artefacts as _, Shelf};
 use deepfm_stream::config::operation;
 use deepfm_stream::publish::retention;
+use deepfm_stream::remote::listing::Listed;
 use serde_json::{Value, json};
 
 use super::commands::{Place, digest, simulated_fields};
@@ -227,6 +228,21 @@ fn what_is_served_or_built_on_is_never_removed_and_contents_of_one_number_are_to
     assert_eq!(contents, ["6-aaaaaaaaaaaa", "6-cccccccccccc"]);
     assert!(found.versions.iter().all(|one| one.key.is_none() == (one.directory == "6-cccccccccccc")));
     assert!(found.versions.iter().all(|one| one.keeps_journal == (one.version != 9 && one.key.is_some())));
+    // The same goes from object storage, where what was never announced goes by the age of its objects.
+    let listed = |version: u64, digits: &str, hours: i64| {
+        let modified = now.as_second() - 3600 * hours;
+        Listed { version, directory: format!("{version}-{digits}"), bytes: 1, modified }
+    };
+    let mut there: Vec<Listed> = (1..=10).map(|version| listed(version, "aaaaaaaaaaaa", 1)).collect();
+    there.extend([listed(6, "bbbbbbbbbbbb", 1), listed(6, "cccccccccccc", 48)]);
+    there.extend([listed(11, "dddddddddddd", 48), listed(12, "eeeeeeeeeeee", 48)]);
+    let names = |directories: Vec<String>| directories.into_iter().collect::<std::collections::BTreeSet<_>>();
+    let gone = retention::plan_remote(&settings, &known, &there, now);
+    assert_eq!(
+        names(gone.into_iter().map(|one| one.directory).collect()),
+        names(found.versions.iter().map(|one| one.directory.clone()).collect())
+    );
+    assert!(retention::plan_remote(&settings, &KnownVersions::default(), &there, now).is_empty(), "nothing is known");
     settings.keep_days = 8;
     let numbers: Vec<u64> = plan(&settings).versions.iter().map(|one| one.version).collect();
     assert_eq!(
