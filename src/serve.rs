@@ -25,6 +25,8 @@
 
 #[cfg(feature = "kafka")]
 pub mod acknowledge;
+#[cfg(feature = "object-store")]
+mod cache;
 mod current;
 mod directory;
 pub mod follow;
@@ -34,6 +36,7 @@ pub mod http;
 pub mod load;
 mod mapped;
 pub mod model;
+mod places;
 mod rank_body;
 pub mod said;
 pub mod scorer;
@@ -49,4 +52,6 @@ pub use model::ServedModel;
 pub use said::{AcknowledgementBoard, AcknowledgementStatus};
 pub use scorer::{Predictions, RowPlace, ScoreError, ScoreRequest, Scorer, probability};
 pub use state::{LoadStage, VersionState, VersionStatus};
+#[cfg(feature = "object-store")]
+pub use target::RemoteOptions;
 pub use target::{FollowOptions, Required, Target};

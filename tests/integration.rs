@@ -41,6 +41,7 @@ mod integration {
     mod scorer;
     mod serving;
     mod store;
+    mod store_remote;
     mod versions;
     mod weights;
 }

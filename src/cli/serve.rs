@@ -8,7 +8,9 @@ use deepfm_stream::config::Config;
 use deepfm_stream::config::serve::Serve;
 use deepfm_stream::serve::http::arms::{ArmSpec, Arms, ONLY, check};
 use deepfm_stream::serve::http::{HttpServer, ServeLimits, metrics};
-use deepfm_stream::serve::{AcknowledgementBoard, Acknowledger, FollowOptions, Required, Server, Target, WatchedArm};
+use deepfm_stream::serve::{
+    AcknowledgementBoard, Acknowledger, FollowOptions, RemoteOptions, Required, Server, Target, WatchedArm,
+};
 
 use super::config;
 use super::failure::{Exit, Failure, OrExit};
@@ -18,7 +20,8 @@ use super::failure::{Exit, Failure, OrExit};
 /// those that have begun and exits 0.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The configuration file: model, versions.dir and the sections kafka and serve are read; arguments win over the latter.
+    /// The configuration file: model, versions.dir and the sections kafka, storage and serve are read; arguments win over the
+    /// latter.
     #[arg(long, value_name = "FILE", env = "DEEPFM_CONFIG", required_unless_present = "versions")]
     config: Option<PathBuf>,
     /// Follow this directory of versions, such as versions/clicks, instead of a topic.
@@ -27,6 +30,13 @@ pub(crate) struct Args {
     /// The model's name, with --versions.
     #[arg(long, value_name = "NAME", requires = "versions")]
     model: Option<String>,
+    /// Fetch what is not on this machine from object storage (`storage.fetch_uri`, `storage.uri`) into this directory, which is for
+    /// this server alone.
+    #[arg(long, value_name = "DIR", requires = "config")]
+    cache: Option<String>,
+    /// The most bytes that are fetched of a version with all that it stands on [default: 68719476736]
+    #[arg(long, value_name = "N", requires = "config", value_parser = clap::value_parser!(u64).range(1..))]
+    fetch_bytes_max: Option<u64>,
     /// What to serve: an alias of the topic, `latest`, or a version's number [default: live; of a directory latest].
     #[arg(long, value_name = "TARGET", conflicts_with = "arms")]
     target: Option<String>,
@@ -93,6 +103,8 @@ impl Args {
             arms,
             require_fields: self.require_fields.clone().unwrap_or(section.require_fields),
             require_configuration: self.require_configuration.clone().unwrap_or(section.require_configuration),
+            cache: self.cache.clone().unwrap_or(section.cache),
+            fetch_bytes_max: self.fetch_bytes_max.unwrap_or(section.fetch_bytes_max),
             connections_max: self.connections_max.unwrap_or(section.connections_max),
             concurrency_max: self.concurrency_max.unwrap_or(section.concurrency_max),
             body_bytes_max: self.body_bytes_max.unwrap_or(section.body_bytes_max),
@@ -187,7 +199,12 @@ fn follow(
     let options = FollowOptions { target, required, rows_max: settings.rows_max, ..FollowOptions::new(model) };
     match (config, &args.versions) {
         (Some(config), _) => {
-            let options = FollowOptions { bounds: config.event_options().bounds(), ..options };
+            let remote = given(&settings.cache).map(|cache| RemoteOptions {
+                storage: config.storage.clone(),
+                cache: cache.into(),
+                fetch_bytes_max: settings.fetch_bytes_max,
+            });
+            let options = FollowOptions { bounds: config.event_options().bounds(), remote, ..options };
             Server::follow_topic(&config.kafka, &config.versions.of(model), options).or_exit(Exit::Usage)
         }
         (None, Some(versions)) => Server::follow_directory(versions, options).or_exit(Exit::Usage),

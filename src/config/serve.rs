@@ -38,6 +38,12 @@ const FINGERPRINT: Special<String> = Special {
     schema: || json!({"type": "string", "maxLength": 100}),
 };
 
+const CACHE: Special<String> = Special {
+    read: |section, key| section.text(key),
+    words: "a directory, or \"\"",
+    schema: || json!({"type": "string"}),
+};
+
 const NAME: Special<String> = Special {
     read: |section, key| section.checked_text(key, check_name),
     words: "a name, or \"\"",
@@ -57,6 +63,11 @@ section! {
         require_fields: String = String::new(), FINGERPRINT, Free;
         /// Only versions with this fingerprint of the configuration are served; "" asks for none.
         require_configuration: String = String::new(), FINGERPRINT, Free;
+        /// A directory for this server alone, to fetch versions into that are not on this machine: from storage.fetch_uri or
+        /// storage.uri. "" fetches none.
+        cache: String = String::new(), CACHE, Free;
+        /// The most bytes that are fetched of a version with all that it stands on.
+        fetch_bytes_max: u64 = 64 << 30, whole(1, COUNT_MAX, "a version has bytes"), Free;
         /// The most connections; others wait.
         connections_max: usize = 1024, whole(1, COUNT_MAX, "without connections nobody is served"), Free;
         /// The most requests that are read or scored at once; others are answered 503.

@@ -12,11 +12,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use deepfm_core::version::acknowledgement::{ServedVersion, written};
 use serde::Serialize;
 
+#[cfg(feature = "object-store")]
+use super::cache::Cache;
 use super::current::Current;
 use super::directory::{Listing, Notices};
 use super::follower::{Follower, LoadFailure, Offer};
 use super::load;
 use super::model::ServedModel;
+use super::places::Places;
 use super::scorer::Scorer;
 use super::state::{LoadStage, VersionState, VersionStatus};
 use super::target::{FollowOptions, Target};
@@ -37,6 +40,10 @@ pub enum FollowError {
     /// The model's name is none.
     #[error(transparent)]
     Name(#[from] deepfm_core::version::names::NameError),
+    /// Nothing can be fetched so.
+    #[cfg(feature = "object-store")]
+    #[error(transparent)]
+    Cache(#[from] super::cache::CacheError),
 }
 
 /// What a follower says of itself.
@@ -68,7 +75,7 @@ pub struct FollowStatus {
 struct Shared {
     current: Arc<Current>,
     status: Mutex<FollowStatus>,
-    is_stopping: AtomicBool,
+    is_stopping: Arc<AtomicBool>,
     /// Who is woken when a version was swapped in.
     waiting: Mutex<Option<Thread>>,
 }
@@ -137,10 +144,18 @@ impl Server {
         let shared = Arc::<Shared>::default();
         shared.update(|status| status.target = options.target.to_string());
         let rows_max = options.rows_max;
+        let places = Places::new(root);
+        #[cfg(feature = "object-store")]
+        let (places, cache) = match Cache::open(&options, &shared.is_stopping)? {
+            Some(cache) => (places.and(cache.root().to_owned()), Some(cache)),
+            None => (places, None),
+        };
         let following = Following {
             follower: Follower::new(options.target.clone()),
             notices,
-            root,
+            places,
+            #[cfg(feature = "object-store")]
+            cache,
             options,
             shared: Arc::clone(&shared),
             draining: Vec::new(),
@@ -196,7 +211,10 @@ impl Drop for Server {
 struct Following {
     follower: Follower,
     notices: Box<dyn Notices>,
-    root: PathBuf,
+    places: Places,
+    /// Where versions are fetched to that are not here.
+    #[cfg(feature = "object-store")]
+    cache: Option<Cache>,
     options: FollowOptions,
     shared: Arc<Shared>,
     /// Versions that were served before, and may still be in use.
@@ -236,7 +254,7 @@ impl Following {
         let given_up = self.follower.given_up();
         self.stamps.retain(|directory, _| given_up.contains(directory));
         for directory in given_up {
-            let stamp = load::stamp(&self.root.join(&directory));
+            let stamp = load::stamp(&self.places.of(&directory));
             if self.stamps.get(&directory).is_some_and(|before| *before != stamp) {
                 self.stamps.remove(&directory);
                 self.follower.forgive(&directory);
@@ -248,17 +266,29 @@ impl Following {
         self.tell();
         let start = Instant::now();
         // From before it is read: what changes meanwhile is a change.
-        let stamp = load::stamp(&self.root.join(&offer.directory));
+        let stamp = load::stamp(&self.places.of(&offer.directory));
         let held = self.shared.current.model();
-        let Self { follower, root, options, shared, .. } = self;
+        #[cfg(feature = "object-store")]
+        let fetched = self.fetch(offer, held.as_deref());
+        #[cfg(not(feature = "object-store"))]
+        let fetched = Ok(());
+        let Self { follower, places, options, shared, .. } = self;
         let mut note = |state: VersionState| {
             follower.progressed(state);
             shared.update(|status| status.versions = follower.statuses());
         };
-        let loaded = catch_unwind(AssertUnwindSafe(|| load::load(root, offer, options, held.as_deref(), &mut note)));
+        let loaded = catch_unwind(AssertUnwindSafe(|| {
+            fetched.and_then(|()| load::load(places, offer, options, held.as_deref(), &mut note))
+        }));
         let loaded = loaded.unwrap_or_else(|_| {
             let reason = "loading it has panicked: a bug in deepfm".to_owned();
-            Err(LoadFailure { stage: LoadStage::Verifying, reason, is_transient: false, is_held: false })
+            Err(LoadFailure {
+                stage: LoadStage::Verifying,
+                reason,
+                is_transient: false,
+                is_held: false,
+                is_damage: false,
+            })
         });
         match loaded {
             Ok(model) => {
@@ -274,6 +304,10 @@ impl Following {
             }
             Err(failure) => {
                 let LoadFailure { stage, reason, .. } = &failure;
+                #[cfg(feature = "object-store")]
+                if let Some(cache) = self.cache.as_ref().filter(|_| failure.is_damage) {
+                    cache.forget(&offer.directory);
+                }
                 tracing::error!("version {} ({}) is not served: {stage}: {reason}", offer.version, offer.directory);
                 self.shared.update(|status| *status.failures.entry(*stage).or_default() += 1);
                 if !failure.is_transient {
@@ -285,7 +319,24 @@ impl Following {
         self.tell();
     }
 
+    /// Fetches what is not here of a version, and of what it stands on.
+    #[cfg(feature = "object-store")]
+    fn fetch(&mut self, offer: &Offer, held: Option<&ServedModel>) -> Result<(), LoadFailure> {
+        let Self { cache, places, .. } = self;
+        let Some(cache) = cache else { return Ok(()) };
+        let fetch = AssertUnwindSafe(|| cache.fetch(offer, places, held));
+        catch_unwind(fetch).unwrap_or_else(|_| {
+            let reason = "fetching it has panicked: a bug in deepfm".to_owned();
+            let stage = LoadStage::Fetching;
+            Err(LoadFailure { stage, reason, is_transient: false, is_held: false, is_damage: false })
+        })
+    }
+
     fn swap(&mut self, model: Arc<ServedModel>) {
+        #[cfg(feature = "object-store")]
+        if let Some(cache) = &self.cache {
+            cache.keep(&[&deepfm_core::version::names::directory(model.manifest.version, &model.digest)]);
+        }
         let before = self.shared.current.swap(model);
         if let (Some(directory), Some(model)) = (self.follower.swapped(), before) {
             self.draining.push((directory, model));

@@ -59,6 +59,8 @@ pub struct AnnouncedAs {
     pub epoch: Option<u64>,
     /// Whether it was held back from going live, or abandoned: who follows the newest passes over it.
     pub is_passed_over: bool,
+    /// Where it lies in object storage, if it does.
+    pub uri: Option<String>,
 }
 
 /// Where an alias points.
@@ -107,6 +109,8 @@ pub struct LoadFailure {
     pub is_transient: bool,
     /// Whether nothing is wrong with it but that the gate held it back, as its manifest says.
     pub is_held: bool,
+    /// Whether files are not here, or not what a manifest says of them: what was fetched was, when it got its name.
+    pub is_damage: bool,
 }
 
 /// What became of a version.
@@ -295,8 +299,14 @@ impl Follower {
         let Pointer { version, directory, manifest_digest } = pointer.clone();
         let known = self.offers.get(&version).filter(|offer| offer.directory == directory);
         known.cloned().unwrap_or_else(|| {
-            let announced =
-                AnnouncedAs { manifest_digest, parent: None, kind: None, epoch: None, is_passed_over: false };
+            let announced = AnnouncedAs {
+                manifest_digest,
+                parent: None,
+                kind: None,
+                epoch: None,
+                is_passed_over: false,
+                uri: None,
+            };
             Offer { version, directory, announced: Some(announced) }
         })
     }
@@ -338,7 +348,7 @@ impl Follower {
     /// The version that was loading cannot be served.
     pub fn failed(&mut self, failure: LoadFailure, now: Instant) {
         let Some(Offer { version, directory, .. }) = self.loading.take() else { return };
-        let LoadFailure { stage, reason, is_transient, is_held } = failure;
+        let LoadFailure { stage, reason, is_transient, is_held, is_damage: _ } = failure;
         if is_held {
             self.held.insert(version);
         }

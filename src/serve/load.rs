@@ -26,9 +26,12 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::follower::{LoadFailure, Offer};
 use super::mapped;
 use super::model::ServedModel;
+use super::places::Places;
 use super::state::{LoadStage, VersionState};
 use super::target::{FollowOptions, Target};
 use crate::bounded::{self, Length, ReadError};
+#[cfg(feature = "object-store")]
+use crate::remote::RemoteError;
 
 /// The most bytes of a version's files beside its weights: they are read into memory.
 const ASIDE_BYTES_MAX: u64 = 256 << 20;
@@ -64,15 +67,44 @@ pub enum LoadError {
     /// There is more beside its weights than is read.
     #[error("its files beside the weights have {0} bytes, more than {ASIDE_BYTES_MAX}")]
     Aside(u64),
+    /// It cannot be fetched.
+    #[cfg(feature = "object-store")]
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// It is announced to lie where nothing is fetched from.
+    #[cfg(feature = "object-store")]
+    #[error("it is announced to lie at {found}: this server fetches it from {expected}, and from nowhere else")]
+    Elsewhere { found: String, expected: String },
+    /// There is more to fetch than may be.
+    #[cfg(feature = "object-store")]
+    #[error("it has {bytes} bytes with all that it stands on, more than {bytes_max}")]
+    Large { bytes: u64, bytes_max: u64 },
     /// A version that it stands on cannot be had.
     #[error("version {version}, on which it stands")]
     Below { version: u64, source: Box<Self> },
 }
 
 impl LoadError {
-    /// Whether it may go away by itself. What a version stands on may be mended without a change to the version.
+    /// Whether it may go away by itself. What a version stands on, and what lies in object storage, may be mended without a change
+    /// to the version.
     fn is_transient(&self) -> bool {
+        #[cfg(feature = "object-store")]
+        if matches!(self, Self::Remote(_)) {
+            return true;
+        }
         self.is_away() || matches!(self, Self::Below { .. })
+    }
+
+    /// Whether what was fetched has changed since on the local disk.
+    fn is_damage(&self) -> bool {
+        use ArtefactError::{Digest, Length, Missing};
+        match self {
+            Self::Read { .. } | Self::Digest { .. } | Self::Artefact(Digest { .. } | Length { .. } | Missing(_)) => {
+                true
+            }
+            Self::Below { source, .. } => source.is_damage(),
+            _ => false,
+        }
     }
 
     /// Whether a file is not there or cannot be read.
@@ -80,21 +112,24 @@ impl LoadError {
         match self {
             Self::Read { source: ReadError::Io(_) | ReadError::Missing, .. } => true,
             Self::Below { source, .. } => source.is_away(),
+            #[cfg(feature = "object-store")]
+            Self::Remote(error) => !matches!(error, RemoteError::Digest { .. } | RemoteError::Unchanged(_)),
             _ => false,
         }
     }
 
     /// What is away was not fetched; what is not what it should be was.
-    fn found(self) -> LoadFailure {
+    pub(super) fn found(self) -> LoadFailure {
         let stage = if self.is_away() { LoadStage::Fetching } else { LoadStage::Verifying };
         self.at(stage)
     }
 
-    fn below(version: u64) -> impl FnOnce(Self) -> Self {
+    pub(super) fn below(version: u64) -> impl FnOnce(Self) -> Self {
         move |source| Self::Below { version, source: Box::new(source) }
     }
 
-    fn at(self, stage: LoadStage) -> LoadFailure {
+    pub(super) fn at(self, stage: LoadStage) -> LoadFailure {
+        let is_damage = self.is_damage();
         let is_held = matches!(self, Self::Held(_));
         let mut reason = self.to_string();
         let mut cause = std::error::Error::source(&self);
@@ -106,7 +141,13 @@ impl LoadError {
             cause = error.source();
         }
         // Whoever wrote the files may have written anything.
-        LoadFailure { stage, reason: plain(&reason, DETAIL_CHARS_MAX), is_transient: self.is_transient(), is_held }
+        LoadFailure {
+            stage,
+            reason: plain(&reason, DETAIL_CHARS_MAX),
+            is_transient: self.is_transient(),
+            is_held,
+            is_damage,
+        }
     }
 }
 
@@ -117,17 +158,17 @@ impl LoadError {
 /// # Errors
 /// Where it failed, and why.
 pub(super) fn load(
-    root: &Path,
+    places: &Places,
     offer: &Offer,
     options: &FollowOptions,
     held: Option<&ServedModel>,
     note: &mut dyn FnMut(VersionState),
 ) -> Result<ServedModel, LoadFailure> {
-    let (bytes, digest) = read_manifest(&root.join(&offer.directory), offer).map_err(LoadError::found)?;
+    let (bytes, digest) = read_manifest(&places.of(&offer.directory), offer).map_err(LoadError::found)?;
     let manifest = check_manifest(&bytes, offer, options).map_err(|error| error.at(LoadStage::Verifying))?;
     let fields =
         artefact::check_fingerprints(&manifest).map_err(|error| LoadError::from(error).at(LoadStage::Verifying))?;
-    let place = root.join(&offer.directory);
+    let place = places.of(&offer.directory);
     let mut files = match manifest.kind {
         Kind::Full => read_files(&place, &manifest, &[MODEL, PROBES]),
         Kind::Delta => read_all(&place, &manifest),
@@ -138,7 +179,7 @@ pub(super) fn load(
     let rounding = manifest.weights.as_ref().map_or(0.0, |weights| weights.rounding);
     let weights = match manifest.kind {
         Kind::Full => full(&manifest, &files),
-        Kind::Delta => chain(root, &files, held),
+        Kind::Delta => chain(places, &files, held),
     };
     let scoring = weights
         .and_then(|(servable, digest)| Ok((Scoring::new(servable).map_err(ArtefactError::from)?, digest)))
@@ -168,7 +209,11 @@ fn full(manifest: &Manifest, files: &Contents) -> Result<(Servable, WeightsDiges
 }
 
 /// The weights of a delta, on top of those that it stands on.
-fn chain(root: &Path, files: &Contents, held: Option<&ServedModel>) -> Result<(Servable, WeightsDigest), LoadError> {
+fn chain(
+    places: &Places,
+    files: &Contents,
+    held: Option<&ServedModel>,
+) -> Result<(Servable, WeightsDigest), LoadError> {
     let mut links = vec![link::verify(files)?];
     let (mut at, mut found) = loop {
         let newest = links.last().expect("there is one").manifest.clone();
@@ -181,7 +226,7 @@ fn chain(root: &Path, files: &Contents, held: Option<&ServedModel>) -> Result<(S
             let next = Footing::of(&link.manifest, &link.digest);
             break (next, applied.map_err(|error| of_link(error, &link, &links))?);
         }
-        match read_parent(root, &parent).map_err(LoadError::below(parent.version))? {
+        match read_parent(places, &parent).map_err(LoadError::below(parent.version))? {
             Parent::Full(standing, weights) => break (standing, *weights),
             Parent::Delta(link) => links.push(*link),
         }
@@ -205,8 +250,8 @@ enum Parent {
     Delta(Box<ChainLink>),
 }
 
-fn read_parent(root: &Path, parent: &ParentVersion) -> Result<Parent, LoadError> {
-    let place = root.join(names::directory(parent.version, &parent.manifest_digest));
+fn read_parent(places: &Places, parent: &ParentVersion) -> Result<Parent, LoadError> {
+    let place = places.of(&names::directory(parent.version, &parent.manifest_digest));
     let (bytes, digest) = read_bytes(&place)?;
     if digest != parent.manifest_digest {
         return Err(LoadError::Digest { found: digest, expected: parent.manifest_digest.clone() });

@@ -1,11 +1,16 @@
 //! Which version a server wants, and what it accepts.
 
+#[cfg(feature = "object-store")]
+use std::path::PathBuf;
 use std::time::Duration;
 
 use deepfm_core::event::options::EventOptions;
 use deepfm_core::feature::encoder::EntryBounds;
 
 pub use deepfm_core::version::target::Target;
+
+#[cfg(feature = "object-store")]
+use crate::config::storage::Storage;
 
 /// Fingerprints that versions must have to be served. What is not given is not asked for; that fields and hashing are what the
 /// version's own manifest says of them is checked in any case.
@@ -32,6 +37,32 @@ pub struct FollowOptions {
     pub rows_max: usize,
     /// How often a directory is looked at.
     pub poll: Duration,
+    /// Where versions are fetched from and to that are announced on the topic and not on this machine.
+    #[cfg(feature = "object-store")]
+    pub remote: Option<RemoteOptions>,
+}
+
+/// How versions are fetched from object storage.
+#[cfg(feature = "object-store")]
+#[derive(Clone, Debug, PartialEq)]
+pub struct RemoteOptions {
+    /// The place that is fetched from, and how it is reached. A version that is announced to lie elsewhere is refused.
+    pub storage: Storage,
+    /// The directory of what was fetched, for this program alone.
+    pub cache: PathBuf,
+    /// The most bytes that a version may have with all that it stands on.
+    pub fetch_bytes_max: u64,
+}
+
+#[cfg(feature = "object-store")]
+impl RemoteOptions {
+    /// The most bytes of a version with all that it stands on, where nothing else is said.
+    pub const FETCH_BYTES_MAX: u64 = 64 << 30;
+
+    /// The defaults.
+    pub fn new(storage: Storage, cache: PathBuf) -> Self {
+        Self { storage, cache, fetch_bytes_max: Self::FETCH_BYTES_MAX }
+    }
 }
 
 impl FollowOptions {
@@ -44,6 +75,8 @@ impl FollowOptions {
             bounds: EventOptions::default().bounds(),
             rows_max: 10_000,
             poll: Duration::from_millis(200),
+            #[cfg(feature = "object-store")]
+            remote: None,
         }
     }
 }

@@ -33,11 +33,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 const TURN: usize = 10_000;
 
 impl Server {
-    /// Follows the versions topic of a model; artefacts are loaded from the directory of its versions, such as `versions/clicks`. Brokers
-    /// that are away are waited for.
+    /// Follows the versions topic of a model; artefacts are loaded from the directory of its versions, such as `versions/clicks`, or
+    /// fetched from object storage if the options say so. Brokers that are away are waited for.
     ///
     /// # Errors
-    /// When the model's name or the alias is none.
+    /// When the model's name or the alias is none, or the cache cannot be used.
     pub fn follow_topic(kafka: &Kafka, versions: &Path, options: FollowOptions) -> Result<Self, FollowError> {
         if let Target::Alias(alias) = &options.target {
             names::check_model(alias)?;
@@ -81,8 +81,8 @@ impl Records {
 
 fn offer(announcement: Announcement) -> Offer {
     let is_passed_over = announcement.held.is_some() || announcement.abandoned.is_some();
-    let Announcement { version, directory, manifest_digest, parent, kind, epoch, .. } = announcement;
-    let announced = AnnouncedAs { manifest_digest, parent, kind: Some(kind), epoch, is_passed_over };
+    let Announcement { version, directory, manifest_digest, parent, kind, epoch, uri, .. } = announcement;
+    let announced = AnnouncedAs { manifest_digest, parent, kind: Some(kind), epoch, is_passed_over, uri };
     Offer { version, directory, announced: Some(announced) }
 }
 

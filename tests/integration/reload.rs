@@ -144,7 +144,7 @@ fn follow(root: &Path) -> Server {
     Server::follow_directory(root, options(Target::Latest)).expect("a directory can be followed so")
 }
 
-fn wait_for_version(server: &Server, version: u64) {
+pub(super) fn wait_for_version(server: &Server, version: u64) {
     wait_for(&format!("version {version} served: {:?}", server.status()), || {
         (server.status().serving == Some(version)).then_some(())
     });
@@ -155,7 +155,7 @@ fn state(server: &Server, directory: &str) -> Option<VersionState> {
     versions.into_iter().find(|version| version.directory == directory).map(|version| version.state)
 }
 
-fn wait_for_failure(server: &Server, directory: &str) -> (LoadStage, String) {
+pub(super) fn wait_for_failure(server: &Server, directory: &str) -> (LoadStage, String) {
     wait_for(&format!("{directory} refused"), || match state(server, directory)? {
         VersionState::Failed { stage, reason } => Some((stage, reason)),
         _ => None,

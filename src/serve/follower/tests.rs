@@ -11,8 +11,14 @@ fn of(version: u64, announced: AnnouncedAs) -> Offer {
 }
 
 fn offer(version: u64, content: u64) -> Offer {
-    let announced =
-        AnnouncedAs { manifest_digest: digest(content), parent: None, kind: None, epoch: None, is_passed_over: false };
+    let announced = AnnouncedAs {
+        manifest_digest: digest(content),
+        parent: None,
+        kind: None,
+        epoch: None,
+        is_passed_over: false,
+        uri: None,
+    };
     self::of(version, announced)
 }
 
@@ -50,7 +56,13 @@ fn load_all(follower: &mut Follower, now: Instant) -> Vec<u64> {
 
 fn fail(follower: &mut Follower, now: Instant, is_transient: bool) -> u64 {
     let offer = follower.next(now).expect("it is wanted");
-    let failure = LoadFailure { stage: LoadStage::Fetching, reason: "gone".to_owned(), is_transient, is_held: false };
+    let failure = LoadFailure {
+        stage: LoadStage::Fetching,
+        reason: "gone".to_owned(),
+        is_transient,
+        is_held: false,
+        is_damage: false,
+    };
     follower.failed(failure, now);
     offer.version
 }
@@ -177,6 +189,7 @@ fn another_content_under_a_known_number_is_refused_by_whatever_way_it_comes() {
             kind: None,
             epoch: Some(epoch),
             is_passed_over: false,
+            uri: None,
         };
         self::of(3, announced)
     };
@@ -267,8 +280,13 @@ fn a_hundred_versions_that_fail_come_to_an_end_and_the_next_good_one_is_served()
     let mut follower = following(Target::Latest, &all);
     let mut tried = Vec::new();
     while let Some(offer) = follower.next(now) {
-        let failure =
-            LoadFailure { stage: LoadStage::Verifying, reason: "bad".to_owned(), is_transient: false, is_held: false };
+        let failure = LoadFailure {
+            stage: LoadStage::Verifying,
+            reason: "bad".to_owned(),
+            is_transient: false,
+            is_held: false,
+            is_damage: false,
+        };
         follower.failed(failure, now);
         tried.push(offer.version);
         assert!(tried.len() <= 100, "none is tried twice: {tried:?}");
@@ -294,7 +312,10 @@ fn however_many_are_held_back_by_their_manifests_the_newest_that_is_not_is_serve
     for version in (2..=100).rev() {
         assert_eq!(follower.next(now).map(|offer| offer.version), Some(version));
         let reason = "it was held back".to_owned();
-        follower.failed(LoadFailure { stage: LoadStage::Verifying, reason, is_transient: false, is_held: true }, now);
+        follower.failed(
+            LoadFailure { stage: LoadStage::Verifying, reason, is_transient: false, is_held: true, is_damage: false },
+            now,
+        );
     }
     assert_eq!(load_all(&mut follower, now), [1]);
     assert_eq!(follower.next(now), None);

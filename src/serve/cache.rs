@@ -1,0 +1,213 @@
+//! What was fetched from object storage: a directory of versions that one follower has for itself. Before a version is loaded, it
+//! and all that it stands on are here, or on this machine already, or in memory.
+//!
+//! * Where a version lies is decided by the operator's settings; an announcement that says otherwise is refused. What it says never
+//!   becomes an address or a path.
+//! * Kept are the version that is served and the one that is wanted, each with what it stands on. The others go before the next is
+//!   fetched, and after each swap.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use deepfm_core::version::artefact::{self, MANIFEST};
+use deepfm_core::version::manifest::{CHAIN_MAX, Kind, MANIFEST_BYTES_MAX, Manifest, ParentVersion};
+use deepfm_core::version::names;
+use rustix::fs::{FlockOperation, flock};
+
+use super::follower::{LoadFailure, Offer};
+use super::load::LoadError;
+use super::model::ServedModel;
+use super::places::Places;
+use super::state::LoadStage;
+use super::target::FollowOptions;
+use crate::bounded::{self, Length};
+use crate::remote::fetch::{FETCHING, Fetcher};
+use crate::remote::{Remote, RemoteError};
+
+/// The file that says that somebody uses the cache.
+const LOCK: &str = "lock";
+
+/// Versions cannot be fetched so.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// Nothing says where from.
+    #[error("versions are to be fetched, and neither storage.uri nor storage.fetch_uri says where from")]
+    NoStorage,
+    /// The storage cannot be reached so.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// The directory cannot be used.
+    #[error("the cache {path} cannot be used")]
+    Directory { path: PathBuf, source: io::Error },
+    /// Another follower uses it.
+    #[error("the cache {0} is used by another server: give each its own")]
+    Used(PathBuf),
+}
+
+/// A cache, and what fills it.
+#[derive(Debug)]
+pub(super) struct Cache {
+    root: PathBuf,
+    model: String,
+    fetcher: Fetcher,
+    bytes_max: u64,
+    /// Locked for as long as it is open.
+    _lock: File,
+}
+
+/// A version that is to be here.
+struct Wanted {
+    directory: String,
+    manifest: Manifest,
+    is_here: bool,
+}
+
+impl Cache {
+    /// The cache of a follower, if its options have one: each target has a directory of its own in it. `stop` ends what is waited for.
+    pub(super) fn open(options: &FollowOptions, stop: &Arc<AtomicBool>) -> Result<Option<Self>, CacheError> {
+        let Some(remote) = &options.remote else { return Ok(None) };
+        let uri = remote.storage.fetched_from().ok_or(CacheError::NoStorage)?;
+        let root = remote.cache.join(&options.model).join(options.target.to_string());
+        let unusable = |source| CacheError::Directory { path: root.clone(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(&root).map_err(unusable)?;
+        let lock =
+            OpenOptions::new().create(true).truncate(false).write(true).open(root.join(LOCK)).map_err(unusable)?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| CacheError::Used(root.clone()))?;
+        let fetcher = Fetcher::new(Remote::open(&remote.storage, uri, Arc::clone(stop))?, &options.model, &root);
+        let (model, bytes_max) = (options.model.clone(), remote.fetch_bytes_max);
+        Ok(Some(Self { root, model, fetcher, bytes_max, _lock: lock }))
+    }
+
+    /// Where it is.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Fetches a version and what it stands on, the oldest first, as far as they are neither here nor served. One whose
+    /// announcement names no place is left to whoever loads it.
+    pub(super) fn fetch(
+        &mut self,
+        offer: &Offer,
+        places: &Places,
+        held: Option<&ServedModel>,
+    ) -> Result<(), LoadFailure> {
+        let Some(announced) = &offer.announced else { return Ok(()) };
+        let Some(uri) = &announced.uri else { return Ok(()) };
+        let expected = self.fetcher.remote().uri().of_version(&self.model, &offer.directory);
+        if places.found(&offer.directory).is_none() && *uri != expected {
+            return Err(LoadError::Elsewhere { found: uri.clone(), expected }.at(LoadStage::Announced));
+        }
+        let version = ParentVersion { version: offer.version, manifest_digest: announced.manifest_digest.clone() };
+        self.complete(version, places, held).map_err(LoadError::found)
+    }
+
+    fn complete(
+        &mut self,
+        version: ParentVersion,
+        places: &Places,
+        held: Option<&ServedModel>,
+    ) -> Result<(), LoadError> {
+        let asked = version.version;
+        let mut wanted: Vec<Wanted> = Vec::new();
+        let mut next = Some(version);
+        // A manifest whose parent is not older is refused when it is read: this comes to an end.
+        while let Some(version) = next.filter(|version| held.is_none_or(|held| *held.digest != version.manifest_digest))
+        {
+            let number = version.version;
+            let one = self.wanted(&version, places).map_err(|error| of(asked, number, error))?;
+            next = one.manifest.parent.clone().filter(|_| one.manifest.kind == Kind::Delta);
+            wanted.push(one);
+            if wanted.len() as u64 > CHAIN_MAX + 1 {
+                break;
+            }
+        }
+        // What the wanted one stands on is known by now, and stays.
+        let served = held.map(|held| names::directory(held.manifest.version, &held.digest));
+        let kept = served.iter().map(String::as_str).chain(wanted.first().map(|one| one.directory.as_str()));
+        self.keep(&kept.collect::<Vec<_>>());
+        let missing = || wanted.iter().filter(|one| !one.is_here);
+        let bytes = missing()
+            .flat_map(|one| one.manifest.files.values())
+            .fold(0, |sum: u64, file| sum.saturating_add(file.bytes));
+        if bytes > self.bytes_max {
+            return Err(LoadError::Large { bytes, bytes_max: self.bytes_max });
+        }
+        for one in missing().rev() {
+            let fetched = self.fetcher.files(&one.directory, &one.manifest);
+            fetched.map_err(|error| of(asked, one.manifest.version, error.into()))?;
+            tracing::info!("version {} was fetched from {}", one.manifest.version, self.fetcher.remote().uri());
+        }
+        Ok(())
+    }
+
+    fn wanted(&mut self, version: &ParentVersion, places: &Places) -> Result<Wanted, LoadError> {
+        let directory = names::directory(version.version, &version.manifest_digest);
+        let Some(place) = places.found(&directory) else {
+            let manifest = self.fetcher.manifest(&directory, &version.manifest_digest)?;
+            return Ok(Wanted { directory, manifest, is_here: false });
+        };
+        let manifest = read_manifest(&place).map_err(|source| LoadError::Read { file: MANIFEST.to_owned(), source })?;
+        Ok(Wanted { directory, manifest: artefact::read_manifest(&manifest)?, is_here: true })
+    }
+
+    /// Removes everything but these versions with what they stand on, as far as that is known here.
+    pub(super) fn keep(&self, directories: &[&str]) {
+        let mut kept: Vec<String> = Vec::new();
+        for directory in directories {
+            let mut next = Some((*directory).to_owned());
+            while let Some(name) = next.filter(|name| !kept.contains(name)) {
+                next = self.parent(&name);
+                kept.push(name);
+            }
+        }
+        for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let version = name.strip_prefix(FETCHING).unwrap_or(&name);
+            // What has not the name of a version is not ours.
+            if names::number_of_directory(version).is_some() && !kept.iter().any(|kept| kept == version) {
+                self.remove(&name);
+            }
+        }
+    }
+
+    /// Removes a version with what it stands on: something of it is not what it was when it was fetched.
+    pub(super) fn forget(&self, directory: &str) {
+        let mut next = Some(directory.to_owned());
+        let mut gone = 0;
+        while let Some(name) = next.filter(|_| gone <= CHAIN_MAX) {
+            next = self.parent(&name);
+            gone += 1;
+            if self.root.join(&name).exists() {
+                self.remove(&name);
+            }
+        }
+    }
+
+    /// The directory of what a version of the cache stands on.
+    fn parent(&self, directory: &str) -> Option<String> {
+        let places = [directory.to_owned(), format!("{FETCHING}{directory}")];
+        let bytes = places.iter().find_map(|name| read_manifest(&self.root.join(name)).ok())?;
+        let manifest = artefact::read_manifest(&bytes).ok().filter(|manifest| manifest.kind == Kind::Delta)?;
+        manifest.parent.map(|parent| names::directory(parent.version, &parent.manifest_digest))
+    }
+
+    fn remove(&self, name: &str) {
+        let path = self.root.join(name);
+        if let Err(error) = fs::remove_dir_all(&path) {
+            tracing::warn!("{} is of no use, and cannot be removed: {error}", path.display());
+        }
+    }
+}
+
+fn read_manifest(place: &Path) -> Result<Vec<u8>, bounded::ReadError> {
+    bounded::read(&place.join(MANIFEST), Length::AtMost(MANIFEST_BYTES_MAX))
+}
+
+/// What could not be had: the version itself, or one below it.
+fn of(asked: u64, version: u64, error: LoadError) -> LoadError {
+    if asked == version { error } else { LoadError::below(version)(error) }
+}
