@@ -9,7 +9,7 @@
 //! | `writing` | [`committer`] | a cut of the state or of a version | one of them | ends the run, 70 | the next checkpoint or version |
 //! | `merging`, `opening` | `store` | a commit, a start | one merge; an opening is waited for | is damage, and said | the second merge after |
 //! | `exporting` | [`exporter`] | a commit | one export | is said | nothing |
-//! | `announcing` | [`publisher`] | an installed version | 8 versions | ends the run, 70 | the next version |
+//! | `announcing` | [`publisher`] | an installed version, which goes to object storage first | 8 versions | ends the run, 70 | the next version |
 //! | `letters` | [`crate::letters`] | a durable commit | 4 batches, 16 MiB of letters | ends the run, 70 | input, at its bound |
 //! | `heart` | `heart` | the clock | an hour of a start | is its own | nothing |
 //! | tokio's one | the command | signals, HTTP | 32 connections | is its own | nothing |

@@ -62,7 +62,7 @@ section! {
         /// is off. Each lies below it at MODEL/VERSION. They lie in versions.dir all the same.
         #[serde(serialize_with = "empty_for_none")]
         uri: Option<StorageUri> = None, STORE, Free;
-        /// Where servers fetch from, if that is another address of the same objects, such as "https://models.example/prefix";
+        /// Where servers fetch from, if that is another address of the same objects, such as that of a web server before them;
         /// "" is storage.uri.
         #[serde(serialize_with = "empty_for_none")]
         fetch_uri: Option<StorageUri> = None, PLACE, Free;

@@ -1,7 +1,7 @@
 //! What becomes of versions: which go live, which are removed, whose they are; and that one which cannot be written harms
 //! nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -186,6 +186,26 @@ fn announced(version: u64, digest: &str) -> Announcement {
     serde_json::from_value(document).expect("it is an announcement")
 }
 
+/// The same goes from object storage, where what was never announced goes by the age of its objects.
+fn assert_goes_from_storage_alike(
+    settings: &operation::Versions,
+    known: &KnownVersions,
+    found: &retention::Plan,
+    now: jiff::Timestamp,
+) {
+    let listed = |version: u64, digits: &str, hours: i64| {
+        let modified = now.as_second() - 3600 * hours;
+        Listed { version, directory: format!("{version}-{digits}"), bytes: 1, modified }
+    };
+    let mut there: Vec<Listed> = (1..=10).map(|version| listed(version, "aaaaaaaaaaaa", 1)).collect();
+    there.extend([listed(6, "bbbbbbbbbbbb", 1), listed(6, "cccccccccccc", 48)]);
+    there.extend([listed(11, "dddddddddddd", 48), listed(12, "eeeeeeeeeeee", 48)]);
+    let gone = retention::plan_remote(settings, known, &there, now).into_iter().map(|one| one.directory);
+    let here = found.versions.iter().map(|one| one.directory.clone());
+    assert_eq!(gone.collect::<BTreeSet<_>>(), here.collect::<BTreeSet<_>>());
+    assert!(retention::plan_remote(settings, &KnownVersions::default(), &there, now).is_empty(), "nothing is known");
+}
+
 #[test]
 fn what_is_served_or_built_on_is_never_removed_and_contents_of_one_number_are_told_apart() {
     let directory = tempfile::tempdir().expect("a directory of our own");
@@ -228,21 +248,7 @@ fn what_is_served_or_built_on_is_never_removed_and_contents_of_one_number_are_to
     assert_eq!(contents, ["6-aaaaaaaaaaaa", "6-cccccccccccc"]);
     assert!(found.versions.iter().all(|one| one.key.is_none() == (one.directory == "6-cccccccccccc")));
     assert!(found.versions.iter().all(|one| one.keeps_journal == (one.version != 9 && one.key.is_some())));
-    // The same goes from object storage, where what was never announced goes by the age of its objects.
-    let listed = |version: u64, digits: &str, hours: i64| {
-        let modified = now.as_second() - 3600 * hours;
-        Listed { version, directory: format!("{version}-{digits}"), bytes: 1, modified }
-    };
-    let mut there: Vec<Listed> = (1..=10).map(|version| listed(version, "aaaaaaaaaaaa", 1)).collect();
-    there.extend([listed(6, "bbbbbbbbbbbb", 1), listed(6, "cccccccccccc", 48)]);
-    there.extend([listed(11, "dddddddddddd", 48), listed(12, "eeeeeeeeeeee", 48)]);
-    let names = |directories: Vec<String>| directories.into_iter().collect::<std::collections::BTreeSet<_>>();
-    let gone = retention::plan_remote(&settings, &known, &there, now);
-    assert_eq!(
-        names(gone.into_iter().map(|one| one.directory).collect()),
-        names(found.versions.iter().map(|one| one.directory.clone()).collect())
-    );
-    assert!(retention::plan_remote(&settings, &KnownVersions::default(), &there, now).is_empty(), "nothing is known");
+    assert_goes_from_storage_alike(&settings, &known, &found, now);
     settings.keep_days = 8;
     let numbers: Vec<u64> = plan(&settings).versions.iter().map(|one| one.version).collect();
     assert_eq!(

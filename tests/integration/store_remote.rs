@@ -82,7 +82,7 @@ fn a_version_is_uploaded_in_parts_its_manifest_last_and_comes_back_byte_for_byte
     let sent = upload(&remote, root.path(), &files).expect("the storage takes it");
     assert_eq!(sent, files.values().map(|content| content.len() as u64).sum::<u64>());
     let requests = server.requests();
-    let writes: Vec<&String> = requests.iter().filter(|request| request.starts_with("P")).collect();
+    let writes: Vec<&String> = requests.iter().filter(|request| request.starts_with('P')).collect();
     assert!(writes.last().is_some_and(|last| last.ends_with(MANIFEST)), "{writes:?}");
     assert!(writes.iter().filter(|write| write.ends_with(JOURNAL)).count() == 5, "begin, three parts, end: {writes:?}");
     let again = Upload::of(&root.path().join(&name), "ctr", &name, &sha256(&files[MANIFEST])).expect("it is whole");
@@ -180,7 +180,7 @@ fn a_fetch_goes_on_where_it_broke_off_in_this_process_and_in_the_next() {
     let error = Fetching::new(&storage, cache.path(), &files).fetch().expect_err("it breaks off");
     let partial = cache.path().join(format!(".fetching-{name}")).join(JOURNAL);
     let length = fs::metadata(&partial).expect("it is kept").len();
-    assert!(length >= 1 << 20 && length < PART_BYTES, "{length}: {error}");
+    assert!((1 << 20..PART_BYTES).contains(&length), "{length}: {error}");
     assert!(!cache.path().join(&name).exists(), "it has no name before it is whole");
     server.mend();
     server.requests();

@@ -5,13 +5,23 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use deepfm_core::model::weights::Precision;
+use deepfm_core::version::announcement::Announcement;
+use deepfm_core::version::artefact::Artefact;
+use deepfm_core::version::outbox::OutboxEntry;
+use deepfm_stream::config::Config;
 use deepfm_stream::serve::{FollowOptions, Server, Target};
+use deepfm_stream::worker::status::StatusBoard;
+use deepfm_stream::worker::uploader::{GivenUp, Uploader};
 use serde_json::Value;
 
+use super::super::deltas::chain;
 use super::super::keeping::change;
 use super::super::live::Live;
-use super::super::reload::wait_for_version;
+use super::super::reload::{install, wait_for_version};
 use crate::support::command::{Running, run};
 use crate::support::s3::{Harm, S3};
 use crate::support::{broker, python, wait_for};
@@ -73,6 +83,55 @@ fn get(log: &Path, path: &str, body: Option<&str>) -> Option<Value> {
 fn listed(config: &str) -> Vec<Value> {
     let document = run(&["versions", "list", "--config", config, "--json"]).json();
     document["versions"].as_array().expect("a list").clone()
+}
+
+#[test]
+fn a_delta_is_uploaded_after_all_that_it_stands_on_and_what_the_disk_does_not_give_is_announced_without_a_place() {
+    let (storage, root) = (S3::start(), tempfile::tempdir().expect("a directory of our own"));
+    let text = format!(
+        "[[fields]]\nname = \"user\"\nkind = \"categorical\"\n[model]\nname = \"ctr\"\n[versions]\ndir = \"{}\"\n{}",
+        root.path().display(),
+        storage.section(root.path())
+    );
+    let config = Config::parse(&text, "uploads", []).unwrap_or_else(|errors| panic!("{errors}"));
+    let artefacts = chain(Precision::F32);
+    for artefact in &artefacts {
+        install(&root.path().join("ctr"), &artefact.files);
+    }
+    let entry = |artefact: &Artefact| OutboxEntry {
+        announcement: Announcement::of(artefact),
+        goes_live: true,
+        journal: Vec::new(),
+    };
+    let (board, stop) = (StatusBoard::default(), Arc::<AtomicBool>::default());
+    let uploader =
+        || Uploader::of(&config, &board, &stop).expect("the settings make a client").expect("there is storage");
+    let newest = &artefacts[2];
+    let uri = format!("s3://bucket/models/ctr/{}", newest.directory());
+    assert_eq!(uploader().upload(&entry(newest)), Ok(Some(uri.clone())));
+    let manifests: Vec<String> = storage
+        .requests()
+        .into_iter()
+        .filter_map(|request| {
+            Some(request.strip_prefix("PUT bucket/models/ctr/")?.strip_suffix("/manifest.json")?.to_owned())
+        })
+        .collect();
+    assert_eq!(manifests, artefacts.each_ref().map(Artefact::directory), "the oldest first");
+    // Another process finds everything there.
+    assert_eq!(uploader().upload(&entry(newest)), Ok(Some(uri)));
+    assert!(storage.requests().iter().all(|request| !request.starts_with("PUT")));
+
+    // The full version is gone here and there: nobody could apply the delta.
+    fs::remove_dir_all(root.path().join("ctr").join(artefacts[0].directory())).expect("it is ours");
+    for artefact in &artefacts {
+        storage.remove(&format!("ctr/{}/manifest.json", artefact.directory()));
+    }
+    assert_eq!(uploader().upload(&entry(newest)), Ok(None));
+    assert_eq!(storage.requests().iter().filter(|request| request.starts_with("PUT")).count(), 0);
+    assert_eq!(board.read().storage_away, None);
+    storage.fail("GET", "", 1000, Harm::Status(503));
+    stop.store(true, Ordering::Release);
+    assert_eq!(uploader().upload(&entry(&artefacts[1])), Err(GivenUp));
 }
 
 #[test]
