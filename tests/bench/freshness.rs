@@ -149,10 +149,7 @@ fn report(clicks: &[Click], announced: &[Announced], answered: &[Answered], kafk
     let rejected = after.iter().filter(|version| version.held.is_some()).count();
     println!("{} versions meanwhile, {fulls} of them full, {rejected} rejected by the gate", after.len());
     let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
-    announced
-        .iter()
-        .filter_map(|version| version.held.as_deref())
-        .for_each(|why| *reasons.entry(why).or_default() += 1);
+    after.iter().filter_map(|version| version.held.as_deref()).for_each(|why| *reasons.entry(why).or_default() += 1);
     reasons.iter().take(5).for_each(|(why, count)| println!("  {count} × {why}"));
     println!("\n{:<58}{:>9}{:>9}{:>9}{:>9}", "seconds", "median", "p90", "p99", "most");
     line("click produced to served", ways.iter().map(|way| way.whole));
