@@ -42,7 +42,7 @@ fn learn(criterion: &mut Criterion) {
     let params = ModelParams { fields: FIELDS, ..ModelParams::default() };
     let mut group = criterion.benchmark_group("learn");
     group.sample_size(10);
-    for batch in [8_usize, 256] {
+    for batch in [1_usize, 8, 32, 256] {
         let mut model = DeepFm::new(params.clone());
         let mut scratch = Scratch::default();
         let mut batches = examples.chunks_exact(batch).cycle();

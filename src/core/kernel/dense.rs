@@ -107,10 +107,11 @@ kernels! {
         }
     }
 
-    /// `max(0, x)` of each.
+    /// `max(0, x)` of each; 0 of NaN.
     pub fn rectify(values: &mut [f32]) {
         for value in values {
-            *value = value.max(0.0);
+            // Not `max`, which may give either of two zeros.
+            *value = if *value > 0.0 { *value } else { 0.0 };
         }
     }
 
