@@ -161,6 +161,7 @@ fn took(kafka: &Kafka, place: &Path, (announced, answered): (&Log<Announced>, &L
         abandoned: None,
         gate: None,
         held: None,
+        uri: None,
     };
     let alias = Alias::moved(None, LIVE, &announcement, Act::new("bench", "it is measured", "2026-01-01T00:00:00Z"));
     topic::write(kafka, &[Record::version(&announcement), Record::alias(&alias)]).expect("the broker takes them");
