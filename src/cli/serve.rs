@@ -52,6 +52,9 @@ pub(crate) struct Args {
     /// Where to listen. There is no authentication: keep it local or private. Port 0 takes a free one [default: 127.0.0.1:8000]
     #[arg(long, value_name = "IP:PORT")]
     listen: Option<SocketAddr>,
+    /// Where to listen for gRPC; it is off unless given. Port 0 takes a free one.
+    #[arg(long, value_name = "IP:PORT")]
+    grpc_listen: Option<SocketAddr>,
     /// The most connections; others wait [default: 1024]
     #[arg(long, value_name = "N", value_parser = positive)]
     connections_max: Option<usize>,
@@ -99,6 +102,7 @@ impl Args {
         };
         Serve {
             listen: self.listen.unwrap_or(section.listen),
+            grpc_listen: self.grpc_listen.or(section.grpc_listen),
             target: self.target.clone().unwrap_or(section.target),
             arms,
             require_fields: self.require_fields.clone().unwrap_or(section.require_fields),
@@ -138,11 +142,15 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let board = AcknowledgementBoard::default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().or_exit(Exit::Software)?;
     runtime.block_on(async {
-        let listen = settings.listen;
-        let server = HttpServer::bind(listen, &model, Arms::new(arms), limits, registry, board.clone()).await;
-        let server = server.or_exit_with(Exit::Configuration, format!("cannot listen at {listen}"))?;
+        let (listen, grpc) = (settings.listen, settings.grpc_listen);
+        let server = HttpServer::bind(listen, grpc, &model, Arms::new(arms), limits, registry, board.clone()).await;
+        let places = grpc.map_or_else(|| listen.to_string(), |grpc| format!("{listen} and, for gRPC, {grpc}"));
+        let server = server.or_exit_with(Exit::Configuration, format!("cannot listen at {places}"))?;
         let address = server.address().or_exit(Exit::Software)?;
         tracing::info!("serving model {model} at http://{address}");
+        if let Some(grpc) = server.grpc_address().or_exit(Exit::Software)? {
+            tracing::info!("and by gRPC at {grpc}");
+        }
         let acknowledger = acknowledge(&settings, config.as_ref(), address, watched, board)?;
         server.serve(asked_to_stop(), Duration::from_secs(settings.drain_seconds)).await;
         tracing::info!("every request that had begun is answered");

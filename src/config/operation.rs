@@ -23,7 +23,7 @@ const READERS: Choice<Readers> = Choice(&[("owner", Readers::Owner), ("group", R
 
 const WEIGHTS: Choice<Precision> = Choice(&[("f32", Precision::F32), ("f16", Precision::F16)]);
 
-const LISTEN: Special<Option<SocketAddr>> = Special {
+pub(super) const LISTEN: Special<Option<SocketAddr>> = Special {
     read: read_listen,
     words: "IP:port, or \"\"",
     schema: || json!({"type": "string", "pattern": "^(.+:[0-9]{1,5})?$"}),
@@ -196,7 +196,7 @@ fn read_listen(section: &Section<'_>, key: &str) -> Option<Option<SocketAddr>> {
 }
 
 #[expect(clippy::ref_option, reason = "serde's serialize_with passes the field by reference")]
-fn empty_for_off<S: Serializer>(listen: &Option<SocketAddr>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn empty_for_off<S: Serializer>(listen: &Option<SocketAddr>, serializer: S) -> Result<S::Ok, S::Error> {
     match listen {
         Some(address) => serializer.collect_str(address),
         None => serializer.serialize_str(""),

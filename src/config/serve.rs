@@ -9,6 +9,7 @@ use serde_json::json;
 use super::declare::section;
 use super::document::Value;
 use super::kinds::{Special, whole};
+use super::operation::{LISTEN, empty_for_off};
 use super::section::Section;
 
 /// The most of anything that is counted: far beyond what a machine has.
@@ -55,6 +56,9 @@ section! {
     Serve in "serve" {
         /// Where it listens. It has no authentication: keep it local or private. Port 0 takes a free one.
         listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)), ADDRESS, Free;
+        /// Where it listens for gRPC, as IP:port; "" is off.
+        #[serde(serialize_with = "empty_for_off")]
+        grpc_listen: Option<SocketAddr> = None, LISTEN, Free;
         /// What is served: an alias of the versions topic, "latest", or a version's number.
         target: String = "live".to_owned(), TARGET, Free;
         /// Arms of a comparison in place of it, each "NAME=TARGET:SHARE"; their shares come to 1.

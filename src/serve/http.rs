@@ -1,4 +1,4 @@
-//! The reference server: the Open Inference Protocol v2 over REST, JSON and the binary tensor extension, `POST /v1/rank`, and
+//! The reference server: the Open Inference Protocol v2 over REST, JSON and the binary tensor extension, and over gRPC; `POST /v1/rank`, and
 //! what monitors ask for. Arms follow versions each by itself; a request is answered by one arm from one version, and both
 //! are named in the answer.
 //!
@@ -7,12 +7,16 @@
 //! off. Errors are JSON, `{"error": "…"}`.
 
 pub mod answer;
+mod app;
 pub mod arms;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod infer;
 pub mod listen;
 pub mod metrics;
 mod patient;
 mod routes;
+mod rows;
 mod tensor;
 
 use std::io;
@@ -73,16 +77,19 @@ pub(super) struct App {
 #[derive(Debug)]
 pub struct HttpServer {
     listener: TcpListener,
+    /// Of gRPC.
+    grpc: Option<TcpListener>,
     app: Arc<App>,
 }
 
 impl HttpServer {
-    /// Binds the address; port 0 takes a free one. `acknowledgements` are shown.
+    /// Binds the address, and that of gRPC; port 0 takes a free one. `acknowledgements` are shown.
     ///
     /// # Errors
-    /// When the address cannot be bound.
+    /// When an address cannot be bound, or gRPC was not built in.
     pub async fn bind(
         address: SocketAddr,
+        grpc: Option<SocketAddr>,
         model: &str,
         arms: Arms,
         limits: ServeLimits,
@@ -99,7 +106,14 @@ impl HttpServer {
             is_draining: AtomicBool::new(false),
             turn: AtomicU64::new(0),
         };
-        Ok(Self { listener: TcpListener::bind(address).await?, app: Arc::new(app) })
+        let grpc = match grpc {
+            Some(_) if !cfg!(feature = "grpc") => {
+                return Err(io::Error::new(io::ErrorKind::Unsupported, "this program was built without gRPC"));
+            }
+            Some(grpc) => Some(TcpListener::bind(grpc).await?),
+            None => None,
+        };
+        Ok(Self { listener: TcpListener::bind(address).await?, grpc, app: Arc::new(app) })
     }
 
     /// The address that was bound.
@@ -108,5 +122,13 @@ impl HttpServer {
     /// When the operating system does not tell.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+
+    /// The address that was bound for gRPC, if one was asked for.
+    ///
+    /// # Errors
+    /// When the operating system does not tell.
+    pub fn grpc_address(&self) -> io::Result<Option<SocketAddr>> {
+        self.grpc.as_ref().map(TcpListener::local_addr).transpose()
     }
 }

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -47,7 +48,7 @@ impl Served {
         Self { root, base, process, address }
     }
 
-    fn directory(&self) -> std::path::PathBuf {
+    fn directory(&self) -> PathBuf {
         self.root.path().join("ctr")
     }
 
@@ -625,4 +626,150 @@ fn the_stock_python_client_scores_in_json_and_binary() {
         .expect("python starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "ok 8");
+}
+
+/// The address of the port of gRPC, which a server says in its log.
+fn grpc_address_in(log: &Path) -> SocketAddr {
+    wait_for("the address of gRPC", || {
+        let said = fs::read_to_string(log).unwrap_or_default();
+        let (_, address) = said.split_once("by gRPC at ")?;
+        address.split_once(char::is_whitespace)?.0.parse().ok()
+    })
+}
+
+/// A Python with the stock client of gRPC.
+fn grpc_python(test: &str) -> Option<PathBuf> {
+    // Several tests want it, and it is made once.
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let packages = ["tritonclient[grpc]>=2.50", "numpy>=1.24"];
+    FOUND.get_or_init(|| python::with(test, "tritonclient-grpc", &packages, "import tritonclient.grpc")).clone()
+}
+
+const GRPC: [&str; 2] = ["--grpc-listen", "127.0.0.1:0"];
+
+#[test]
+fn the_stock_grpc_client_scores_and_every_request_that_does_not_fit_has_a_status_and_a_reason() {
+    let name = "the_stock_grpc_client_scores_and_every_request_that_does_not_fit_has_a_status_and_a_reason";
+    let Some(python) = grpc_python(name) else { return };
+    let served = Served::with(&[7], &[&GRPC[..], &["--rows-max", "3", "--body-bytes-max", "100000"]].concat());
+    served.wait_until_ready();
+    let oracle = served.oracle(7);
+    let expected: Vec<f64> = COLUMN_ROWS.iter().map(|row| oracle.logit(row)).collect();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/serving/grpc_client.py");
+    let output = Command::new(python)
+        .arg(script)
+        .arg(grpc_address_in(&served.root.path().join("log")).to_string())
+        .arg(json!({"rows": COLUMN_ROWS, "logits": expected, "version": "7"}).to_string())
+        .output()
+        .expect("python starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "ok 33");
+    let metrics = String::from_utf8(served.client().get("/metrics").body).expect("it is text");
+    for series in [
+        "deepfm_serve_requests_total{model=\"ctr\",endpoint=\"grpc ModelInfer\",status=\"0\"}",
+        "deepfm_serve_requests_total{model=\"ctr\",endpoint=\"grpc ModelInfer\",status=\"3\"}",
+        "deepfm_serve_requests_total{model=\"ctr\",endpoint=\"grpc none\",status=\"12\"} 2",
+    ] {
+        assert!(metrics.contains(series), "{series} is not in {metrics}");
+    }
+    assert_eq!(served.process.terminate().code, Some(0));
+}
+
+/// Begins a request and sends half of it; says what becomes of it, and what a server answers meanwhile.
+const HALF: &str = r#"
+import sys, threading, queue
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+channel = grpc.insecure_channel(sys.argv[1])
+stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+contents = service_pb2.InferTensorContents(bytes_contents=[b"u1"])
+tensor = service_pb2.ModelInferRequest.InferInputTensor(name="user", datatype="BYTES", shape=[1], contents=contents)
+request = service_pb2.ModelInferRequest(model_name="ctr", inputs=[tensor])
+pieces = queue.Queue()
+# A stream of requests to a method of one: it is not over until it is closed.
+half = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer", response_deserializer=service_pb2.ModelInferResponse.FromString)
+begun = half.future(iter(pieces.get, None))
+print("begun", flush=True)
+for line in sys.stdin:
+    word = line.strip()
+    if word == "ask":
+        try:
+            print(stub.ModelInfer(request).model_version, flush=True)
+        except grpc.RpcError as error:
+            print(error.code().name, error.details(), flush=True)
+    elif word == "ready":
+        try:
+            print(stub.ServerReady(service_pb2.ServerReadyRequest()).ready, flush=True)
+        except grpc.RpcError as error:
+            print(error.code().name, flush=True)
+    elif word == "finish":
+        pieces.put(request.SerializeToString())
+        pieces.put(None)
+        try:
+            print(begun.result().model_version, flush=True)
+        except grpc.RpcError as error:
+            print(error.code().name, error.details(), flush=True)
+    elif word == "fail":
+        print(begun.code().name, begun.details(), flush=True)
+"#;
+
+/// A client that has begun a request.
+struct Half {
+    _process: Running,
+    words: std::process::ChildStdin,
+    said: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
+}
+
+impl Half {
+    fn begin(python: &Path, address: SocketAddr) -> Self {
+        let (mut words, mut said) = (None, None);
+        let process =
+            Running::piped(Command::new(python).args(["-c", HALF, &address.to_string()]), &mut words, &mut said);
+        let said = std::io::BufRead::lines(std::io::BufReader::new(said.expect("it was piped")));
+        let mut half = Self { _process: process, words: words.expect("it was piped"), said };
+        assert_eq!(half.next(), "begun");
+        half
+    }
+
+    fn next(&mut self) -> String {
+        self.said.next().expect("it answers").expect("it is text")
+    }
+
+    fn say(&mut self, word: &str) -> String {
+        std::io::Write::write_all(&mut self.words, format!("{word}\n").as_bytes()).expect("it listens");
+        self.next()
+    }
+}
+
+#[test]
+fn a_grpc_request_that_comes_by_half_holds_one_place_and_is_finished_when_the_server_ends() {
+    let name = "a_grpc_request_that_comes_by_half_holds_one_place_and_is_finished_when_the_server_ends";
+    let Some(python) = grpc_python(name) else { return };
+    let limits = ["--concurrency-max", "1", "--request-seconds-max", "300", "--drain-seconds", "5"];
+    let served = Served::with(&[7], &[&GRPC[..], &limits].concat());
+    served.wait_until_ready();
+    let address = grpc_address_in(&served.root.path().join("log"));
+    let mut half = Half::begin(&python, address);
+    let mut watching = served.client();
+    wait_for("the half to have its place", || in_flight(&mut watching).then_some(()));
+    assert_eq!(half.say("ask"), "UNAVAILABLE 1 requests are being answered already");
+    assert_eq!(half.say("ready"), "True", "health needs no place");
+    served.process.signal("-TERM");
+    wait_for("unreadiness", || (watching.get("/v2/health/ready").status == 503).then_some(()));
+    assert_eq!(half.say("ready"), "False", "while it drains it answers");
+    wait_for("no connection to be taken", || std::net::TcpStream::connect(address).is_err().then_some(()));
+    assert_eq!(half.say("finish"), "7");
+    assert_eq!(served.process.wait().code, Some(0));
+}
+
+#[test]
+fn a_grpc_request_that_comes_by_half_is_given_up_in_time() {
+    let name = "a_grpc_request_that_comes_by_half_is_given_up_in_time";
+    let Some(python) = grpc_python(name) else { return };
+    let served = Served::with(&[7], &[&GRPC[..], &["--concurrency-max", "1", "--request-seconds-max", "1"]].concat());
+    served.wait_until_ready();
+    let mut half = Half::begin(&python, grpc_address_in(&served.root.path().join("log")));
+    assert_eq!(half.say("fail"), "DEADLINE_EXCEEDED the body did not come whole within 1 s");
+    wait_for("the place to be free again", || (half.say("ask") == "7").then_some(()));
 }

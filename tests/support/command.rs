@@ -1,7 +1,7 @@
 //! The `deepfm` binary as a user runs it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -57,6 +57,17 @@ impl Running {
     /// Starts a command line.
     pub(crate) fn spawn(command: &mut Command) -> Self {
         Self(Some(command.stdout(Stdio::piped()).spawn().expect("the binary starts")))
+    }
+
+    /// Starts a command line whose input and output are given to the caller.
+    pub(crate) fn piped(
+        command: &mut Command,
+        input: &mut Option<ChildStdin>,
+        output: &mut Option<ChildStdout>,
+    ) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the command starts");
+        (*input, *output) = (child.stdin.take(), child.stdout.take());
+        Self(Some(child))
     }
 
     /// Its process id.

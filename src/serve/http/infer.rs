@@ -2,21 +2,16 @@
 //! `features` of JSON objects; output is `probability` and `logit`, FP64 `[N]`.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::answer::HttpRefusal;
-use super::tensor::Tensor;
-use crate::serve::scorer::{Predictions, RowPlace, ScoreRequest, Scorer, probability};
-
-/// The input of rows as JSON objects, unless the model has a field of this name.
-pub(super) const ROWS: &str = "features";
-
-/// What can be asked for.
-pub(super) const OUTPUTS: [&str; 2] = ["probability", "logit"];
+use super::rows::{self, OUTPUTS};
+use super::tensor::{Data, Tensor};
+use crate::serve::scorer::{Predictions, ScoreRequest, Scorer};
 
 /// The JSON of a request.
 #[derive(Debug, Deserialize)]
@@ -110,10 +105,11 @@ impl<'a> InferRequest<'a> {
         mut about: Map<String, Value>,
         note: impl FnOnce(&Predictions<'_>),
     ) -> Result<Answer, HttpRefusal> {
-        self.check_outputs()?;
-        self.check_inputs(request.model().encoder().fields().len())?;
+        rows::check_outputs(self.outputs.iter().map(|output| output.name.as_str()))?;
+        let names = self.inputs.iter().map(|input| &*input.name);
+        rows::check_inputs(names, request.model().encoder().fields().len())?;
         let tensors = self.tensors(binary, request.rows_max())?;
-        let predictions = push(request, &tensors)?;
+        let predictions = rows::score(request, &tensors)?;
         note(&predictions);
         about.insert("unknown_fields".to_owned(), predictions.unknown_fields.into());
         Ok(self.answer(&predictions, &about))
@@ -121,13 +117,9 @@ impl<'a> InferRequest<'a> {
 
     fn tensors<'t>(&'t self, mut binary: &'t [u8], rows_max: usize) -> Result<Vec<Tensor<'t>>, HttpRefusal> {
         let mut tensors: Vec<Tensor<'_>> = Vec::with_capacity(self.inputs.len());
-        let mut names = BTreeSet::new();
         for InferInput { name, datatype, shape, parameters, data } in &self.inputs {
-            if !names.insert(name) {
-                return Err(HttpRefusal::BadRequest(format!("tensor {name:?} is there twice")));
-            }
             let data = match (data, parameters.get("binary_data_size")) {
-                (Some(json), None) => Ok(*json),
+                (Some(json), None) => Data::Json(json),
                 (None, Some(size)) => {
                     let size = size.as_u64().and_then(|size| usize::try_from(size).ok());
                     let parts = size.and_then(|size| binary.split_at_checked(size));
@@ -135,7 +127,7 @@ impl<'a> InferRequest<'a> {
                         HttpRefusal::BadRequest(format!("tensor {name:?} has more binary data than the body has left"))
                     })?;
                     binary = rest;
-                    Err(own)
+                    Data::Raw(own)
                 }
                 _ => {
                     return Err(HttpRefusal::BadRequest(format!(
@@ -148,41 +140,7 @@ impl<'a> InferRequest<'a> {
         if !binary.is_empty() {
             return Err(HttpRefusal::BadRequest(format!("{} bytes of binary data belong to no tensor", binary.len())));
         }
-        match tensors.split_first() {
-            None => Err(HttpRefusal::BadRequest("there are no inputs".to_owned())),
-            Some((first, others)) => match others.iter().find(|other| other.rows != first.rows) {
-                None => Ok(tensors),
-                Some(other) => {
-                    let (one, rows, another, found) = (first.name, first.rows, other.name, other.rows);
-                    Err(HttpRefusal::BadRequest(format!(
-                        "tensor {one:?} has {rows} rows, tensor {another:?} has {found}"
-                    )))
-                }
-            },
-        }
-    }
-
-    fn check_outputs(&self) -> Result<(), HttpRefusal> {
-        let mut names = BTreeSet::new();
-        for InferOutput { name, .. } in &self.outputs {
-            if !OUTPUTS.contains(&name.as_str()) {
-                return Err(HttpRefusal::BadRequest(format!("there is no output {name:?}")));
-            }
-            // Each has a value for every row: an answer is as long as its rows, whatever is asked for.
-            if !names.insert(name) {
-                return Err(HttpRefusal::BadRequest(format!("output {name:?} is there twice")));
-            }
-        }
-        Ok(())
-    }
-
-    /// One for each field, or the rows: what is more is refused before it is looked at.
-    fn check_inputs(&self, fields: usize) -> Result<(), HttpRefusal> {
-        let (found, most) = (self.inputs.len(), fields + 1);
-        if found <= most {
-            return Ok(());
-        }
-        Err(HttpRefusal::BadRequest(format!("there are {found} inputs, the model takes {most} at most")))
+        Ok(tensors)
     }
 
     fn answer(&self, predictions: &Predictions<'_>, about: &Map<String, Value>) -> Answer {
@@ -196,8 +154,7 @@ impl<'a> InferRequest<'a> {
         let mut binary = Vec::new();
         let mut outputs = Vec::new();
         for (name, is_binary) in &asked {
-            let values =
-                predictions.logits.iter().map(|logit| if *name == "logit" { *logit } else { probability(*logit) });
+            let values = rows::output(predictions, name);
             let shape = [predictions.logits.len()];
             let mut output = json!({"name": name, "datatype": "FP64", "shape": shape});
             if *is_binary {
@@ -221,42 +178,4 @@ impl<'a> InferRequest<'a> {
         }
         Answer { json: answer, binary: asked.iter().any(|(_, is_binary)| *is_binary).then_some(binary) }
     }
-}
-
-/// Encodes the rows of tensors, and scores them.
-fn push<'s>(mut request: ScoreRequest<'s>, tensors: &[Tensor<'_>]) -> Result<Predictions<'s>, HttpRefusal> {
-    let encoder = request.model().encoder();
-    if let [rows] = tensors
-        && rows.name == ROWS
-        && encoder.field(ROWS).is_none()
-    {
-        if rows.width != 1 {
-            return Err(HttpRefusal::BadRequest(format!(
-                "tensor {ROWS:?} has shape [N, {}], not [N] or [N, 1]",
-                rows.width
-            )));
-        }
-        for row in 0..rows.rows {
-            let Some(text) = rows.text(row) else {
-                return Err(HttpRefusal::BadRequest(format!(
-                    "row {row} of tensor {ROWS:?} is no text of a JSON object"
-                )));
-            };
-            request.push_json(RowPlace::Row(row), text.as_bytes())?;
-        }
-        return Ok(request.score()?);
-    }
-    let mut fields = Vec::with_capacity(tensors.len());
-    for tensor in tensors {
-        let unknown =
-            || HttpRefusal::BadRequest(format!("there is no input {:?}: the model has no such field", tensor.name));
-        fields.push(encoder.field(tensor.name).ok_or_else(unknown)?);
-    }
-    for row in 0..tensors.first().map_or(0, |tensor| tensor.rows) {
-        request.push(RowPlace::Row(row), |encoder, encoding| {
-            let mut columns = tensors.iter().zip(&fields);
-            columns.try_for_each(|(tensor, field)| tensor.encode(row, *field, encoder, encoding))
-        })?;
-    }
-    Ok(request.score()?)
 }

@@ -14,20 +14,20 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use jiff::Timestamp;
 use metrics::{counter, histogram};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 
 use super::answer::HttpRefusal;
-use super::arms::{Arm, ArmStatus};
-use super::infer::{Answer, InferRequest, OUTPUTS, ROWS};
+use super::app::{EXTENSIONS, IndexEntry, NAME, about, check_version, count, inputs};
+use super::arms::Arm;
+use super::infer::{Answer, InferRequest};
+use super::rows::OUTPUTS;
 use super::{App, metrics as exposition};
 use crate::serve::model::ServedModel;
 use crate::serve::scorer::Predictions;
-use deepfm_core::version::names;
 
 /// What a request may say which arm it is for: the same key meets the same arm.
 const KEY: &str = "x-deepfm-key";
@@ -71,9 +71,9 @@ async fn measured(request: Request, next: Next) -> Response {
 
 async fn server_metadata() -> Json<Value> {
     Json(json!({
-        "name": "deepfm-stream",
+        "name": NAME,
         "version": env!("CARGO_PKG_VERSION"),
-        "extensions": ["binary_tensor_data", "model_repository"],
+        "extensions": EXTENSIONS,
     }))
 }
 
@@ -87,45 +87,10 @@ async fn ready(State(app): Shared) -> StatusCode {
 }
 
 impl App {
-    fn is_ready(&self) -> bool {
-        !self.is_draining.load(Ordering::Acquire) && self.arms.iter().all(|arm| arm.version().is_some())
-    }
-
-    /// Refuses another model's name.
-    fn check(&self, name: &str) -> Result<(), HttpRefusal> {
-        if name == self.model {
-            return Ok(());
-        }
-        Err(HttpRefusal::NotFound(format!("there is no model {:?}", name.chars().take(100).collect::<String>())))
-    }
-
-    /// The arm that serves a version, which is given as text.
-    fn arm_of(&self, name: &str, version: &str) -> Result<(&Arm, u64), HttpRefusal> {
-        self.check(name)?;
-        let missing = || {
-            HttpRefusal::NotFound(format!("version {:?} is not served", version.chars().take(100).collect::<String>()))
-        };
-        let number = names::version(version).ok_or_else(missing)?;
-        Ok((self.arms.of_version(number).ok_or_else(missing)?, number))
-    }
-
-    /// The arm of a request that gave this key, or none.
-    fn arm(&self, key: Option<&[u8]>) -> &Arm {
-        match key {
-            Some(key) => self.arms.of_key(key),
-            None => self.arms.of_key(&self.turn.fetch_add(1, Ordering::Relaxed).to_le_bytes()),
-        }
-    }
-
-    fn statuses(&self) -> Vec<ArmStatus> {
-        let now = Timestamp::now().as_millisecond();
-        self.arms.iter().map(|arm| arm.status(now)).collect()
-    }
-
     /// Takes a place, and reads the body of a request.
     async fn read(&self, headers: &HeaderMap, body: Body) -> Result<(SemaphorePermit<'_>, Bytes), HttpRefusal> {
         let limits = &self.limits;
-        let place = self.places.try_acquire().map_err(|_| HttpRefusal::Busy(limits.concurrency_max))?;
+        let place = self.place()?;
         let encoding = headers.get(CONTENT_ENCODING).filter(|encoding| *encoding != "identity");
         if let Some(encoding) = encoding {
             return Err(HttpRefusal::Encoded(String::from_utf8_lossy(encoding.as_bytes()).chars().take(100).collect()));
@@ -145,16 +110,13 @@ impl App {
 }
 
 fn metadata(app: &App, model: &ServedModel, versions: &[String]) -> Json<Value> {
-    let input = |field: &str| json!({"name": field, "datatype": "BYTES", "shape": [-1, -1]});
-    let mut inputs: Vec<Value> = model.manifest().fields.iter().map(|field| input(&field.name)).collect();
-    if model.encoder().field(ROWS).is_none() {
-        inputs.push(json!({"name": ROWS, "datatype": "BYTES", "shape": [-1]}));
-    }
+    let input = |(name, shape): (&str, &[i64])| json!({"name": name, "datatype": "BYTES", "shape": shape});
+    let inputs: Vec<Value> = inputs(model).into_iter().map(input).collect();
     let outputs = OUTPUTS.map(|name| json!({"name": name, "datatype": "FP64", "shape": [-1]}));
     Json(json!({
         "name": app.model,
         "versions": versions,
-        "platform": "deepfm-stream",
+        "platform": NAME,
         "inputs": inputs,
         "outputs": outputs,
     }))
@@ -162,12 +124,8 @@ fn metadata(app: &App, model: &ServedModel, versions: &[String]) -> Json<Value> 
 
 async fn model_metadata(State(app): Shared, Path(name): Path<String>) -> Result<Json<Value>, HttpRefusal> {
     app.check(&name)?;
-    let models: Vec<Arc<ServedModel>> = app.arms.iter().filter_map(Arm::model).collect();
-    let first = models.first().ok_or(HttpRefusal::NoVersion)?;
-    let mut versions: Vec<u64> = models.iter().map(|model| model.version()).collect();
-    versions.sort_unstable();
-    versions.dedup();
-    Ok(metadata(&app, first, &versions.iter().map(u64::to_string).collect::<Vec<_>>()))
+    let (model, versions) = app.versions()?;
+    Ok(metadata(&app, &model, &versions))
 }
 
 async fn version_metadata(
@@ -206,30 +164,14 @@ async fn index(State(app): Shared, headers: HeaderMap, body: Body) -> Result<Jso
             serde_json::from_slice(&body).map_err(|error| HttpRefusal::BadRequest(format!("the request: {error}")))?;
         request.ready
     };
-    let entry = |version: u64, state: &str, reason: String| json!({"name": app.model, "version": version.to_string(), "state": state, "reason": reason});
-    let served = app.arms.iter().filter_map(|arm| Some(entry(arm.version()?, "READY", format!("arm {}", arm.name))));
-    let mut entries: Vec<Value> = served.collect();
-    if entries.is_empty() && !only_ready {
-        entries.push(json!({"name": app.model, "state": "UNAVAILABLE", "reason": "no version is served yet"}));
-    }
-    Ok(Json(Value::Array(entries)))
-}
-
-/// What an answer says of who gave it.
-fn about(arm: &Arm, model: &ServedModel) -> Map<String, Value> {
-    let mut about = Map::new();
-    about.insert("version".to_owned(), model.version().into());
-    about.insert("arm".to_owned(), arm.name.clone().into());
-    let age = model.age_ms(Timestamp::now().as_millisecond());
-    about.insert("age_ms".to_owned(), age.map_or(Value::Null, Value::from));
-    about
-}
-
-fn count(arm: &Arm, rows: usize, unknown_fields: u64) {
-    counter!("deepfm_serve_rows_total", "arm" => arm.name.clone()).increment(rows as u64);
-    if unknown_fields > 0 {
-        counter!("deepfm_serve_unknown_fields_total").increment(unknown_fields);
-    }
+    let entry = |IndexEntry { version, state, reason }: IndexEntry| {
+        let mut entry = json!({"name": app.model, "state": state, "reason": reason});
+        if let Some(version) = version {
+            entry["version"] = version.into();
+        }
+        entry
+    };
+    Ok(Json(app.index(only_ready).into_iter().map(entry).collect()))
 }
 
 async fn infer(
@@ -267,22 +209,12 @@ async fn inferred(
     let (_place, body) = app.read(headers, body).await?;
     let (request, binary) = InferRequest::read(&body, json_bytes)?;
     let key = headers.get(KEY).map(|key| key.as_bytes().to_vec()).or_else(|| request.key().map(String::into_bytes));
-    let arm = match (asked, &key) {
-        // Where several arms serve the version that is asked for, the key's own is named.
-        (Some((arm, version)), Some(key)) => {
-            Some(app.arms.of_key(key)).filter(|own| own.version() == Some(version)).unwrap_or(arm)
-        }
-        (Some((arm, _)), None) => arm,
-        (None, key) => app.arm(key.as_deref()),
-    };
+    let arm = app.chosen(asked, key.as_deref());
     let Answer { json, binary } = arm.with_scorer(|scorer| {
         let rows = scorer.request()?;
-        let version = rows.model().version();
-        if let Some((_, asked)) = asked.filter(|(_, asked)| *asked != version) {
-            return Err(HttpRefusal::NotFound(format!("version {asked} is not served any more")));
-        }
+        check_version(asked, rows.model().version())?;
         let about = about(arm, rows.model());
-        request.score(binary, rows, about, |scores| count(arm, scores.logits.len(), scores.unknown_fields))
+        request.score(binary, rows, about, |scores| count(arm, scores))
     })?;
     let json = serde_json::to_vec(&json).map_err(|error| HttpRefusal::BadRequest(error.to_string()))?;
     let Some(binary) = binary else {
@@ -314,7 +246,7 @@ async fn rank(State(app): Shared, headers: HeaderMap, body: Body) -> Result<Resp
     };
     let json = arm.with_scorer(|scorer| {
         let scores = scorer.rank_body(&body)?;
-        count(arm, scores.logits.len(), scores.unknown_fields);
+        count(arm, &scores);
         Ok::<_, HttpRefusal>(ranked(arm, &scores))
     })?;
     Ok(([(CONTENT_TYPE, "application/json")], json).into_response())

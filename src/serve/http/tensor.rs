@@ -66,6 +66,17 @@ impl Datatype {
     }
 }
 
+/// Values as a request has them.
+pub(super) enum Data<'a> {
+    /// As JSON.
+    Json(&'a RawValue),
+    /// As the binary extension has them.
+    Raw(&'a [u8]),
+    /// One after the other, so many.
+    #[cfg_attr(not(feature = "grpc"), expect(dead_code, reason = "only gRPC gives values in lists of their type"))]
+    Typed(usize, Box<dyn Iterator<Item = Result<Scalar<'a>, String>> + 'a>),
+}
+
 /// Where the values are.
 #[derive(Clone, Debug)]
 enum Values<'a> {
@@ -84,12 +95,12 @@ pub(super) struct Tensor<'a> {
 }
 
 impl<'a> Tensor<'a> {
-    /// A tensor whose values are JSON, or so many bytes of what follows the JSON.
+    /// A tensor of a request; none of its values is collected before their number is known to be right or bounded.
     pub(super) fn read(
         name: &'a str,
         datatype: &str,
         shape: &[u64],
-        data: Result<&'a RawValue, &'a [u8]>,
+        data: Data<'a>,
         rows_max: usize,
     ) -> Result<Self, String> {
         let kind = Datatype::of(datatype)
@@ -108,9 +119,11 @@ impl<'a> Tensor<'a> {
         let count = rows.checked_mul(width).and_then(|count| usize::try_from(count).ok());
         let count = count.ok_or_else(|| format!("tensor {name:?} has shape {shape:?}, which is too large"))?;
         let values = match data {
-            Ok(json) => Values::Listed(listed(name, kind, json, count)?),
-            Err(raw) if kind == Datatype::Bytes => Values::Texts(texts(name, raw, count)?),
-            Err(raw) => fixed(name, kind, raw)?,
+            Data::Json(json) => Values::Listed(listed(name, kind, json, count)?),
+            Data::Raw(raw) if kind == Datatype::Bytes => Values::Texts(texts(name, raw, count)?),
+            Data::Raw(raw) => fixed(name, kind, raw)?,
+            Data::Typed(found, values) if found == count => Values::Listed(typed(name, kind, values)?),
+            Data::Typed(found, _) => return Err(miscounted(name, found, shape, count)),
         };
         let found = match &values {
             Values::Listed(values) => values.len(),
@@ -118,7 +131,7 @@ impl<'a> Tensor<'a> {
             Values::Fixed(_, size, raw) => raw.len() / size,
         };
         if found != count {
-            return Err(format!("tensor {name:?} has {found} values, its shape {shape:?} has {count}"));
+            return Err(miscounted(name, found, shape, count));
         }
         Ok(Self { name, rows: rows as usize, width: width as usize, values })
     }
@@ -184,6 +197,27 @@ impl<'a> Tensor<'a> {
     }
 }
 
+fn miscounted(name: &str, found: usize, shape: &[u64], count: usize) -> String {
+    format!("tensor {name:?} has {found} values, its shape {shape:?} has {count}")
+}
+
+/// Values of one type, each of which the datatype must take.
+fn typed<'a>(
+    name: &str,
+    kind: Datatype,
+    values: impl Iterator<Item = Result<Scalar<'a>, String>>,
+) -> Result<Vec<Scalar<'a>>, String> {
+    let take = |value: Result<Scalar<'a>, String>| {
+        let value = value?;
+        if kind.takes(&value) { Ok(value) } else { Err(misfit(name, &value)) }
+    };
+    values.map(take).collect()
+}
+
+fn misfit(name: &str, value: &Scalar<'_>) -> String {
+    format!("tensor {name:?} has the value {value:?}, which is not of its datatype")
+}
+
 fn number(kind: Datatype, raw: &[u8]) -> Scalar<'static> {
     let mut wide = [0_u8; 8];
     wide[..raw.len()].copy_from_slice(raw);
@@ -201,7 +235,7 @@ fn number(kind: Datatype, raw: &[u8]) -> Scalar<'static> {
 }
 
 /// The number that is written as a value is: 0.7 in 32 bits is 0.7, as it is in JSON and in events.
-fn shortest(value: f32) -> f64 {
+pub(super) fn shortest(value: f32) -> f64 {
     if value.is_finite() { value.to_string().parse().unwrap_or_else(|_| f64::from(value)) } else { f64::from(value) }
 }
 
@@ -239,7 +273,7 @@ fn listed<'a>(name: &str, kind: Datatype, json: &'a RawValue, count: usize) -> R
     read.map_err(|error| format!("the data of tensor {name:?}: {error}"))?;
     match values.iter().find(|value| !kind.takes(value)) {
         None => Ok(values),
-        Some(value) => Err(format!("tensor {name:?} has the value {value:?}, which is not of its datatype")),
+        Some(value) => Err(misfit(name, value)),
     }
 }
 

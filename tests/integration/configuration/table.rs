@@ -93,7 +93,7 @@ fn other(path: &str, key: &Key) -> String {
             "layers" => "[8]".to_owned(),
             "dropout" => "0.1".to_owned(),
             "start" => "\"2026-01-31T00:00:00Z\"".to_owned(),
-            "listen" => "\"[::1]:80\"".to_owned(),
+            "listen" | "grpc_listen" => "\"[::1]:80\"".to_owned(),
             "arms" => "[\"a=live:1\"]".to_owned(),
             "slice_field" => "\"user\"".to_owned(),
             "impression_id" | "event_id" | "event_time" | "features" | "weight" => "\"/else~1where\"".to_owned(),

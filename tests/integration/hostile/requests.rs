@@ -33,7 +33,7 @@ static ADDRESS: LazyLock<SocketAddr> = LazyLock::new(|| {
         runtime.block_on(async {
             let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
             let (limits, board) = (ServeLimits::default(), AcknowledgementBoard::default());
-            let server = HttpServer::bind(any, "ctr", arms, limits, registry, board).await.expect("a free port");
+            let server = HttpServer::bind(any, None, "ctr", arms, limits, registry, board).await.expect("a free port");
             sender.send(server.address().expect("it is bound")).expect("it is waited for");
             server.serve(std::future::pending(), std::time::Duration::ZERO).await;
         });
