@@ -3,7 +3,7 @@
 //! One source serves all of them, so that each is its own scalar twin. The order of additions is written out: an element of a
 //! result is one chain of fused multiply-adds, and a sum over a slice is [`LANES`] chains that are added up as a tree. The
 //! compiler may put neighbouring chains into one register, of any width, and may not change a chain: so every instruction set
-//! gives the same bits. `fma` is exactly rounded by IEEE 754, in hardware as in software; without hardware for it it is slow.
+//! gives the same bits. A fused multiply-add is rounded once by IEEE 754; where there is no instruction for it, [`rounded_once`] is it.
 //!
 //! What is called here has the layout of its shapes checked once, before the loops.
 
@@ -116,34 +116,34 @@ impl InstructionSet {
     }
 }
 
-/// Defines functions that are compiled for each instruction set and call the one in use. What they call must be
-/// `#[inline(always)]`, or it is compiled for the baseline.
+/// Defines functions that are compiled for each instruction set and call the one in use; `FUSED` says in them whether it has a fused
+/// multiply-add. What they call must be `#[inline(always)]`, or it is compiled for the baseline.
 macro_rules! kernels {
     ($($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block)*) => {$(
         $(#[$meta])*
         $vis fn $name($($arg: $type),*) $(-> $out)? {
             #[inline(always)]
-            fn on_any($($arg: $type),*) $(-> $out)? $body
+            fn on_any<const FUSED: bool>($($arg: $type),*) $(-> $out)? $body
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,fma")]
                 fn on_avx2($($arg: $type),*) $(-> $out)? {
-                    on_any($($arg),*)
+                    on_any::<true>($($arg),*)
                 }
                 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
                 fn on_avx512($($arg: $type),*) $(-> $out)? {
-                    on_any($($arg),*)
+                    on_any::<true>($($arg),*)
                 }
                 match $crate::kernel::InstructionSet::in_use() {
                     // SAFETY: only what this processor has is ever in use.
                     $crate::kernel::InstructionSet::Avx512 => unsafe { on_avx512($($arg),*) },
                     // SAFETY: as above.
                     $crate::kernel::InstructionSet::Avx2 => unsafe { on_avx2($($arg),*) },
-                    $crate::kernel::InstructionSet::Baseline => on_any($($arg),*),
+                    $crate::kernel::InstructionSet::Baseline => on_any::<false>($($arg),*),
                 }
             }
             #[cfg(not(target_arch = "x86_64"))]
-            on_any($($arg),*)
+            on_any::<true>($($arg),*)
         }
     )*};
 }
@@ -160,6 +160,27 @@ pub fn prefetch<T>(place: &T) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = place;
+}
+
+/// `x · y + z`, rounded once.
+#[inline(always)]
+fn fma<const FUSED: bool>(x: f32, y: f32, z: f32) -> f32 {
+    if FUSED { x.mul_add(y, z) } else { rounded_once(x, y, z) }
+}
+
+/// The same without an instruction for it. The product is exact in f64. The sum is rounded there to odd: where it is not exact, the
+/// neighbour whose last bit is 1 (Boldo and Melquiond 2008). That keeps what rounding to f32 needs, subnormal results included.
+#[inline(always)]
+fn rounded_once(x: f32, y: f32, z: f32) -> f32 {
+    let (product, z) = (f64::from(x) * f64::from(y), f64::from(z));
+    let sum = product + z;
+    // What the sum lacks, exactly (Knuth's two-sum).
+    let of_z = sum - product;
+    let rest = (product - (sum - of_z)) + (z - of_z);
+    let bits = sum.to_bits();
+    let is_moved = rest != 0.0 && sum.is_finite() && bits & 1 == 0;
+    let moved = if (rest > 0.0) == (sum > 0.0) { bits.wrapping_add(1) } else { bits.wrapping_sub(1) };
+    f64::from_bits(if is_moved { moved } else { bits }) as f32
 }
 
 /// Adds up the chains of a sum: halves onto halves.

@@ -85,10 +85,16 @@ struct DenseStep {
 #[error("every example of the batch has a non-finite gradient or weight")]
 pub struct NonFinite;
 
-/// Two rows, or two candidates, have one id.
+/// What a model is restored from is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("two rows or two candidates have the id {0}")]
-pub struct RepeatedId(pub FeatureId);
+pub enum RowError {
+    /// Two rows, or two candidates, have one id.
+    #[error("two rows or two candidates have the id {0}")]
+    RepeatedId(FeatureId),
+    /// More rows than one shard can have: ids were made up for it.
+    #[error("too many rows are in the shard of the id {0}")]
+    Crowded(FeatureId),
+}
 
 /// The model with its optimizer state.
 #[derive(Debug)]
@@ -112,13 +118,13 @@ impl DeepFm {
     /// A model from its parts, each row and each candidate as its bytes.
     ///
     /// # Errors
-    /// When two rows, or two candidates, have one id.
+    /// When two rows, or two candidates, have one id, or one shard has too many rows.
     pub fn restore<'r>(
         params: ModelParams,
         dense: DenseState,
         rows: impl IntoIterator<Item = &'r [u8]>,
         candidates: impl IntoIterator<Item = &'r [u8]>,
-    ) -> Result<Self, RepeatedId> {
+    ) -> Result<Self, RowError> {
         let mut model = Self { dense, ..Self::new(params) };
         rows.into_iter().try_for_each(|row| model.table.restore(row))?;
         candidates.into_iter().try_for_each(|candidate| model.candidates.restore(candidate))?;
@@ -251,6 +257,10 @@ impl DeepFm {
         self.params =
             ModelParams { fields, bias, linear, embedding, sgd, n_max, gradient_max, admission, ..old.clone() };
         let architecture = Architecture::new(&self.params);
+        if sgd.momentum == 0.0 {
+            // It is not kept then, and must not come back from before.
+            self.dense.momentum.fill(0.0);
+        }
         for values in [&mut self.dense.mlp, &mut self.dense.momentum] {
             *values = self.architecture.mlp.widened(values, &architecture.mlp);
         }
@@ -326,8 +336,9 @@ impl DeepFm {
         if admits {
             // A batch of more new ids than there can be rows refuses what comes last.
             let mut room = [self.params.admission.rows_max; 2];
+            let more = layout.ids.len();
             for (id, slot) in layout.ids.iter().zip(rows.iter_mut()).filter(|(_, slot)| **slot == Slot::Refused) {
-                *slot = self.new_slot(*id, &mut room);
+                *slot = if self.table.has_room(*id, more) { self.new_slot(*id, &mut room) } else { Slot::Refused };
             }
         }
         linear.resize(rows.len());

@@ -92,7 +92,12 @@ pub(super) fn params(dice: &mut Dice) -> TrainParams {
             bias: ftrl(0.1),
             linear: ftrl(0.1),
             embedding: ftrl(0.1),
-            sgd: SgdParams { learning_rate: 0.05, momentum: 0.5, l2: 0.001, clip_norm: 1.0 },
+            sgd: SgdParams {
+                learning_rate: 0.05,
+                momentum: if dice.one_in(2) { 0.5 } else { 0.0 },
+                l2: if dice.one_in(2) { 0.001 } else { 0.0 },
+                clip_norm: [0.0, 0.05, 1.0][dice.below(3) as usize],
+            },
             n_max: None,
             gradient_max: Some(1.0),
             admission: AdmissionParams {

@@ -23,7 +23,7 @@ use crate::feature::encoder::{Encoder, EntryBounds, Misfit};
 use crate::feature::field::{Field, FieldKind, FieldSet};
 use crate::feature::id::feature_id;
 use crate::model::batch::Architecture;
-use crate::model::{DenseState, RepeatedId};
+use crate::model::{DenseState, RowError};
 use crate::optim::ftrl;
 use crate::optim::params::FtrlParams;
 use crate::stream::Control;
@@ -76,7 +76,7 @@ pub enum ImportError {
     NotSolvable(String),
     /// Two values have one id.
     #[error("a value stands twice in a vocabulary, or two values have one id")]
-    Repeated(#[from] RepeatedId),
+    Repeated(#[from] RowError),
     /// The parts contradict each other.
     #[error(transparent)]
     Restore(#[from] RestoreError),
@@ -180,7 +180,7 @@ impl Importer<'_> {
         for (number, value) in values.iter().enumerate().filter(|(_, value)| !value.is_null()) {
             let id = id_of(field, &encoder, number, value)?;
             if !self.ids.insert(id) {
-                return Err(RepeatedId(id).into());
+                return Err(RowError::RepeatedId(id).into());
             }
             let lanes = number * dim..(number + 1) * dim;
             let (w, n) = (&embedding[lanes.clone()], &embedding_n[lanes]);

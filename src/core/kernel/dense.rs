@@ -1,19 +1,19 @@
 //! Inner products and steps over flat vectors.
 
-use super::{LANES, kernels, total};
+use super::{LANES, fma, kernels, total};
 
 /// The inner product, as [`LANES`] chains.
 #[inline(always)]
-fn inner(a: &[f32], b: &[f32]) -> f32 {
+fn inner<const FUSED: bool>(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0_f32; LANES];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
     for (x, y) in a.iter().zip(b) {
         for lane in 0..LANES {
-            sums[lane] = x[lane].mul_add(y[lane], sums[lane]);
+            sums[lane] = fma::<FUSED>(x[lane], y[lane], sums[lane]);
         }
     }
     for ((sum, x), y) in sums.iter_mut().zip(a_rest).zip(b_rest) {
-        *sum = x.mul_add(*y, *sum);
+        *sum = fma::<FUSED>(*x, *y, *sum);
     }
     total(sums)
 }
@@ -21,13 +21,13 @@ fn inner(a: &[f32], b: &[f32]) -> f32 {
 kernels! {
     /// The inner product of two vectors of one length.
     pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-        inner(a, b)
+        inner::<FUSED>(a, b)
     }
 
     /// Adds the inner product of `x` with each row of `matrix` (`[outputs, inputs]`) to `out` (`[outputs]`).
     pub fn add_dots(x: &[f32], matrix: &[f32], out: &mut [f32]) {
         for (out, row) in out.iter_mut().zip(matrix.chunks_exact(x.len())) {
-            *out += inner(x, row);
+            *out += inner::<FUSED>(x, row);
         }
     }
 
@@ -36,7 +36,7 @@ kernels! {
     pub fn add_rows(x: &[f32], matrix: &[f32], out: &mut [f32]) {
         for (x, row) in x.iter().zip(matrix.chunks_exact(out.len())).filter(|(x, _)| **x != 0.0) {
             for (out, weight) in out.iter_mut().zip(row) {
-                *out = x.mul_add(*weight, *out);
+                *out = fma::<FUSED>(*x, *weight, *out);
             }
         }
     }
@@ -45,24 +45,24 @@ kernels! {
     pub fn add_outer(left: &[f32], right: &[f32], out: &mut [f32]) {
         for (factor, out) in left.iter().zip(out.chunks_exact_mut(right.len())).filter(|(factor, _)| **factor != 0.0) {
             for (out, right) in out.iter_mut().zip(right) {
-                *out = factor.mul_add(*right, *out);
+                *out = fma::<FUSED>(*factor, *right, *out);
             }
         }
     }
 
-    /// The sum of squares, in f64.
+    /// The sum of squares, in f64, where a square of an f32 is exact.
     pub fn sum_of_squares(values: &[f32]) -> f64 {
         let mut sums = [0.0_f64; LANES];
         let (chunks, rest) = values.as_chunks::<LANES>();
         for chunk in chunks {
             for lane in 0..LANES {
                 let value = f64::from(chunk[lane]);
-                sums[lane] = value.mul_add(value, sums[lane]);
+                sums[lane] += value * value;
             }
         }
         for (sum, value) in sums.iter_mut().zip(rest) {
             let value = f64::from(*value);
-            *sum = value.mul_add(value, *sum);
+            *sum += value * value;
         }
         sums.iter().sum()
     }
@@ -89,7 +89,7 @@ kernels! {
     /// `values += factor · other`.
     pub fn add_scaled(values: &mut [f32], factor: f32, other: &[f32]) {
         for (value, other) in values.iter_mut().zip(other) {
-            *value = factor.mul_add(*other, *value);
+            *value = fma::<FUSED>(factor, *other, *value);
         }
     }
 
@@ -97,13 +97,6 @@ kernels! {
     pub fn add(values: &mut [f32], other: &[f32]) {
         for (value, other) in values.iter_mut().zip(other) {
             *value += other;
-        }
-    }
-
-    /// `values *= factor`.
-    pub fn scale(values: &mut [f32], factor: f32) {
-        for value in values {
-            *value *= factor;
         }
     }
 
@@ -122,8 +115,8 @@ kernels! {
         }
     }
 
-    /// A step of gradient descent with momentum, with the coefficients rate, decay, factor and l2: `momentum = decay · momentum + (factor · gradient + l2 · weight)`, then
-    /// `weight -= rate · momentum`.
+    /// A step of gradient descent with momentum, with the coefficients rate, decay, factor and l2:
+    /// `momentum = decay · momentum + (factor · gradient + l2 · weight)`, then `weight -= rate · momentum`.
     pub fn step(
         coefficients: [f32; 4],
         gradient: &[f32],

@@ -1,6 +1,6 @@
 //! Field vectors of examples, their pair interactions, and the way back.
 
-use super::{LANES, kernels, total};
+use super::{LANES, fma, kernels, total};
 
 /// Which slots the examples of a chunk refer to.
 #[derive(Clone, Copy, Debug)]
@@ -33,12 +33,12 @@ impl<'a> Entries<'a> {
 macro_rules! by_dim {
     ($dim:expr, $function:ident($($arg:expr),* $(,)?)) => {
         match $dim {
-            4 => $function::<4>($($arg),*),
-            8 => $function::<8>($($arg),*),
-            10 => $function::<10>($($arg),*),
-            16 => $function::<16>($($arg),*),
-            32 => $function::<32>($($arg),*),
-            _ => $function::<0>($($arg),*),
+            4 => $function::<4, FUSED>($($arg),*),
+            8 => $function::<8, FUSED>($($arg),*),
+            10 => $function::<10, FUSED>($($arg),*),
+            16 => $function::<16, FUSED>($($arg),*),
+            32 => $function::<32, FUSED>($($arg),*),
+            _ => $function::<0, FUSED>($($arg),*),
         }
     };
 }
@@ -81,7 +81,7 @@ fn width_of<const DIM: usize>(dim: usize) -> usize {
 }
 
 #[inline(always)]
-fn field_vectors_of<const DIM: usize>(
+fn field_vectors_of<const DIM: usize, const FUSED: bool>(
     batch: Entries<'_>,
     linear: &[f32],
     embedding: &[f32],
@@ -102,10 +102,10 @@ fn field_vectors_of<const DIM: usize>(
             }
             vector.fill(0.0);
             for &(slot, x) in entries {
-                linear_sum = x.mul_add(linear[slot as usize], linear_sum);
+                linear_sum = fma::<FUSED>(x, linear[slot as usize], linear_sum);
                 let row = row(slot);
                 for lane in 0..dim {
-                    vector[lane] = x.mul_add(row[lane], vector[lane]);
+                    vector[lane] = fma::<FUSED>(x, row[lane], vector[lane]);
                 }
             }
         }
@@ -127,7 +127,7 @@ pub struct Placed {
 }
 
 #[inline(always)]
-fn add_placed_of<const DIM: usize>(
+fn add_placed_of<const DIM: usize, const FUSED: bool>(
     dim: usize,
     placed: &[Placed],
     (linear, embeddings): (&[f32], &[f32]),
@@ -137,17 +137,22 @@ fn add_placed_of<const DIM: usize>(
     let dim = width_of::<DIM>(dim);
     for &Placed { row, x, vector, example } in placed {
         let sum = &mut sums[example as usize];
-        *sum = x.mul_add(linear[row], *sum);
+        *sum = fma::<FUSED>(x, linear[row], *sum);
         let vector = &mut vectors[vector as usize * dim..][..dim];
         let embedding = &embeddings[row * dim..][..dim];
         for lane in 0..dim {
-            vector[lane] = x.mul_add(embedding[lane], vector[lane]);
+            vector[lane] = fma::<FUSED>(x, embedding[lane], vector[lane]);
         }
     }
 }
 
 #[inline(always)]
-fn interactions_of<const DIM: usize>(dim: usize, vectors: &[f32], sums: &mut [f32], pairs: &mut [f32]) {
+fn interactions_of<const DIM: usize, const FUSED: bool>(
+    dim: usize,
+    vectors: &[f32],
+    sums: &mut [f32],
+    pairs: &mut [f32],
+) {
     let dim = width_of::<DIM>(dim);
     let width = vectors.len().checked_div(pairs.len()).unwrap_or(0);
     if width == 0 {
@@ -162,7 +167,7 @@ fn interactions_of<const DIM: usize>(dim: usize, vectors: &[f32], sums: &mut [f3
             for vector in vectors.chunks_exact(dim) {
                 let vector = &vector[start..start + lanes];
                 for lane in 0..lanes {
-                    products[lane] = vector[lane].mul_add(sum[lane], products[lane]);
+                    products[lane] = fma::<FUSED>(vector[lane], sum[lane], products[lane]);
                     sum[lane] += vector[lane];
                 }
             }
@@ -173,7 +178,7 @@ fn interactions_of<const DIM: usize>(dim: usize, vectors: &[f32], sums: &mut [f3
 }
 
 #[inline(always)]
-fn add_interaction_gradients_of<const DIM: usize>(
+fn add_interaction_gradients_of<const DIM: usize, const FUSED: bool>(
     dim: usize,
     dlogits: &[f32],
     vectors: &[f32],
@@ -189,7 +194,7 @@ fn add_interaction_gradients_of<const DIM: usize>(
     for ((dlogit, sums), (vectors, gradients)) in dlogits.iter().zip(sums.chunks_exact(dim)).zip(examples) {
         for (vector, gradient) in vectors.chunks_exact(dim).zip(gradients.chunks_exact_mut(dim)) {
             for lane in 0..dim {
-                gradient[lane] = dlogit.mul_add(sums[lane] - vector[lane], gradient[lane]);
+                gradient[lane] = fma::<FUSED>(*dlogit, sums[lane] - vector[lane], gradient[lane]);
             }
         }
     }
@@ -209,19 +214,24 @@ pub struct Slots<'a> {
 impl Slots<'_> {
     /// Adds `x · d` to coordinates from a place on. Not finite stays so.
     #[inline(always)]
-    fn add(&mut self, start: usize, x: f32, d: &[f32]) {
+    fn add<const FUSED: bool>(&mut self, start: usize, x: f32, d: &[f32]) {
         let g = &mut self.g[start..start + d.len()];
         let mut factor = x;
         if let Some(bound) = self.bound {
             // Almost always all are within the least that the bound can be.
-            let beyond = d.iter().fold(false, |beyond, d| beyond | ((x * d).abs() > bound));
-            if beyond {
+            let (mut beyond, mut infinite) = (false, false);
+            for d in d {
+                let part = (x * d).abs();
+                beyond |= part > bound;
+                infinite |= part == f32::INFINITY;
+            }
+            if beyond && !infinite {
                 let share = |(d, n): (&f32, &f32)| bound * n.sqrt().max(1.0) / (x * d).abs();
                 factor *= d.iter().zip(&self.n[start..]).map(share).fold(1.0, f32::min);
             }
         }
         for (g, d) in g.iter_mut().zip(d) {
-            *g = factor.mul_add(*d, *g);
+            *g = fma::<FUSED>(factor, *d, *g);
         }
     }
 }
@@ -256,7 +266,7 @@ impl Repeats {
 }
 
 #[inline(always)]
-fn scatter_of<const DIM: usize>(
+fn scatter_of<const DIM: usize, const FUSED: bool>(
     batch: Entries<'_>,
     (dlogits, gradients): (&[f32], &[f32]),
     mut linear: Slots<'_>,
@@ -271,8 +281,8 @@ fn scatter_of<const DIM: usize>(
             let slots = linear.g.len();
             // Without a bound it makes no difference but of rounding whether entries are added up before.
             for &(slot, x) in repeats.summed(entries, slots) {
-                linear.add(slot as usize, x, std::slice::from_ref(dlogit));
-                embedding.add(slot as usize * dim, x, &gradient[..dim]);
+                linear.add::<FUSED>(slot as usize, x, std::slice::from_ref(dlogit));
+                embedding.add::<FUSED>(slot as usize * dim, x, &gradient[..dim]);
             }
         }
     }

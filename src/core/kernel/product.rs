@@ -3,7 +3,7 @@
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
-use super::InstructionSet;
+use super::{InstructionSet, fma};
 
 /// Columns of a panel: what is multiplied at once.
 const WIDTH: usize = 16;
@@ -24,27 +24,31 @@ pub fn add_product(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, out: ArrayVie
     {
         #[target_feature(enable = "avx2,fma")]
         fn on_avx2(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, out: ArrayViewMut2<'_, f32>) {
-            multiply::<5>(a, b, out);
+            multiply::<5, true>(a, b, out);
         }
         #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
         fn on_avx512(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, out: ArrayViewMut2<'_, f32>) {
-            multiply::<12>(a, b, out);
+            multiply::<12, true>(a, b, out);
         }
         match InstructionSet::in_use() {
             // SAFETY: only what this processor has is ever in use.
             InstructionSet::Avx512 => unsafe { on_avx512(a, b, out) },
             // SAFETY: as above.
             InstructionSet::Avx2 => unsafe { on_avx2(a, b, out) },
-            InstructionSet::Baseline => multiply::<4>(a, b, out),
+            InstructionSet::Baseline => multiply::<4, false>(a, b, out),
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    multiply::<6>(a, b, out);
+    multiply::<6, true>(a, b, out);
 }
 
 /// `ROWS` of the left matrix are multiplied with a panel at once: as many as the accumulators have registers.
 #[inline(always)]
-fn multiply<const ROWS: usize>(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, mut out: ArrayViewMut2<'_, f32>) {
+fn multiply<const ROWS: usize, const FUSED: bool>(
+    a: ArrayView2<'_, f32>,
+    b: ArrayView2<'_, f32>,
+    mut out: ArrayViewMut2<'_, f32>,
+) {
     let ((rows, inner), columns) = (a.dim(), b.ncols());
     assert!(b.nrows() == inner && out.dim() == (rows, columns), "the shapes fit");
     if rows == 0 || columns == 0 || inner == 0 {
@@ -61,11 +65,11 @@ fn multiply<const ROWS: usize>(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, m
             while row < rows {
                 let place = Place { row, column, width, start };
                 row += match rows - row {
-                    left if left >= ROWS => block::<ROWS>(&a, &panel[..depth], &mut out, place),
-                    left if left >= 8 => block::<8>(&a, &panel[..depth], &mut out, place),
-                    left if left >= 4 => block::<4>(&a, &panel[..depth], &mut out, place),
-                    left if left >= 2 => block::<2>(&a, &panel[..depth], &mut out, place),
-                    _ => block::<1>(&a, &panel[..depth], &mut out, place),
+                    left if left >= ROWS => block::<ROWS, FUSED>(&a, &panel[..depth], &mut out, place),
+                    left if left >= 8 => block::<8, FUSED>(&a, &panel[..depth], &mut out, place),
+                    left if left >= 4 => block::<4, FUSED>(&a, &panel[..depth], &mut out, place),
+                    left if left >= 2 => block::<2, FUSED>(&a, &panel[..depth], &mut out, place),
+                    _ => block::<1, FUSED>(&a, &panel[..depth], &mut out, place),
                 };
             }
         }
@@ -99,7 +103,7 @@ struct Place {
 
 /// Adds to `ROWS` rows of one panel's width; returns how many they are.
 #[inline(always)]
-fn block<const ROWS: usize>(
+fn block<const ROWS: usize, const FUSED: bool>(
     a: &ArrayView2<'_, f32>,
     panel: &[[f32; WIDTH]],
     out: &mut ArrayViewMut2<'_, f32>,
@@ -122,7 +126,7 @@ fn block<const ROWS: usize>(
             // SAFETY: `number` is below ROWS and `at` below the depth: within the matrix, as was asserted.
             let factor = unsafe { *a.offset(number as isize * down + at as isize * along) };
             for lane in 0..WIDTH {
-                sums[lane] = factor.mul_add(lanes[lane], sums[lane]);
+                sums[lane] = fma::<FUSED>(factor, lanes[lane], sums[lane]);
             }
         }
     }

@@ -2,7 +2,7 @@ use ndarray::{Array2, ArrayView2};
 use proptest::prelude::*;
 
 use super::factors::{Entries, Repeats, Slots};
-use super::{InstructionSet, LANES, dense, factors, product, rows, total};
+use super::{InstructionSet, LANES, dense, factors, product, rounded_once, rows, total};
 use crate::feature::hash;
 
 /// Numbers between -1 and 1, some of them 0, and some subnormal.
@@ -97,12 +97,32 @@ proptest! {
             let scalars = [dense::sum_of_squares(&outer).to_bits(), u64::from(dense::largest(&weights).to_bits())];
             ([out, outer, momentum, weights, rectified].map(|values| bits(&values)), scalars)
         });
+        let outer: Vec<f32> = (0..inputs * outputs)
+            .map(|at| {
+                let [product, first] = [y[at / inputs], x[at % inputs]];
+                let outer = product.mul_add(first, matrix[at]);
+                0.3_f32.mul_add(matrix[at], outer) + matrix[at]
+            })
+            .collect();
+        let values = |at: usize| summed.0[at].iter().map(|bits| f32::from_bits(*bits)).collect::<Vec<f32>>();
+        prop_assert_eq!(values(1), outer.clone());
+        let squares: f64 = outer.iter().map(|value| f64::from(*value).powi(2)).sum();
+        prop_assert!((f64::from_bits(summed.1[0]) - squares).abs() <= 1e-12 * squares);
+        let momentum: Vec<f32> = numbers(seed + 4, outer.len())
+            .iter()
+            .zip(outer.iter().zip(&matrix))
+            .map(|(m, (g, w))| 0.9 * m + (g * 0.7 + 1e-3 * w))
+            .collect();
+        let weights: Vec<f32> = matrix.iter().zip(&momentum).map(|(w, m)| w - 0.05 * m).collect();
+        prop_assert_eq!(values(3), weights.clone());
+        let rectified: Vec<f32> = weights.iter().map(|w| if *w > 0.0 { *w } else { 0.0 }).collect();
+        let gradient: Vec<f32> = momentum.iter().zip(&weights).map(|(m, w)| if *w > 0.0 { *m } else { 0.0 }).collect();
+        prop_assert_eq!((values(4), values(2)), (rectified, gradient));
         let expected: Vec<f32> = (0..outputs)
             .map(|at| (0..inputs).fold(start[at], |sum, k| x[k].mul_add(matrix[k * outputs + at], sum)))
             .collect();
         // Passing over zeros is as adding them, but for the sign of a zero.
-        let values: Vec<f32> = summed.0[0].iter().map(|bits| f32::from_bits(*bits)).collect();
-        prop_assert_eq!(values, expected);
+        prop_assert_eq!(values(0), expected);
     }
 
     #[test]
@@ -175,6 +195,31 @@ proptest! {
             [w, z, n].map(|values| bits(&values))
         });
     }
+}
+
+/// Numbers of every size, subnormal ones among them, and those that are none.
+fn any_number() -> impl Strategy<Value = f32> {
+    prop_oneof![any::<u32>().prop_map(f32::from_bits), (0_u32..1 << 24).prop_map(f32::from_bits), -2.0_f32..2.0]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20_000))]
+    #[test]
+    fn a_multiply_add_without_an_instruction_for_it_is_rounded_once(x in any_number(), y in any_number(), z in any_number(), near in -3_i32..4) {
+        // Sums that cancel, and sums near a halfway case, are among them.
+        let cancels = f32::from_bits((-(x * y)).to_bits().wrapping_add_signed(near));
+        for z in [z, cancels, x * y * 2.0_f32.powi(-24 * near.signum())] {
+            let (found, expected) = (rounded_once(x, y, z), x.mul_add(y, z));
+            prop_assert!(found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(), "{x:e} {y:e} {z:e}: {found:e} {expected:e}");
+        }
+    }
+}
+
+#[test]
+fn a_subnormal_sum_is_not_rounded_twice() {
+    let (x, y) = (2.0_f32.powi(-75) * (1.0 + 2.0_f32.powi(-16)), 2.0_f32.powi(-75) * (1.0 - 2.0_f32.powi(-16)));
+    let z = f32::from_bits((1 << 22) + 1);
+    assert_eq!(rounded_once(x, y, z).to_bits(), (1 << 22) + 1);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::RepeatedId;
+use super::RowError;
 use super::ageing::{Age, Ageing, SHARDS, shard};
 use super::slot::SlotKey;
 use crate::feature::FeatureId;
@@ -150,10 +150,10 @@ impl Candidates {
     ///
     /// # Panics
     /// When the slice has not the length of a candidate.
-    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), RepeatedId> {
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), RowError> {
         let candidate = Candidate::read(bytes.try_into().expect("a candidate has a fixed length"));
         if self.count(candidate.id) > 0 {
-            return Err(RepeatedId(candidate.id));
+            return Err(RowError::RepeatedId(candidate.id));
         }
         self.insert(candidate);
         Ok(())

@@ -39,21 +39,23 @@ impl MlpStep {
         scratch: &mut Scratch,
     ) -> Option<Self> {
         // The norm is at most this, and within the bound for clipping as a rule: then it need not be known.
-        let bound = scratch.mlp_gradient_bound() / f64::from(divisor);
+        let sum_bound = scratch.mlp_gradient_bound();
+        let bound = sum_bound / f64::from(divisor);
         let is_plain = sgd_params.momentum == 0.0 && sgd_params.l2 == 0.0;
         let is_short = |norm: f64| norm * f64::from(sgd_params.learning_rate) <= STEP_MAX;
         let rate = -sgd_params.learning_rate / divisor;
-        if sgd::clip_factor(sgd_params, bound) == 1.0 {
-            if is_plain && scratch.layout.examples() < FEW_EXAMPLES {
-                return is_short(bound).then_some(Self::Examples(rate));
+        let is_unclipped = bound.is_finite() && sgd::clip_factor(sgd_params, bound) == 1.0;
+        if is_plain && is_unclipped && is_short(bound) {
+            if scratch.layout.examples() < FEW_EXAMPLES {
+                return Some(Self::Examples(rate));
             }
-            scratch.mlp_gradient(architecture);
-            if is_plain {
-                return is_short(bound).then_some(Self::Gradient(rate));
+            // The sum must be finite as well.
+            if sum_bound <= STEP_MAX {
+                scratch.mlp_gradient(architecture);
+                return Some(Self::Gradient(rate));
             }
-        } else {
-            scratch.mlp_gradient(architecture);
         }
+        scratch.mlp_gradient(architecture);
         let norm = sgd::norm(&scratch.mlp.gradient) / f64::from(divisor);
         let factor = sgd::clip_factor(sgd_params, norm);
         if is_plain {

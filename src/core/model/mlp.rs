@@ -222,7 +222,8 @@ impl MlpShape {
     /// The sum of the norms of the rows' gradients, which is a bound on the norm of their sum; not finite when something is not. The
     /// gradient of a row is an outer product in each layer, so that its norm needs no gradient. `work` is what `backward` left.
     pub fn gradient_bound(&self, x: &[f32], dlogit: &[f32], work: &Activations) -> f64 {
-        let square = |values: &[f32]| f64::from(kernel::dense::dot(values, values));
+        // In f64 they neither overflow nor vanish.
+        let square = kernel::dense::sum_of_squares;
         let norm = |(row, d): (usize, &f32)| {
             let mut input = square(&x[row * self.inputs..][..self.inputs]);
             let mut sum = 0.0;

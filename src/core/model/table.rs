@@ -12,7 +12,7 @@ mod shard;
 mod since;
 mod touched;
 
-use super::RepeatedId;
+use super::RowError;
 use super::ageing::{Age, Ageing, SHARDS, shard};
 use super::slot::SlotKey;
 use crate::feature::FeatureId;
@@ -135,6 +135,11 @@ impl Table {
         }
     }
 
+    /// Whether the shard of an id can have so many rows more. Nobody meets that bound who does not make up ids for it.
+    pub fn has_room(&self, id: FeatureId, more: usize) -> bool {
+        self.shards[shard(id)].len() + more < index::ROWS_MAX as usize
+    }
+
     /// Makes a row of zeros for an id that has none.
     pub fn insert(&mut self, id: FeatureId) -> RowNumber {
         let shard = shard(id);
@@ -192,13 +197,16 @@ impl Table {
     ///
     /// # Panics
     /// When the slice has not the length of a row.
-    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), RepeatedId> {
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), RowError> {
         assert_eq!(bytes.len(), self.row_bytes(), "a row has a fixed length");
         let (words, _) = bytes.as_chunks::<4>();
         let word = |at: usize| u32::from_le_bytes(words[at]);
         let id = u64::from(word(0)) | u64::from(word(1)) << 32;
         if self.find(id).is_some() {
-            return Err(RepeatedId(id));
+            return Err(RowError::RepeatedId(id));
+        }
+        if !self.has_room(id, 1) {
+            return Err(RowError::Crowded(id));
         }
         let RowNumber { shard, at } = self.insert(id);
         let row = self.shards[shard as usize].row_mut(at);

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::feature::Entry;
 use crate::model::params::{AdmissionParams, MlpParams};
@@ -193,5 +195,83 @@ fn a_full_model_goes_on_alike_after_a_restart_from_its_base_and_deltas() {
         flood(&mut through, 600, 200);
         flood(&mut restarted, 600, 200);
         assert_eq!(state(&mut restarted), state(&mut through), "{rows_max}");
+    }
+}
+
+/// Examples of two fields over few ids, so that batches have them in common.
+fn random_features(seed: u64, count: usize) -> Vec<Features> {
+    let entry = |n: u64, field: u64| {
+        let x =
+            if hash::hash(seed, n, field).is_multiple_of(3) { hash::uniform_weight(seed, n, field, 4.0) } else { 1.0 };
+        vec![Entry { id: 1 + hash::hash(seed, n, 7 + field) % 20, x }]
+    };
+    (0..count as u64).map(|n| Features::new(&[entry(n, 0), entry(n, 1)])).collect()
+}
+
+proptest! {
+    #[test]
+    fn a_step_of_the_mlp_is_that_of_its_gradient_whichever_way_it_is_taken(
+        seed: u64,
+        count in prop_oneof![1_usize..20, Just(64), Just(65), 60_usize..140],
+        clip_norm in prop_oneof![Just(0.0_f32), Just(0.01), Just(1.0)],
+        momentum in prop_oneof![Just(0.0_f32), Just(0.9)],
+        l2 in prop_oneof![Just(0.0_f32), Just(0.1)],
+        short in 1.0_f32..3.0,
+    ) {
+        let sgd = SgdParams { learning_rate: 0.5, momentum, l2, clip_norm };
+        let mlp = MlpParams { layers: vec![7, 5], ..MlpParams::default() };
+        let params = ModelParams { fields: 2, embedding_dim: 3, init_scale: 0.5, mlp, sgd, ..ModelParams::default() };
+        let mut model = DeepFm::new(params);
+        let features = random_features(seed, count);
+        let examples: Vec<Example<'_>> = (0..).zip(&features).map(|(number, features)| {
+            let label = f32::from(u8::from(hash::hash(seed, number, 99).is_multiple_of(4)));
+            Example { features, label, weight: 1.0, importance: Importance::None, number }
+        }).collect();
+        let mut scratch = Scratch::default();
+        // A batch that was cut short is divided by more than it has.
+        let divisor = count as f32 * short;
+        for _ in 0..2 {
+            let before = model.dense();
+            model.learn(&examples, divisor, 0, &mut scratch, &Inline).expect("finite");
+            let after = model.dense();
+            let gradient: Vec<f64> = scratch.mlp_gradient(model.architecture()).iter().map(|g| f64::from(*g)).collect();
+            let norm = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
+            prop_assert!(scratch.mlp_gradient_bound() >= norm * (1.0 - 1e-6), "{} is below {norm}", scratch.mlp_gradient_bound());
+            let factor = if clip_norm > 0.0 { (f64::from(clip_norm) / (norm / f64::from(divisor))).min(1.0) } else { 1.0 };
+            for (run, is_penalised) in model.architecture().mlp.runs() {
+                for at in run {
+                    let l2 = if is_penalised { f64::from(l2) } else { 0.0 };
+                    let step = gradient[at] / f64::from(divisor) * factor + l2 * f64::from(before.mlp[at]);
+                    let step = f64::from(momentum) * f64::from(before.momentum[at]) + step;
+                    let expected = f64::from(before.mlp[at]) - 0.5 * step;
+                    prop_assert!((f64::from(after.mlp[at]) - expected).abs() <= 2e-6, "{at}: {} {expected}", after.mlp[at]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_step_beyond_every_bound_is_refused_and_changes_nothing() {
+    let sgd = SgdParams { learning_rate: 1e30, momentum: 0.0, l2: 0.0, clip_norm: 0.0 };
+    let params = ModelParams { fields: 2, init_scale: 0.5, sgd, ..ModelParams::default() };
+    for count in [1, 20] {
+        let mut model = DeepFm::new(params.clone());
+        let features: Vec<Features> = (0..count)
+            .map(|_| Features::new(&[vec![Entry { id: 1, x: 10.0 }], vec![Entry { id: 2, x: 10.0 }]]))
+            .collect();
+        let examples: Vec<Example<'_>> = (0..)
+            .zip(&features)
+            .map(|(number, features)| Example {
+                features,
+                label: 1.0,
+                weight: 1e3,
+                importance: Importance::None,
+                number,
+            })
+            .collect();
+        let before = model.dense();
+        assert_eq!(model.learn(&examples, 1.0, 0, &mut Scratch::default(), &Inline), Err(NonFinite));
+        assert_eq!(model.dense(), before);
     }
 }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::join::{self, Join, JoinEntry, JoinScalars};
 use crate::metric::Windows;
-use crate::model::{DeepFm, DenseState, Executor, Inline, RepeatedId};
+use crate::model::{DeepFm, DenseState, Executor, Inline, RowError};
 use crate::stream::{JournalEntry, Sequencer, SequencerProgress};
 
 /// SHA-256 over everything that a checkpoint holds of the log's effect, in canonical form. Rows, candidates, shown scores and join entries enter
@@ -43,7 +43,7 @@ pub enum RestoreError {
     Join(#[from] join::JoinRestoreError),
     /// Two rows or candidates have one id.
     #[error(transparent)]
-    Model(#[from] RepeatedId),
+    Model(#[from] RowError),
     /// Of shown scores.
     #[error(transparent)]
     ShownScores(#[from] RepeatedScore),

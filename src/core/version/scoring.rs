@@ -20,6 +20,9 @@ use crate::model::params::Parts;
 /// Rows that are scored at once.
 const BLOCK: usize = 64;
 
+/// Numbers of their field vectors, so that wide models take fewer rows at once.
+const BLOCK_NUMBERS: usize = 1 << 18;
+
 /// Below so many rows a layer's weights are read as they lie, since packing them costs more.
 const FEW_ROWS: usize = 4;
 
@@ -111,7 +114,8 @@ impl Scoring {
     /// only: where it is in both its two vectors count as two fields of the pairs.
     pub fn score_candidates(&self, rows: Rows<'_>, work: &mut ScoringWork, logits: &mut Vec<f64>) {
         let mut start = rows.start;
-        for ends in rows.ends.chunks(BLOCK) {
+        let width = self.servable.architecture().fields * self.servable.architecture().dim;
+        for ends in rows.ends.chunks((BLOCK_NUMBERS / width.max(1)).clamp(1, BLOCK)) {
             self.add_vectors(Rows { start, ends, ..rows }, work);
             self.add_layers(ends.len(), work);
             let ScoringWork { linear, pairs, layers, .. } = &*work;

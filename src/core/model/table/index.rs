@@ -1,13 +1,13 @@
 //! Where in a shard the row of an id is: open addressing, with linear probes over words of 4 bytes.
 //!
-//! A word has the row's number and 8 bits of the id's hash, so that a row is read almost only where it is the right one, and
+//! A word has the row's number and 6 bits of the id's hash, so that a row is read almost only where it is the right one, and
 //! sixteen words are a cache line. Both the word's place and the row's can be asked for before they are needed, which is what this
 //! is for: the misses of a batch's look-ups overlap. A removal moves back what it was in the way of, and leaves no trace.
 
 use crate::kernel;
 
 /// Bits of a row's number, counted from 1; 0 is an empty place.
-const ROW_BITS: u32 = 24;
+const ROW_BITS: u32 = 26;
 
 /// The most rows of a shard.
 pub(super) const ROWS_MAX: u32 = (1 << ROW_BITS) - 1;
