@@ -53,7 +53,11 @@ macro_rules! section {
         })?
     ) => {
         $(#[doc = $about])+
-        #[allow(clippy::doc_markdown, reason = "docs are comments of a TOML file, too, and name values as it does")]
+        #[allow(
+            clippy::doc_markdown,
+            rustdoc::bare_urls,
+            reason = "docs are comments of a TOML file, too, and name values as it does"
+        )]
         #[derive(Clone, Debug, PartialEq, serde::Serialize)]
         pub struct $name {
             $( $(#[doc = $doc])+ $(#[serde($serde)])? pub $key: $type, )*

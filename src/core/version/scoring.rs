@@ -3,7 +3,7 @@
 //!
 //! Training lays a batch out by distinct ids; a server has a row, or a hundred candidates that share half of their fields. What the
 //! context adds is computed once: its linear sum, the sums of its field vectors, its pairs (Rendle 2010, as a running sum), and
-//! what the first layer of the MLP has of it. Candidates go on from there, [`BLOCK`] of them at a time: rows are looked up first, so
+//! what the first layer of the MLP has of it. Candidates go on from there, `BLOCK` of them at a time: rows are looked up first, so
 //! that they are waited for together, and each layer is one matrix product. Every sum is a chain along fields or inputs in their
 //! order, so that a row's score does not depend on the rows beside it. Sums run in another order than in training: results agree
 //! to rounding, and probes hold them.
