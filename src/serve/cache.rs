@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use deepfm_core::version::artefact::{self, MANIFEST};
-use deepfm_core::version::manifest::{CHAIN_MAX, Kind, MANIFEST_BYTES_MAX, Manifest, ParentVersion};
+use deepfm_core::version::manifest::{CHAIN_MAX, Kind, MANIFEST_BYTES_MAX, Manifest, ParentVersion, sha256};
 use deepfm_core::version::names;
 use rustix::fs::{FlockOperation, flock};
 
@@ -151,6 +151,11 @@ impl Cache {
             return Ok(Wanted { directory, manifest, is_here: false });
         };
         let manifest = read_manifest(&place).map_err(|source| LoadError::Read { file: MANIFEST.to_owned(), source })?;
+        // What has rotted here does not decode, or says something else: it is fetched anew.
+        let found = sha256(&manifest);
+        if found != version.manifest_digest {
+            return Err(LoadError::Digest { found, expected: version.manifest_digest.clone() });
+        }
         Ok(Wanted { directory, manifest: artefact::read_manifest(&manifest)?, is_here: true })
     }
 

@@ -117,13 +117,15 @@ fn a_server_with_an_empty_cache_fetches_a_chain_then_deltas_alone_and_after_a_re
     drop(server);
 
     // What has rotted in the cache is fetched anew.
-    let model = scene.cache().join("ctr/latest").join(name_of(&full)).join(MODEL);
-    let mut damaged = std::fs::read(&model).expect("it is there");
-    damaged[200] ^= 1;
-    std::fs::write(&model, damaged).expect("it is ours");
-    let server = scene.follow();
-    wait_for_version(&server, 3);
-    assert_eq!(served, scores(&server));
+    for file in [MODEL, MANIFEST] {
+        let path = scene.cache().join("ctr/latest").join(name_of(&full)).join(file);
+        let mut damaged = std::fs::read(&path).expect("it is there");
+        damaged[0] ^= 1;
+        std::fs::write(&path, damaged).expect("it is ours");
+        let server = scene.follow();
+        wait_for_version(&server, 3);
+        assert_eq!(served, scores(&server), "{file}");
+    }
 }
 
 #[test]
