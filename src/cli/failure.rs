@@ -62,9 +62,14 @@ impl Failure {
         Self::new(Exit::Usage, error)
     }
 
+    /// What went wrong, with every cause.
+    pub(crate) fn words(&self) -> String {
+        format!("{:#}", self.error)
+    }
+
     /// Says on stderr what went wrong, with every cause, and gives the exit code.
     pub(crate) fn report(self, form: Form) -> ExitCode {
-        log::last_words(form, &format!("{:#}", self.error), self.exit as u8);
+        log::last_words(form, &self.words(), self.exit as u8);
         ExitCode::from(self.exit as u8)
     }
 }

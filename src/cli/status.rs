@@ -47,7 +47,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let worker = port.as_ref().map(|port| get::json(port, "/status"));
     let (seen, unseen) = match Seen::read(&config) {
         Ok(seen) => (seen, None),
-        Err(failure) => (Seen::default(), Some(failure)),
+        Err(failure) => (Seen::unknown(&failure.words()), Some(failure)),
     };
     let now_ms = Timestamp::now().as_millisecond();
     if args.json {
@@ -67,11 +67,13 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
             (_, Some(Err(error))) => vec![format!("worker   {}", said(error))],
             _ => vec!["worker   not asked: admin.listen is off, or takes any port; --url says where it is".to_owned()],
         };
-        let servers = table::servers(&seen.rows, now_ms, columns);
-        let unknown = seen.unknown.map(|why| format!("servers  {why}"));
+        let servers = match seen.unknown {
+            Some(why) => vec![format!("servers  {why}")],
+            None => table::servers(&seen.rows, now_ms, columns),
+        };
         let passed_over = (seen.passed_over > 0)
             .then(|| format!("{} records are not what servers say, and passed over", seen.passed_over));
-        let lines = worker.into_iter().chain(unknown).chain(servers).chain(passed_over);
+        let lines = worker.into_iter().chain(servers).chain(passed_over);
         output::lines(lines.map(|line| output::cut(&line, columns)))?;
     }
     let worker = worker.transpose().or_exit(Exit::Unreachable);
@@ -109,24 +111,30 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// Reads what the topics say, now.
+    /// Nothing, and why.
+    fn unknown(why: &str) -> Self {
+        Self { unknown: Some(plain(why, TEXT_MAX)), ..Self::default() }
+    }
+
+    /// Reads what the topics say, now: first that of servers, so that what they serve was announced by then.
     fn read(config: &Config) -> Result<Self, Failure> {
         let kafka = Kafka {
             retry_max_seconds: config.kafka.retry_max_seconds.min(BROKERS_SECONDS_MAX),
             ..config.kafka.clone()
         };
         let model = &config.model.name;
+        let read = match servers::read(&kafka, model) {
+            Err(error) if !matches!(error, BrokerError::MissingTopic { .. }) => return Err(broker_failure(error)),
+            read => read,
+        };
         let known = topic::read(&kafka, model).map_err(|error| Failure::new(topic_exit(&error), error))?;
-        match servers::read(&kafka, model) {
+        Ok(match read {
             Ok(read) => {
                 let rows = read.fleet.rows(&known, Timestamp::now().as_millisecond());
-                Ok(Self { rows, unknown: None, passed_over: read.passed_over })
+                Self { rows, unknown: None, passed_over: read.passed_over }
             }
-            Err(error @ BrokerError::MissingTopic { .. }) => {
-                Ok(Self { unknown: Some(plain(&error.to_string(), TEXT_MAX)), ..Self::default() })
-            }
-            Err(error) => Err(broker_failure(error)),
-        }
+            Err(missing) => Self::unknown(&missing.to_string()),
+        })
     }
 }
 

@@ -264,6 +264,24 @@ fn a_status_shows_the_worker_and_when_it_is_away_the_servers_all_the_same() {
     assert_eq!(server.terminate().code, Some(0));
 }
 
+#[test]
+fn a_status_without_brokers_says_that_it_does_not_know_the_servers_and_why() {
+    let kafka = Kafka { brokers: "127.0.0.1:1".to_owned(), ..deepfm_stream::config::Config::default().kafka };
+    let place = Place::new(kafka, simulated_fields());
+    let config = place.config("dark", "");
+    let text = std::fs::read_to_string(&config).expect("it was written");
+    std::fs::write(&config, text.replace("max_seconds = 30", "max_seconds = 1")).expect("the disk takes it");
+    let status = run(&["status", "--config", &config, "--json"]);
+    assert_eq!(status.code, Some(69), "{}", status.stderr);
+    let document: Value = serde_json::from_str(&status.stdout).expect("one document all the same");
+    let why = document["servers_unknown"].as_str().expect("the reason");
+    assert!(why.contains("127.0.0.1:1") && document["servers"] == json!([]), "{document}");
+    let shown = run(&["status", "--config", &config]);
+    assert_eq!(shown.code, Some(69), "{}", shown.stderr);
+    assert!(shown.stdout.contains("\nservers  ") && shown.stdout.contains("127.0.0.1:1"), "{}", shown.stdout);
+    assert!(!shown.stdout.contains("none has said"), "nobody knows that: {}", shown.stdout);
+}
+
 /// The address of a worker's admin port, which it says in its log.
 fn address_in_admin(log: &std::path::Path) -> String {
     wait_for("the admin port", || {

@@ -68,6 +68,12 @@ pub(super) fn worker(port: &str, status: &Value, now_ms: i64) -> Vec<String> {
             text(&away["reason"])
         ));
     }
+    if let Some(away) = status.get("storage_away") {
+        let ago = away["since"].as_str().and_then(|time| since(time, now_ms)).unwrap_or_else(|| "-".to_owned());
+        // The reason has a line of its own: it is long, and what it does to versions is to be seen with it.
+        lines.push(format!("         object storage takes no version for {ago}, and none is announced:"));
+        lines.push(format!("         {}", text(&away["reason"])));
+    }
     if status.pointer("/breaker/is_open") == Some(&Value::Bool(true)) {
         lines.push("         clicks have stalled: nothing is learned or published".to_owned());
     }
@@ -171,15 +177,18 @@ mod tests {
             "counters": {"learned": 98_765_432}, "partitions": {"a/0": {"lag_records": 7}, "a/1": {"lag_records": null}},
             "window": {"log_loss": 0.5, "auc": null, "calibration": 1.0},
             "brokers_away": {"seconds": 4.2, "reason": "nothing\u{1b}[2J listens"}, "breaker": {"is_open": true},
+            "storage_away": {"since": "2023-11-14T22:14:00Z", "reason": "507\u{1b}[2J Insufficient Storage"},
         });
         let lines = worker("127.0.0.1:9464", &status, NOW);
-        assert_eq!(lines.len(), 6, "{lines:#?}");
+        assert_eq!(lines.len(), 8, "{lines:#?}");
         assert!(lines.iter().all(|line| line.chars().count() <= 80 && !line.contains('\u{1b}')), "{lines:#?}");
         assert!(
             lines[0].ends_with(": catching up") && lines[1].contains("version 41 of 60s ago, no checkpoint yet"),
             "{lines:#?}"
         );
         assert!(lines[2].contains("123456789 records, 7 wait; 98765432 learned; the log is known up to 5.0s ago"));
+        assert!(lines[5].ends_with("takes no version for 60s, and none is announced:"), "{lines:#?}");
+        assert!(lines[6].contains("507") && lines[6].ends_with("Insufficient Storage"), "{lines:#?}");
         // What is not there, or something else, is no reason to fail.
         assert_eq!(worker("a:1", &json!([1]), NOW).len(), 4);
     }
