@@ -2,7 +2,8 @@
 //! silent, and whose scores are not those of the others.
 //!
 //! Scoring is a function of weights and probes to the bit, on every CPU. So the servers of one content must have one digest of
-//! its probes; where they have not, the digest of the most is taken for right, and where no digest has the most, none is.
+//! its probes; where they have not, the digest of the most is taken for right, and where no digest has the most, none is. Silent
+//! servers have no vote: what a broken one said last is remembered for longer than anybody repairs it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,9 +34,10 @@ pub struct Fleet {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FleetFlag {
-    /// Its probes give other scores than those of most servers of the same content.
+    /// Its probes give other scores than those of most servers of the same content that are not silent.
     Differs,
-    /// The content that it serves is not the one that is announced under its number.
+    /// The content that it serves is not the one that is announced under its number, or the number is above all that ever were. A
+    /// smaller one that is not announced may have been removed, and is nothing to look at.
     Foreign,
     /// It has missed more than [`BEATS_MISSED_MAX`] beats, and has not ended in order.
     Silent,
@@ -109,17 +111,18 @@ impl Fleet {
         self.said.len()
     }
 
-    /// What each arm of each server serves, at a time in milliseconds since 1970.
+    /// What each arm of each server serves, at a time in milliseconds since 1970. What is known of the versions is to be no older
+    /// than what the servers said: they may have said it of a newer one.
     pub fn rows(&self, known: &KnownVersions, now_ms: i64) -> Vec<FleetRow> {
-        let trusted = self.trusted();
+        let trusted = self.trusted(now_ms);
         let arms = self.said.values().flat_map(|server| server.arms.iter().map(move |arm| (server, arm)));
         arms.map(|(server, arm)| row(server, arm, known, &trusted, now_ms)).collect()
     }
 
-    /// The digest that most servers of a content have; nothing where two have as many.
-    fn trusted(&self) -> BTreeMap<Content<'_>, Option<&str>> {
+    /// The digest that most servers of a content have, of those that are not silent; nothing where two have as many.
+    fn trusted(&self, now_ms: i64) -> BTreeMap<Content<'_>, Option<&str>> {
         let mut servers: BTreeMap<Content<'_>, BTreeMap<&str, BTreeSet<&str>>> = BTreeMap::new();
-        for server in self.said.values() {
+        for server in self.said.values().filter(|server| !is_silent(server, now_ms)) {
             for served in server.arms.iter().filter_map(|arm| arm.serving.as_ref()) {
                 let digests = servers.entry((served.version, &served.manifest_digest)).or_default();
                 digests.entry(&served.probes_digest).or_default().insert(&server.server);
@@ -137,6 +140,16 @@ fn most<'f>(digests: &BTreeMap<&'f str, BTreeSet<&str>>) -> Option<&'f str> {
     those.next().is_none().then_some(one)
 }
 
+/// How long ago a server was heard of, in milliseconds; below 0 where its clock is ahead.
+fn heard_ms(server: &Acknowledgement, now_ms: i64) -> i64 {
+    // The time was read when the record was.
+    now_ms.saturating_sub(read_time(&server.written_at).unwrap_or(i64::MIN))
+}
+
+fn is_silent(server: &Acknowledgement, now_ms: i64) -> bool {
+    heard_ms(server, now_ms) > BEATS_MISSED_MAX * 1000 * server.beat_seconds as i64
+}
+
 fn row(
     server: &Acknowledgement,
     arm: &AcknowledgedArm,
@@ -149,18 +162,20 @@ fn row(
     let mut flags = Vec::new();
     if let Some(served) = served {
         let content = (served.version, served.manifest_digest.as_str());
-        if trusted.get(&content).copied().flatten() != Some(served.probes_digest.as_str()) {
+        // Of a content that only silent servers have, nothing is taken for right or wrong.
+        if trusted.get(&content).is_some_and(|right| *right != Some(served.probes_digest.as_str())) {
             flags.push(FleetFlag::Differs);
         }
-        let announced = known.announced.get(&served.version);
-        if announced.is_some_and(|announced| announced.manifest_digest != served.manifest_digest) {
+        let is_foreign = match known.announced.get(&served.version) {
+            Some(announced) => announced.manifest_digest != served.manifest_digest,
+            None => Some(served.version) > known.newest,
+        };
+        if is_foreign {
             flags.push(FleetFlag::Foreign);
         }
     }
-    // It was read when the record was.
-    let written_ms = read_time(&server.written_at).unwrap_or(i64::MIN);
-    let heard_ms = now_ms.saturating_sub(written_ms);
-    if heard_ms > BEATS_MISSED_MAX * 1000 * server.beat_seconds as i64 {
+    let heard_ms = heard_ms(server, now_ms);
+    if is_silent(server, now_ms) {
         flags.push(FleetFlag::Silent);
     }
     if heard_ms < -CLOCK_AHEAD_MAX_MS {
@@ -244,6 +259,7 @@ mod tests {
             (one.version, one.manifest_digest) = (version, digest(version));
             one.held = (version == 3).then(|| "calibration".to_owned());
             known.announced.insert(version, one);
+            known.newest = Some(version);
         }
         let alias = Alias::moved(None, LIVE, &known.announced[&live], Act::new("worker", "", ""));
         known.aliases.insert(LIVE.to_owned(), alias);
@@ -264,9 +280,40 @@ mod tests {
         // Other contents are other scores.
         let rows = fleet(&[on("a", 0.5), said("c", LIVE, Some(served(4, 0.25)), NOW)]).rows(&known(5), NOW);
         assert!(rows.iter().all(|row| row.flags.is_empty()), "{rows:?}");
-        let foreign = ServedVersion { manifest_digest: "f".repeat(64), ..served(5, 0.5) };
-        let rows = fleet(&[said("a", LIVE, Some(foreign), NOW)]).rows(&known(5), NOW);
-        assert_eq!(rows[0].flags, [FleetFlag::Foreign]);
+    }
+
+    #[test]
+    fn silent_servers_have_no_vote_on_which_scores_are_right() {
+        let at = |server: &str, logit: f64, ago: i64| said(server, LIVE, Some(served(5, logit)), NOW - ago);
+        let (silent, both) = (vec![FleetFlag::Silent], vec![FleetFlag::Differs, FleetFlag::Silent]);
+        // Two that are dead, and were broken, against one that lives.
+        let rows = fleet(&[at("a", 0.5, 0), at("b", 0.25, 90_001), at("c", 0.25, 90_001)]).rows(&known(5), NOW);
+        assert_eq!(flags(&rows), [("a", vec![]), ("b", both.clone()), ("c", both)]);
+        // A dead one does not decide between two that live, nor are the dead held against each other.
+        let rows = fleet(&[at("a", 0.5, 0), at("b", 0.25, 0), at("c", 0.25, 90_001)]).rows(&known(5), NOW);
+        assert!(rows.iter().all(|row| row.flags[0] == FleetFlag::Differs), "{rows:?}");
+        let rows = fleet(&[at("b", 0.5, 90_001), at("c", 0.25, 90_001)]).rows(&known(5), NOW);
+        assert_eq!(flags(&rows), [("b", silent.clone()), ("c", silent)]);
+    }
+
+    #[test]
+    fn a_content_that_was_never_announced_is_foreign_and_one_that_was_removed_is_not() {
+        let flags = |known: &KnownVersions, one: ServedVersion| {
+            fleet(&[said("a", LIVE, Some(one), NOW)]).rows(known, NOW)[0].flags.clone()
+        };
+        let other = ServedVersion { manifest_digest: "f".repeat(64), ..served(5, 0.5) };
+        assert_eq!(flags(&known(5), other), [FleetFlag::Foreign], "another content is announced under its number");
+        assert_eq!(flags(&known(5), served(6, 0.5)), [FleetFlag::Foreign], "no number as large was announced");
+        assert_eq!(flags(&KnownVersions::default(), served(1, 0.5)), [FleetFlag::Foreign], "none was");
+        let mut fewer = known(5);
+        for version in [2, 5] {
+            let key = format!("ctr/v/{version}");
+            fewer.take("ctr", key.as_bytes(), None).expect("a tombstone is no error");
+            assert_eq!(flags(&fewer, served(version, 0.5)), [], "version {version} was removed");
+        }
+        let mut later = KnownVersions::default();
+        later.take("ctr", b"ctr/v/7", Some(br#"{"model": "ctr", "version": 7}"#)).expect_err("of a later form");
+        assert_eq!(flags(&later, served(7, 0.5)), [], "it is announced in a form that is not read here");
     }
 
     #[test]
