@@ -286,7 +286,9 @@ fn the_kustomize_base_builds_to_objects_of_the_official_schemas() {
         let mut volumes = BTreeSet::new();
         for volume in template["spec"]["volumes"].as_array().expect("volumes") {
             volumes.insert(volume["name"].as_str().expect("a name"));
-            if let Some(name) = volume["configMap"]["name"].as_str() {
+            if volume["emptyDir"].is_object() {
+                assert_eq!((kind, &volume["name"]), ("Deployment", &json!("cache")), "state is for longer than a pod");
+            } else if let Some(name) = volume["configMap"]["name"].as_str() {
                 assert!(name == named("ConfigMap") && name != "deepfm", "{name} has no digest of the content");
             } else {
                 assert_eq!(volume["persistentVolumeClaim"]["claimName"], named("PersistentVolumeClaim"));
@@ -512,6 +514,43 @@ fn the_units_have_one_home_which_the_worker_alone_may_write_to() {
     assert!(settings(&server, "StateDirectory").is_empty());
     assert_eq!(setting(&server, "Group"), setting(&worker, "Group"));
     assert_ne!(setting(&server, "User"), setting(&worker, "User"));
+}
+
+/// The settings that a file has as an example: its comments that have no space after the sign.
+fn examples(text: &str) -> String {
+    let lines = text.lines().filter_map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_server_may_write_to_the_cache_of_the_examples_and_no_two_have_the_same() {
+    let test = "a_server_may_write_to_the_cache_of_the_examples_and_no_two_have_the_same";
+    let Some(python) = python(test) else { return };
+    let Some((_, objects)) = kustomized(test, &python) else { return };
+    // The unit: %C is where a system's CacheDirectory= lies.
+    let unit = read(&deploy("systemd").join(UNITS[1]));
+    let directory = setting(&unit, "CacheDirectory");
+    assert!(directory.contains("%i"), "{directory} is that of all instances");
+    let example = examples(&unit);
+    let (key, cache) = setting(&example, "Environment").split_once('=').expect("key and value");
+    assert_eq!(cache, format!("%C/{directory}"));
+    let set = BTreeMap::from([(key.to_owned(), cache.to_owned())]);
+    assert_eq!(shown(&deploy("deepfm.toml"), &set)["serve"]["cache"], cache);
+    // The pods: their configuration with the example is one, and its cache lies on a volume of the pod itself.
+    let text = read(&deploy("k8s/deepfm.toml"));
+    let place = tempfile::tempdir().expect("a directory of our own");
+    let file = place.path().join("deepfm.toml");
+    fs::write(&file, format!("{text}{}", examples(&text))).expect("the disk takes it");
+    let pod = shown(&file, &BTreeMap::new());
+    let cache = pod["serve"]["cache"].as_str().expect("a path");
+    assert!(pod["storage"]["uri"] != "" && !cache.is_empty(), "{pod}");
+    let server = of_kind(&objects, "Deployment");
+    assert_eq!(pod_mounts(server).get(cache), Some(&true), "it may not write there");
+    let mounts = container(server)["volumeMounts"].as_array().expect("mounts");
+    let mount = mounts.iter().find(|mount| mount["mountPath"] == cache).expect("it is one");
+    let volumes = server["spec"]["template"]["spec"]["volumes"].as_array().expect("volumes");
+    let volume = volumes.iter().find(|volume| volume["name"] == mount["name"]).expect("it is there");
+    assert!(volume["emptyDir"].is_object(), "{volume}");
 }
 
 /// A command of a service of the compose file, without its container.
