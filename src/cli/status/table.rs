@@ -6,8 +6,11 @@ use serde_json::Value;
 
 use super::text;
 
-/// The widest that a name is where the table has to fit a terminal.
-const NAME_MAX: usize = 20;
+/// The widest that a server's name is where the table has to fit a terminal.
+const SERVER_MAX: usize = 20;
+
+/// The widest that an arm's name is there.
+const ARM_MAX: usize = 10;
 
 /// A time that has passed, in milliseconds, in four characters or little more.
 pub(super) fn ago(ms: i64) -> String {
@@ -49,7 +52,7 @@ pub(super) fn worker(port: &str, status: &Value, now_ms: i64) -> Vec<String> {
         ),
         format!("         {}, {}", made("version", "version_at"), made("checkpoint", "checkpoint_at")),
         format!(
-            "         {} records, {waiting} wait; {} learned; the log is known up to {} ago",
+            "         {} records, {waiting} wait; {} learned; log known up to {} ago",
             count("/records"),
             count("/counters/learned"),
             watermark.unwrap_or_else(|| "-".to_owned())
@@ -85,17 +88,18 @@ pub(super) fn servers(rows: &[FleetRow], now_ms: i64, columns: Option<usize>) ->
     if rows.is_empty() {
         return vec!["servers  none has said what it serves".to_owned()];
     }
-    let width = |name: &dyn Fn(&FleetRow) -> usize, least: usize| {
+    let width = |name: &dyn Fn(&FleetRow) -> usize, least: usize, most: usize| {
         let widest = rows.iter().map(name).max().unwrap_or(0).max(least);
-        if columns.is_some() { widest.min(NAME_MAX) } else { widest }
+        if columns.is_some() { widest.min(most) } else { widest }
     };
-    let (server, arm) = (width(&|row| row.server.len(), 6), width(&|row| row.arm.chars().count(), 3).min(12));
-    let head = format!("{:<server$} {:<arm$} version behind    age loaded  heard flags", "server", "arm");
+    let server = width(&|row| row.server.len(), 6, SERVER_MAX);
+    let arm = width(&|row| row.arm.chars().count(), 3, ARM_MAX);
+    let head = format!("{:<server$} {:<arm$} version behind   age loaded heard flags", "server", "arm");
     let line = |row: &FleetRow| {
         let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         let flags: Vec<&str> = row.flags.iter().map(|flag| flag.name()).collect();
         let line = format!(
-            "{:<server$} {:<arm$} {:>7} {:>6} {:>6} {:>6} {:>6} {}",
+            "{:<server$} {:<arm$} {:>7} {:>6} {:>5} {:>6} {:>5} {}",
             fitted(&row.server, server),
             fitted(&row.arm, arm),
             or_none(row.version.map(|version| version.to_string())),
@@ -166,6 +170,7 @@ mod tests {
         assert!(lines[3].contains("unlike most servers") && lines[4].contains("not heard of for 31s"), "{lines:#?}");
         let whole = servers(&rows, NOW, None);
         assert!(whole[1].starts_with(&name) && whole[2].starts_with("b:8000 "), "{whole:#?}");
+        assert!(whole[1].contains(" control-of-everything "), "{whole:#?}");
         assert_eq!(servers(&[], NOW, None), ["servers  none has said what it serves"]);
     }
 
@@ -186,7 +191,7 @@ mod tests {
             lines[0].ends_with(": catching up") && lines[1].contains("version 41 of 60s ago, no checkpoint yet"),
             "{lines:#?}"
         );
-        assert!(lines[2].contains("123456789 records, 7 wait; 98765432 learned; the log is known up to 5.0s ago"));
+        assert!(lines[2].contains("123456789 records, 7 wait; 98765432 learned; log known up to 5.0s ago"));
         assert!(lines[5].ends_with("takes no version for 60s, and none is announced:"), "{lines:#?}");
         assert!(lines[6].contains("507") && lines[6].ends_with("Insufficient Storage"), "{lines:#?}");
         // What is not there, or something else, is no reason to fail.
