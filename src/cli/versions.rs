@@ -1,10 +1,10 @@
 //! `deepfm versions`: what the versions topic says of a model.
 
+mod gc;
 mod moves;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Subcommand;
 use deepfm_core::event::plain::plain;
@@ -15,15 +15,12 @@ use deepfm_core::version::fleet::FleetRow;
 use deepfm_core::version::known::KnownVersions;
 use deepfm_core::version::manifest::Kind;
 use deepfm_core::version::moves::Order;
-use deepfm_stream::artefacts;
 use deepfm_stream::config::Config;
 use deepfm_stream::kafka::BrokerError;
-use deepfm_stream::publish::topic::{self, Record};
-use deepfm_stream::publish::{self, retention};
-use deepfm_stream::remote::Remote;
+use deepfm_stream::publish::{self, topic};
 
 use self::moves::{Told, Training};
-use super::failure::{Exit, Failure, OrExit as _};
+use super::failure::{Exit, Failure};
 use super::run::topic_exit;
 use super::{config, output};
 
@@ -124,7 +121,7 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
             }
             Ok(())
         }
-        Command::Gc { config, dry_run, json } => collect(&config, dry_run, json),
+        Command::Gc { config, dry_run, json } => gc::collect(&config, dry_run, json),
         Command::Promote { version, told } => moves::follow(Order::Promote(version), told, Training::GoesOn),
         Command::Pin { version, resume: _, told } => {
             moves::follow(version.map_or(Order::Resume, Order::Pin), told, Training::GoesOn)
@@ -142,56 +139,6 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
             output::json(found.ok_or_else(|| missing(&config, &version, &versions))?)
         }
     }
-}
-
-fn collect(file: &std::path::Path, is_dry: bool, json: bool) -> Result<(), Failure> {
-    let config = config::load(file)?;
-    let model = &config.model.name;
-    let (artefacts, exports) = (artefacts::of_model(&config.versions, model), config.exports.of(model));
-    let known = read(&config)?;
-    let plan =
-        retention::plan(&config.versions, &known, &*artefacts, &exports, jiff::Timestamp::now()).or_exit(Exit::Disk)?;
-    let remote = config.storage.uri.as_ref().map(|uri| Remote::open(&config.storage, uri, Arc::default())).transpose();
-    let remote = remote.or_exit(Exit::Configuration)?;
-    let listed = remote.as_ref().map_or(Ok(Vec::new()), |remote| remote.list(model)).or_exit(Exit::Unreachable)?;
-    let shelved = retention::plan_remote(&config.versions, &known, &listed, jiff::Timestamp::now());
-    let mut failed = Vec::new();
-    if !is_dry {
-        let keys = plan.versions.iter().filter_map(|removal| removal.key.as_deref());
-        let tombstones: Vec<Record> = keys.map(Record::tombstone).collect();
-        topic::write(&config.kafka, &tombstones).or_exit(Exit::Unreachable)?;
-        failed = retention::carry_out(&plan, &*artefacts);
-        for (remote, removal) in remote.iter().flat_map(|remote| shelved.iter().map(move |removal| (remote, removal))) {
-            remote.remove(model, &removal.directory).or_exit(Exit::Unreachable)?;
-        }
-    }
-    let journals: Vec<PathBuf> = plan.journals.iter().map(|journal| artefacts.place(journal)).collect();
-    if json {
-        output::json(
-            &serde_json::json!({"removed": !is_dry, "versions": plan.versions, "journals": journals, "remote": shelved}),
-        )?;
-    } else {
-        let removed = plan.versions.iter().map(|one| {
-            let journal = if one.keeps_journal { ", its journal stays for the training exports" } else { "" };
-            let announced = if one.key.is_some() { "" } else { ", never announced" };
-            format!("{:>8}  {:<26} {:>14} bytes{announced}{journal}", one.version, one.directory, one.bytes)
-        });
-        let remote = shelved.iter().map(|one| {
-            let place = config.storage.uri.as_ref().map_or_else(String::new, ToString::to_string);
-            format!("{:>8}  {:<26} {:>14} bytes in {place}", one.version, one.directory, one.bytes)
-        });
-        let journals = journals.iter().map(|path| format!("journal   {}", path.display()));
-        let bytes: u64 = plan.versions.iter().map(|one| one.bytes).sum();
-        let verb = if is_dry { "would be removed" } else { "removed" };
-        let sum =
-            format!("{} versions and {} journals {verb}, {bytes} bytes", plan.versions.len(), plan.journals.len());
-        let sum = match shelved.iter().map(|one| one.bytes).sum::<u64>() {
-            0 => sum,
-            bytes => format!("{sum}; {} versions of object storage, {bytes} bytes", shelved.len()),
-        };
-        output::lines(removed.chain(remote).chain(journals).chain([sum]))?;
-    }
-    failed.into_iter().next().map_or(Ok(()), |error| Err(Failure::new(Exit::Disk, error)))
 }
 
 fn read(config: &Config) -> Result<KnownVersions, Failure> {

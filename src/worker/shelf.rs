@@ -34,7 +34,7 @@ impl Shelf {
             self.listed_at = Some(Instant::now());
             match self.uploader.remote().list(&config.model.name) {
                 Ok(listed) => {
-                    let removals = retention::plan_remote(&config.versions, known, &listed, now);
+                    let removals = retention::plan_remote(&config.versions, known, plan, &listed, now);
                     directories.extend(removals.into_iter().map(|removal| removal.directory));
                 }
                 Err(error) => failed(&error),

@@ -200,10 +200,15 @@ fn assert_goes_from_storage_alike(
     let mut there: Vec<Listed> = (1..=10).map(|version| listed(version, "aaaaaaaaaaaa", 1)).collect();
     there.extend([listed(6, "bbbbbbbbbbbb", 1), listed(6, "cccccccccccc", 48)]);
     there.extend([listed(11, "dddddddddddd", 48), listed(12, "eeeeeeeeeeee", 48)]);
-    let gone = retention::plan_remote(settings, known, &there, now).into_iter().map(|one| one.directory);
+    let gone = retention::plan_remote(settings, known, found, &there, now).into_iter().map(|one| one.directory);
     let here = found.versions.iter().map(|one| one.directory.clone());
     assert_eq!(gone.collect::<BTreeSet<_>>(), here.collect::<BTreeSet<_>>());
-    assert!(retention::plan_remote(settings, &KnownVersions::default(), &there, now).is_empty(), "nothing is known");
+    let nothing = retention::Plan::default();
+    let unknown = retention::plan_remote(settings, &KnownVersions::default(), &nothing, &there, now);
+    assert!(unknown.is_empty(), "nothing is known");
+    // Where no directory of versions is, no plan is made: what is announced has no tombstone, and stays.
+    let gone = retention::plan_remote(settings, known, &nothing, &there, now);
+    assert_eq!(gone.iter().map(|one| &*one.directory).collect::<Vec<_>>(), ["6-cccccccccccc"]);
 }
 
 #[test]
@@ -251,11 +256,7 @@ fn what_is_served_or_built_on_is_never_removed_and_contents_of_one_number_are_to
     assert_goes_from_storage_alike(&settings, &known, &found, now);
     settings.keep_days = 8;
     let numbers: Vec<u64> = plan(&settings).versions.iter().map(|one| one.version).collect();
-    assert_eq!(
-        numbers,
-        [1, 3, 6],
-        "those of the last eight days are kept; what was never announced goes by its own age"
-    );
+    assert_eq!(numbers, [1, 3], "those of the last eight days are kept, and no other content of their numbers goes");
     let unmounted = below(&directory.path().join("unmounted"));
     let found_there = retention::plan(&settings, &known, &unmounted, &directory.path().join("none"), now);
     assert!(found_there.expect("nothing is wrong").is_empty(), "where no version is, none is given up");
@@ -302,6 +303,57 @@ fn what_a_kept_delta_stands_on_is_never_removed() {
     assert_eq!(removed(5, 0, late), [4], "8 is kept, and with it 7, 6 and 5");
     assert_eq!(removed(4, 0, late), [4, 5, 6, 7, 8], "9 is full, and needs none before it");
     assert_eq!(removed(1, 5, "2026-01-12T12:00:00Z"), [4], "8 is young");
+}
+
+#[test]
+fn what_a_lost_topic_says_nothing_of_is_not_removed_while_something_may_stand_on_it() {
+    let directory = tempfile::tempdir().expect("a directory of our own");
+    let root = directory.path().join("ctr");
+    let artefacts = below(&root);
+    let long_ago = SystemTime::now() - Duration::from_hours(48);
+    for version in 1..=9 {
+        let path = made(&root, version, "000000000000");
+        File::open(path).and_then(|file| file.set_modified(long_ago)).expect("it is ours");
+    }
+    let settings = operation::Versions { keep: 1, ..operation::Versions::default() };
+    let now: jiff::Timestamp = "2026-03-01T00:00:00Z".parse().expect("it is a time");
+    let listed = |version: u64| Listed {
+        version,
+        directory: format!("{version}-000000000000"),
+        bytes: 1,
+        modified: now.as_second() - 48 * 3600,
+    };
+    let there: Vec<Listed> = (1..=9).map(listed).collect();
+    // What goes here and there, of 8 and 9 alone announced.
+    let removed = |alter: &dyn Fn(&mut KnownVersions)| {
+        let mut known = KnownVersions { newest: Some(9), ..KnownVersions::default() };
+        known.announced.extend([8, 9].map(|version| (version, announced(version, "000000000000"))));
+        alter(&mut known);
+        let plan = retention::plan(&settings, &known, &artefacts, &directory.path().join("none"), now);
+        let plan = plan.expect("it is readable");
+        let remote = retention::plan_remote(&settings, &known, &plan, &there, now);
+        let here: Vec<u64> = plan.versions.iter().map(|one| one.version).collect();
+        assert_eq!(here, remote.iter().map(|one| one.version).collect::<Vec<_>>());
+        here
+    };
+    let delta = |known: &mut KnownVersions, version: u64| {
+        let one = known.announced.get_mut(&version).expect("it is announced");
+        one.kind = Kind::Delta;
+        one.parent = Some(ParentVersion { version: version - 1, manifest_digest: one.manifest_digest.clone() });
+    };
+    assert_eq!(removed(&|_| ()), [1, 2, 3, 4, 5, 6, 7, 8], "9 is full, and needs nothing");
+    assert_eq!(removed(&|known| delta(known, 9)), [1, 2, 3, 4, 5, 6, 7], "8 is full");
+    let both = |known: &mut KnownVersions| [8, 9].into_iter().for_each(|version| delta(known, version));
+    assert_eq!(removed(&both), Vec::<u64>::new(), "7 may be a delta");
+    let point = |known: &mut KnownVersions, versions: [u64; 2]| {
+        let act = || Act::new("a", "b", "");
+        let [before, at] = versions.map(|version| announced(version, "000000000000"));
+        let alias = Alias::moved(None, "candidate", &before, act());
+        let alias = Alias::moved(Some(&alias), "candidate", &at, act());
+        known.aliases.insert("candidate".to_owned(), alias);
+    };
+    assert_eq!(removed(&|known| point(known, [9, 4])), [5, 6, 7, 8], "4 is pointed at, on who knows what");
+    assert_eq!(removed(&|known| point(known, [3, 9])), [4, 5, 6, 7, 8], "3 was before");
 }
 
 #[test]
