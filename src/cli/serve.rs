@@ -1,7 +1,7 @@
 //! `deepfm serve`: the reference server as a process: what to follow, where to listen, signals, exit codes.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use deepfm_stream::config::Config;
@@ -129,7 +129,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let registry = metrics::install(&model);
     let (mut arms, mut watched) = (Vec::new(), Vec::new());
     for spec in specs(&settings)? {
-        let server = follow(args, &settings, config.as_ref(), &model, spec.target.clone())?;
+        let server = follow(args, &settings, config.as_ref(), &model, &spec)?;
         watched.push(WatchedArm { arm: spec.name.clone(), target: spec.target.to_string(), watch: server.watch() });
         arms.push((spec, server));
     }
@@ -199,17 +199,24 @@ fn follow(
     settings: &Serve,
     config: Option<&Config>,
     model: &str,
-    target: Target,
+    spec: &ArmSpec,
 ) -> Result<Server, Failure> {
     let given = |text: &String| (!text.is_empty()).then(|| text.clone());
     let required =
         Required { fields: given(&settings.require_fields), configuration: given(&settings.require_configuration) };
-    let options = FollowOptions { target, required, rows_max: settings.rows_max, ..FollowOptions::new(model) };
+    let options = FollowOptions {
+        target: spec.target.clone(),
+        required,
+        rows_max: settings.rows_max,
+        ..FollowOptions::new(model)
+    };
     match (config, &args.versions) {
         (Some(config), _) => {
+            // Two arms may follow one target: each fetches for itself.
+            let arm = (!settings.arms.is_empty()).then(|| format!("arm-{}", spec.name));
             let remote = given(&settings.cache).map(|cache| RemoteOptions {
                 storage: config.storage.clone(),
-                cache: cache.into(),
+                cache: Path::new(&cache).join(arm.unwrap_or_default()),
                 fetch_bytes_max: settings.fetch_bytes_max,
             });
             let options = FollowOptions { bounds: config.event_options().bounds(), remote, ..options };
