@@ -18,7 +18,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deepfm_core::version::storage_uri::StorageUri;
 use object_store::ObjectStore;
@@ -32,6 +32,12 @@ pub const PART_BYTES: u64 = 8 << 20;
 
 /// How many times the time of a request anything may take that is made of one: it is tried twice more.
 const TRIES: u32 = 4;
+
+/// Threads that wait for the files of a `file:///` place: one request is made at a time.
+const THREADS_MAX: usize = 4;
+
+/// How long what is given up may take to be told so.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether to stop.
 const LOOK: Duration = Duration::from_millis(50);
@@ -58,6 +64,9 @@ pub enum RemoteError {
     /// The object that is there was fetched before, and was not what it should be.
     #[error("{0} is still the object that was refused before")]
     Unchanged(String),
+    /// The time of a load is over, and something has come in it: the next try goes on there.
+    #[error("{place} is not here yet: {brought} bytes came, and the rest is fetched next")]
+    Unfinished { place: String, brought: u64 },
     /// The local disk refuses.
     #[error("cannot {doing} {path}")]
     Disk { doing: &'static str, path: PathBuf, source: io::Error },
@@ -81,7 +90,10 @@ pub struct Remote {
     store: Box<dyn ObjectStore>,
     uri: StorageUri,
     prefix: Path,
-    runtime: Runtime,
+    /// There until it is dropped.
+    runtime: Option<Runtime>,
+    /// When everything has to be over that is waited for, if that is set.
+    deadline: Option<Instant>,
     /// How long a request may take.
     time: Duration,
     /// Ends every wait.
@@ -102,15 +114,15 @@ impl Remote {
     pub fn open(settings: &Storage, uri: &StorageUri, stop: Arc<AtomicBool>) -> Result<Self, RemoteError> {
         let unusable = |error: &dyn fmt::Display| RemoteError::Settings(error.to_string());
         let time = Duration::from_secs(settings.timeout_seconds);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        Ok(Self {
-            store: client::build(settings, uri).map_err(|error| unusable(&error))?,
-            prefix: client::prefix(uri).map_err(|error| unusable(&error))?,
-            runtime: runtime.map_err(|error| unusable(&error))?,
-            uri: uri.clone(),
-            time,
-            stop,
-        })
+        // The runtime comes last: one that is dropped by a failure after it would panic in a caller that is asynchronous.
+        let store = client::build(settings, uri).map_err(|error| unusable(&error))?;
+        let prefix = client::prefix(uri).map_err(|error| unusable(&error))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(THREADS_MAX)
+            .build()
+            .map_err(|error| unusable(&error))?;
+        Ok(Self { store, prefix, runtime: Some(runtime), deadline: None, uri: uri.clone(), time, stop })
     }
 
     /// Where it is.
@@ -147,15 +159,31 @@ impl Remote {
         object: &Path,
         future: impl Future<Output = Result<T, RemoteError>>,
     ) -> Result<T, RemoteError> {
-        let limit = self.time.saturating_mul(TRIES);
+        let left = self.deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let limit = self.time.saturating_mul(TRIES).min(left.unwrap_or(Duration::MAX));
         let (place, reason) = (self.named(object), format!("no end within {limit:?}"));
-        self.runtime.block_on(async {
+        self.runtime().block_on(async {
             tokio::select! {
                 outcome = future => outcome,
                 () = tokio::time::sleep(limit) => Err(RemoteError::Storage { doing, place, reason }),
                 () = self.stopped() => Err(RemoteError::Stopped),
             }
         })
+    }
+
+    /// Waits for something of little weight for a moment, also when it was asked to stop.
+    fn briefly<T>(&self, future: impl Future<Output = object_store::Result<T>>) {
+        // Timers are made within the runtime.
+        let _ = self.runtime().block_on(async { tokio::time::timeout(FAREWELL, future).await });
+    }
+
+    fn runtime(&self) -> &Runtime {
+        self.runtime.as_ref().expect("it is there until it is dropped")
+    }
+
+    /// Whether the time of what is waited for is over.
+    fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|at| at <= Instant::now())
     }
 
     async fn stopped(&self) {
@@ -168,6 +196,15 @@ impl Remote {
         match error {
             object_store::Error::NotFound { .. } => RemoteError::Missing(self.named(object)),
             error => RemoteError::Storage { doing, place: self.named(object), reason: said(error) },
+        }
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        // A request to a file system that hangs has no end: it is not waited for.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
     }
 }

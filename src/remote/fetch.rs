@@ -6,15 +6,18 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path as FilePath, PathBuf};
+use std::time::{Duration, Instant};
 
 use deepfm_core::version::artefact::{self, MANIFEST};
 use deepfm_core::version::manifest::{FileDigest, MANIFEST_BYTES_MAX, Manifest, sha256};
 use futures_util::StreamExt as _;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore as _};
+use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 
 use super::{PART_BYTES, Remote, RemoteError, said};
@@ -28,6 +31,12 @@ const PROGRESS_MIN: u64 = 64 << 10;
 
 /// The most objects that are remembered as not what they should be.
 const REFUSED_MAX: usize = 256;
+
+/// How long an object is remembered so: it may have been mended in a way that does not show.
+const REFUSED_FOR: Duration = Duration::from_mins(5);
+
+/// How long one load may fetch before who asked looks around: what has come by then is kept, and the next try goes on there.
+const LOAD: Duration = Duration::from_mins(1);
 
 /// What tells an object from one that replaces it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,14 +58,30 @@ pub struct Fetcher {
     remote: Remote,
     model: String,
     cache: PathBuf,
-    /// Objects that were not what they should be: they are not fetched again before they are others.
-    refused: BTreeMap<Path, Stamp>,
+    /// Objects that were not what they should be, and since when that is known: they are not fetched again before they are others.
+    refused: BTreeMap<Path, (Stamp, Instant)>,
+    /// How long one load may take.
+    load: Duration,
+    /// Bytes that this load has brought.
+    brought: u64,
 }
 
 impl Fetcher {
     /// Fetches into a directory that is there.
     pub fn new(remote: Remote, model: &str, cache: &FilePath) -> Self {
-        Self { remote, model: model.to_owned(), cache: cache.to_owned(), refused: BTreeMap::new() }
+        let (model, cache) = (model.to_owned(), cache.to_owned());
+        Self { remote, model, cache, refused: BTreeMap::new(), load: LOAD, brought: 0 }
+    }
+
+    /// The same, with another time for one load.
+    #[must_use]
+    pub fn within(self, load: Duration) -> Self {
+        Self { load, ..self }
+    }
+
+    /// A load begins: from here on its time counts, until the next begins.
+    pub fn begin(&mut self) {
+        (self.remote.deadline, self.brought) = (Instant::now().checked_add(self.load), 0);
     }
 
     /// Where it fetches from.
@@ -81,19 +106,25 @@ impl Fetcher {
         let bytes = if let Some(bytes) = kept.filter(|bytes| sha256(bytes) == digest) {
             bytes
         } else {
-            let bytes = self.remote.content(&object, MANIFEST_BYTES_MAX)?;
+            let bytes = self.remote.content(&object, MANIFEST_BYTES_MAX).map_err(|error| self.late(error))?;
             let found = sha256(&bytes);
             if found != digest {
                 let (place, expected) = (self.remote.named(&object), digest.to_owned());
                 return Err(RemoteError::Digest { place, found, expected });
             }
+            self.brought += bytes.len() as u64;
             fs::create_dir_all(&aside).map_err(RemoteError::disk("make", &aside))?;
-            fs::write(&file, &bytes).map_err(RemoteError::disk("write", &file))?;
+            write(&file, &bytes).map_err(RemoteError::disk("write", &file))?;
             bytes
         };
         let none =
             |error: artefact::ArtefactError| RemoteError::Local { path: file.clone(), reason: error.to_string() };
         artefact::read_manifest(&bytes).map_err(none)
+    }
+
+    /// How long the [manifest](Self::manifest) is that was fetched.
+    pub fn manifest_bytes(&self, directory: &str) -> u64 {
+        fs::symlink_metadata(self.aside(directory).join(MANIFEST)).map_or(0, |found| found.len())
     }
 
     /// Fetches what is not here yet of a version whose [manifest](Self::manifest) is, and gives it its name.
@@ -113,13 +144,13 @@ impl Fetcher {
     }
 
     fn file(&mut self, object: &Path, path: &FilePath, expected: &FileDigest) -> Result<(), RemoteError> {
-        let mut file =
-            OpenOptions::new().create(true).append(true).open(path).map_err(RemoteError::disk("open", path))?;
+        let mut file = open(path).map_err(RemoteError::disk("open", path))?;
         let mut length = file.metadata().map_err(RemoteError::disk("look at", path))?.len();
         if length > expected.bytes {
             file.set_len(0).map_err(RemoteError::disk("shorten", path))?;
             length = 0;
         }
+        let is_continued = length > 0;
         let mut stamp = None;
         while length < expected.bytes {
             let range = length..expected.bytes.min(length + PART_BYTES);
@@ -128,29 +159,47 @@ impl Fetcher {
                 length += part.len() as u64;
                 file.write_all(part)
             });
+            self.brought += length - before;
             match outcome {
                 // What has changed meanwhile is begun anew.
                 Err(RemoteError::Length { .. } | RemoteError::Unchanged(_)) => {
                     discard(path)?;
                     return outcome;
                 }
+                Err(error @ RemoteError::Storage { .. }) if self.remote.is_late() => return Err(self.late(error)),
                 Err(RemoteError::Storage { .. }) if length >= before + PROGRESS_MIN => {}
                 outcome => outcome?,
             }
         }
         file.sync_all().map_err(RemoteError::disk("write", path))?;
-        let found = digest_of(path)?;
+        let found = digest_of(&mut file).map_err(RemoteError::disk("read", path))?;
         if found == expected.sha256 {
             return Ok(());
         }
         discard(path)?;
-        if let Some(stamp) = stamp {
+        // What an earlier try has left may be what is wrong, and the object right: only one that came whole is refused.
+        if let Some(stamp) = stamp.filter(|_| !is_continued) {
             if self.refused.len() >= REFUSED_MAX {
                 self.refused.clear();
             }
-            self.refused.insert(object.clone(), stamp);
+            self.refused.insert(object.clone(), (stamp, Instant::now()));
         }
         Err(RemoteError::Digest { place: self.remote.named(object), found, expected: expected.sha256.clone() })
+    }
+
+    /// What a failure is when the time of the load is over: none, if something has come in it.
+    fn late(&self, error: RemoteError) -> RemoteError {
+        let is_unfinished = self.remote.is_late() && self.brought >= PROGRESS_MIN;
+        match error {
+            RemoteError::Storage { place, .. } if is_unfinished => {
+                RemoteError::Unfinished { place, brought: self.brought }
+            }
+            error => error,
+        }
+    }
+
+    fn is_refused(&self, object: &Path, found: &Stamp) -> bool {
+        self.refused.get(object).is_some_and(|(stamp, since)| stamp == found && since.elapsed() < REFUSED_FOR)
     }
 
     /// Hands on a part of an object of this size as it comes.
@@ -174,7 +223,7 @@ impl Fetcher {
             if found.size != size {
                 return Err(RemoteError::Length { place: remote.named(object), found: found.size, expected: size });
             }
-            if self.refused.get(object) == Some(&found) {
+            if self.is_refused(object, &found) {
                 return Err(RemoteError::Unchanged(remote.named(object)));
             }
             if stamp.replace(found.clone()).is_some_and(|before| before != found) {
@@ -226,11 +275,29 @@ fn sync(directory: &FilePath) -> Result<(), RemoteError> {
     File::open(directory).and_then(|file| file.sync_all()).map_err(RemoteError::disk("sync", directory))
 }
 
-fn digest_of(path: &FilePath) -> Result<String, RemoteError> {
-    let mut file = File::open(path).map_err(RemoteError::disk("open", path))?;
+/// Opens what is to be continued: a regular file itself, since a link could lead anywhere.
+fn open(path: &FilePath) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = OpenOptions::new().create(true).read(true).append(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("it is not a regular file")) }
+}
+
+/// Writes a file in place of what is there, so that it outlasts a power cut.
+fn write(path: &FilePath, content: &[u8]) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().create_new(true).write(true).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+fn digest_of(file: &mut File) -> io::Result<String> {
+    file.rewind()?;
     let (mut digest, mut part) = (Sha256::new(), vec![0; 256 << 10]);
     loop {
-        let length = file.read(&mut part).map_err(RemoteError::disk("read", path))?;
+        let length = file.read(&mut part)?;
         if length == 0 {
             return Ok(hex::encode(digest.finalize()));
         }

@@ -136,7 +136,7 @@ fn send_file(remote: &Remote, local: &FilePath, object: &Path, expected: &FileDi
     };
     if let Err(error) = send() {
         // What is left of it takes room that is paid for; if this fails too, the service's own rules remove it.
-        let _ = remote.wait("give up", object, upload.abort());
+        remote.briefly(upload.abort());
         return Err(error);
     }
     remote.wait("finish", object, upload.complete()).map(|_| ())

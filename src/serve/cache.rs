@@ -3,12 +3,13 @@
 //!
 //! * Where a version lies is decided by the operator's settings; an announcement that says otherwise is refused. What it says never
 //!   becomes an address or a path.
-//! * Kept are the version that is served and the one that is wanted, each with what it stands on. The others go before the next is
-//!   fetched, and after each swap.
+//! * Kept are the version that is served, the one before, to which it may be rolled back, and the one that is wanted, each with what
+//!   it stands on. The others go before the next is fetched, and after each swap; while none is served, nothing goes but for room.
+//! * The directory is ours, and nobody else may write to it.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -16,7 +17,8 @@ use std::sync::atomic::AtomicBool;
 use deepfm_core::version::artefact::{self, MANIFEST};
 use deepfm_core::version::manifest::{CHAIN_MAX, Kind, MANIFEST_BYTES_MAX, Manifest, ParentVersion, sha256};
 use deepfm_core::version::names;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::process::geteuid;
 
 use super::follower::{LoadFailure, Offer};
 use super::load::LoadError;
@@ -30,6 +32,15 @@ use crate::remote::{Remote, RemoteError};
 
 /// The file that says that somebody uses the cache.
 const LOCK: &str = "lock";
+
+/// The file with the directories of the versions that were served last, the newest first.
+const SERVED: &str = "served";
+
+/// How many those are: the one that is served, and the one before.
+const SERVED_MAX: usize = 2;
+
+/// The longest such file, in bytes.
+const SERVED_BYTES_MAX: u64 = 1024;
 
 /// Versions cannot be fetched so.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +66,8 @@ pub(super) struct Cache {
     model: String,
     fetcher: Fetcher,
     bytes_max: u64,
+    /// The versions that were served last, the newest first, by this process or one before.
+    served: Vec<String>,
     /// Locked for as long as it is open.
     _lock: File,
 }
@@ -63,6 +76,8 @@ pub(super) struct Cache {
 struct Wanted {
     directory: String,
     manifest: Manifest,
+    /// What it takes in the cache.
+    bytes: u64,
     is_here: bool,
 }
 
@@ -74,12 +89,16 @@ impl Cache {
         let root = remote.cache.join(&options.model).join(options.target.to_string());
         let unusable = |source| CacheError::Directory { path: root.clone(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(&root).map_err(unusable)?;
+        check(&root).map_err(unusable)?;
+        let flags = OFlags::NOFOLLOW.bits().cast_signed();
         let lock =
-            OpenOptions::new().create(true).truncate(false).write(true).open(root.join(LOCK)).map_err(unusable)?;
+            OpenOptions::new().create(true).truncate(false).write(true).custom_flags(flags).open(root.join(LOCK));
+        let lock = lock.map_err(unusable)?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| CacheError::Used(root.clone()))?;
         let fetcher = Fetcher::new(Remote::open(&remote.storage, uri, Arc::clone(stop))?, &options.model, &root);
         let (model, bytes_max) = (options.model.clone(), remote.fetch_bytes_max);
-        Ok(Some(Self { root, model, fetcher, bytes_max, _lock: lock }))
+        let served = read_served(&root);
+        Ok(Some(Self { root, model, fetcher, bytes_max, served, _lock: lock }))
     }
 
     /// Where it is.
@@ -111,7 +130,8 @@ impl Cache {
         places: &Places,
         held: Option<&ServedModel>,
     ) -> Result<(), LoadError> {
-        let asked = version.version;
+        self.fetcher.begin();
+        let (asked, mut bytes) = (version.version, 0_u64);
         let mut wanted: Vec<Wanted> = Vec::new();
         let mut next = Some(version);
         // A manifest whose parent is not older is refused when it is read: this comes to an end.
@@ -120,35 +140,51 @@ impl Cache {
             let number = version.version;
             let one = self.wanted(&version, places).map_err(|error| of(asked, number, error))?;
             next = one.manifest.parent.clone().filter(|_| one.manifest.kind == Kind::Delta);
+            bytes = bytes.saturating_add(one.bytes);
             wanted.push(one);
+            if bytes > self.bytes_max {
+                return Err(LoadError::Large { bytes, bytes_max: self.bytes_max });
+            }
             if wanted.len() as u64 > CHAIN_MAX + 1 {
                 break;
             }
         }
         // What the wanted one stands on is known by now, and stays.
-        let served = held.map(|held| names::directory(held.manifest.version, &held.digest));
-        let kept = served.iter().map(String::as_str).chain(wanted.first().map(|one| one.directory.as_str()));
-        self.keep(&kept.collect::<Vec<_>>());
-        let missing = || wanted.iter().filter(|one| !one.is_here);
-        let bytes = missing()
-            .flat_map(|one| one.manifest.files.values())
-            .fold(0, |sum: u64, file| sum.saturating_add(file.bytes));
-        if bytes > self.bytes_max {
-            return Err(LoadError::Large { bytes, bytes_max: self.bytes_max });
+        if held.is_some() {
+            let kept = self.served.iter().chain(wanted.first().map(|one| &one.directory));
+            self.keep(&kept.map(String::as_str).collect::<Vec<_>>());
         }
-        for one in missing().rev() {
+        for one in wanted.iter().rev().filter(|one| !one.is_here) {
             let fetched = self.fetcher.files(&one.directory, &one.manifest);
+            if let (Err(RemoteError::Disk { .. }), None) = (&fetched, held) {
+                // It may be full of what was kept since nothing is served.
+                self.keep(&[&wanted[0].directory]);
+            }
             fetched.map_err(|error| of(asked, one.manifest.version, error.into()))?;
             tracing::info!("version {} was fetched from {}", one.manifest.version, self.fetcher.remote().uri());
         }
         Ok(())
     }
 
+    /// This version is served from now on.
+    pub(super) fn swapped(&mut self, directory: String) {
+        self.served.retain(|served| *served != directory);
+        self.served.insert(0, directory);
+        self.served.truncate(SERVED_MAX);
+        // Who cannot write it down keeps one version fewer after a restart.
+        let (file, aside) = (self.root.join(SERVED), self.root.join(format!("{SERVED}.new")));
+        if let Err(error) = fs::write(&aside, self.served.join("\n")).and_then(|()| fs::rename(&aside, &file)) {
+            tracing::warn!("{} cannot be written: {error}", file.display());
+        }
+        self.keep(&self.served.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+
     fn wanted(&mut self, version: &ParentVersion, places: &Places) -> Result<Wanted, LoadError> {
         let directory = names::directory(version.version, &version.manifest_digest);
         let Some(place) = places.found(&directory) else {
             let manifest = self.fetcher.manifest(&directory, &version.manifest_digest)?;
-            return Ok(Wanted { directory, manifest, is_here: false });
+            let bytes = self.fetcher.manifest_bytes(&directory).saturating_add(length(&manifest));
+            return Ok(Wanted { directory, manifest, bytes, is_here: false });
         };
         let manifest = read_manifest(&place).map_err(|source| LoadError::Read { file: MANIFEST.to_owned(), source })?;
         // What has rotted here does not decode, or says something else: it is fetched anew.
@@ -156,11 +192,14 @@ impl Cache {
         if found != version.manifest_digest {
             return Err(LoadError::Digest { found, expected: version.manifest_digest.clone() });
         }
-        Ok(Wanted { directory, manifest: artefact::read_manifest(&manifest)?, is_here: true })
+        let is_ours = place.starts_with(&self.root);
+        let (own, manifest) = (manifest.len() as u64, artefact::read_manifest(&manifest)?);
+        let bytes = if is_ours { own.saturating_add(length(&manifest)) } else { 0 };
+        Ok(Wanted { directory, manifest, bytes, is_here: true })
     }
 
     /// Removes everything but these versions with what they stand on, as far as that is known here.
-    pub(super) fn keep(&self, directories: &[&str]) {
+    fn keep(&self, directories: &[&str]) {
         let mut kept: Vec<String> = Vec::new();
         for directory in directories {
             let mut next = Some((*directory).to_owned());
@@ -206,6 +245,31 @@ impl Cache {
             tracing::warn!("{} is of no use, and cannot be removed: {error}", path.display());
         }
     }
+}
+
+/// Bytes of all files that a manifest names.
+fn length(manifest: &Manifest) -> u64 {
+    manifest.files.values().fold(0, |sum: u64, file| sum.saturating_add(file.bytes))
+}
+
+/// A directory in which nobody else may put anything in place of what was checked.
+fn check(root: &Path) -> io::Result<()> {
+    let found = fs::symlink_metadata(root)?;
+    let refused = |why| Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    match found {
+        found if !found.is_dir() => refused("it is not a directory"),
+        found if found.uid() != geteuid().as_raw() => refused("it is another user's"),
+        found if found.mode() & 0o022 != 0 => refused("others may write to it: take that right from them"),
+        _ => Ok(()),
+    }
+}
+
+/// The versions that were served last, as a process before has written it.
+fn read_served(root: &Path) -> Vec<String> {
+    let bytes = bounded::read(&root.join(SERVED), Length::AtMost(SERVED_BYTES_MAX)).unwrap_or_default();
+    let text = String::from_utf8(bytes).unwrap_or_default();
+    let names = text.lines().filter(|name| names::number_of_directory(name).is_some());
+    names.take(SERVED_MAX).map(str::to_owned).collect()
 }
 
 fn read_manifest(place: &Path) -> Result<Vec<u8>, bounded::ReadError> {

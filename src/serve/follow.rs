@@ -282,13 +282,7 @@ impl Following {
         }));
         let loaded = loaded.unwrap_or_else(|_| {
             let reason = "loading it has panicked: a bug in deepfm".to_owned();
-            Err(LoadFailure {
-                stage: LoadStage::Verifying,
-                reason,
-                is_transient: false,
-                is_held: false,
-                is_damage: false,
-            })
+            Err(LoadFailure::new(LoadStage::Verifying, reason))
         });
         match loaded {
             Ok(model) => {
@@ -300,6 +294,10 @@ impl Following {
             }
             Err(failure) if failure.is_held => {
                 tracing::info!("version {} ({}) is passed over: {}", offer.version, offer.directory, failure.reason);
+                self.follower.failed(failure, Instant::now());
+            }
+            Err(failure) if failure.is_unfinished => {
+                tracing::info!("version {} ({}) is fetched on: {}", offer.version, offer.directory, failure.reason);
                 self.follower.failed(failure, Instant::now());
             }
             Err(failure) => {
@@ -327,15 +325,14 @@ impl Following {
         let fetch = AssertUnwindSafe(|| cache.fetch(offer, places, held));
         catch_unwind(fetch).unwrap_or_else(|_| {
             let reason = "fetching it has panicked: a bug in deepfm".to_owned();
-            let stage = LoadStage::Fetching;
-            Err(LoadFailure { stage, reason, is_transient: false, is_held: false, is_damage: false })
+            Err(LoadFailure::new(LoadStage::Fetching, reason))
         })
     }
 
     fn swap(&mut self, model: Arc<ServedModel>) {
         #[cfg(feature = "object-store")]
-        if let Some(cache) = &self.cache {
-            cache.keep(&[&deepfm_core::version::names::directory(model.manifest.version, &model.digest)]);
+        if let Some(cache) = &mut self.cache {
+            cache.swapped(deepfm_core::version::names::directory(model.manifest.version, &model.digest));
         }
         let before = self.shared.current.swap(model);
         if let (Some(directory), Some(model)) = (self.follower.swapped(), before) {

@@ -100,6 +100,7 @@ pub enum Notice {
 
 /// Why a version could not be loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own, and none rules out another")]
 pub struct LoadFailure {
     /// Where.
     pub stage: LoadStage,
@@ -111,6 +112,15 @@ pub struct LoadFailure {
     pub is_held: bool,
     /// Whether files are not here, or not what a manifest says of them: what was fetched was, when it got its name.
     pub is_damage: bool,
+    /// Whether nothing is wrong but that not all of it has come yet: it is gone on with.
+    pub is_unfinished: bool,
+}
+
+impl LoadFailure {
+    /// A failure for good, with nothing more to say of it.
+    pub fn new(stage: LoadStage, reason: String) -> Self {
+        Self { stage, reason, is_transient: false, is_held: false, is_damage: false, is_unfinished: false }
+    }
 }
 
 /// What became of a version.
@@ -137,6 +147,8 @@ pub struct Follower {
     /// By directory.
     standings: BTreeMap<String, Standing>,
     loading: Option<Offer>,
+    /// What was loading, and is to be gone on with.
+    unfinished: Option<Offer>,
     serving: Option<Offer>,
     changes: u64,
 }
@@ -152,6 +164,7 @@ impl Follower {
             is_caught_up: false,
             standings: BTreeMap::new(),
             loading: None,
+            unfinished: None,
             serving: None,
             changes: 0,
         }
@@ -241,7 +254,11 @@ impl Follower {
         if self.loading.is_some() || !self.is_caught_up {
             return None;
         }
-        for offer in self.candidates() {
+        let mut candidates = self.candidates();
+        if let Some(begun) = self.unfinished.take().filter(|begun| self.goes_on(begun, candidates.first())) {
+            candidates.insert(0, begun);
+        }
+        for offer in candidates {
             if self.serving.as_ref().is_some_and(|serving| serving.directory == offer.directory) {
                 return None;
             }
@@ -263,6 +280,16 @@ impl Follower {
             return Some(offer);
         }
         None
+    }
+
+    /// Whether one that is fetched in several tries comes before the best: newer ones wait, or it would never be whole where they
+    /// come faster than they are fetched. Who points back waits for nothing.
+    fn goes_on(&self, begun: &Offer, best: Option<&Offer>) -> bool {
+        let is_passed_over = |known: &Offer| known.announced.as_ref().is_some_and(|it| it.is_passed_over);
+        let is_good = |known: &Offer| is_same_content(known, begun) && !is_passed_over(known);
+        best.is_some_and(|best| best.version >= begun.version)
+            && self.serving().is_none_or(|served| served < begun.version)
+            && self.offers.get(&begun.version).is_some_and(is_good)
     }
 
     /// The versions that the target allows, the best first, and no more than can be kept in mind.
@@ -347,8 +374,12 @@ impl Follower {
 
     /// The version that was loading cannot be served.
     pub fn failed(&mut self, failure: LoadFailure, now: Instant) {
-        let Some(Offer { version, directory, .. }) = self.loading.take() else { return };
-        let LoadFailure { stage, reason, is_transient, is_held, is_damage: _ } = failure;
+        let Some(Offer { version, directory, announced }) = self.loading.take() else { return };
+        let LoadFailure { stage, reason, is_transient, is_held, is_damage: _, is_unfinished } = failure;
+        if is_unfinished {
+            self.unfinished = Some(Offer { version, directory, announced });
+            return;
+        }
         if is_held {
             self.held.insert(version);
         }

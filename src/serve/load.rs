@@ -77,7 +77,7 @@ pub enum LoadError {
     Elsewhere { found: String, expected: String },
     /// There is more to fetch than may be.
     #[cfg(feature = "object-store")]
-    #[error("it has {bytes} bytes with all that it stands on, more than {bytes_max}")]
+    #[error("it has at least {bytes} bytes with all that it stands on, more than {bytes_max}")]
     Large { bytes: u64, bytes_max: u64 },
     /// A version that it stands on cannot be had.
     #[error("version {version}, on which it stands")]
@@ -99,10 +99,20 @@ impl LoadError {
     fn is_damage(&self) -> bool {
         use ArtefactError::{Digest, Length, Missing};
         match self {
-            Self::Read { .. } | Self::Digest { .. } | Self::Artefact(Digest { .. } | Length { .. } | Missing(_)) => {
-                true
-            }
+            // A machine that is short of memory or descriptors says nothing of its files.
+            Self::Read { source, .. } => !matches!(source, ReadError::Io(_)),
+            Self::Digest { .. } | Self::Artefact(Digest { .. } | Length { .. } | Missing(_)) => true,
             Self::Below { source, .. } => source.is_damage(),
+            _ => false,
+        }
+    }
+
+    /// Whether nothing is wrong but that it takes more than one try.
+    fn is_unfinished(&self) -> bool {
+        match self {
+            #[cfg(feature = "object-store")]
+            Self::Remote(RemoteError::Unfinished { .. }) => true,
+            Self::Below { source, .. } => source.is_unfinished(),
             _ => false,
         }
     }
@@ -129,7 +139,7 @@ impl LoadError {
     }
 
     pub(super) fn at(self, stage: LoadStage) -> LoadFailure {
-        let is_damage = self.is_damage();
+        let (is_damage, is_unfinished) = (self.is_damage(), self.is_unfinished());
         let is_held = matches!(self, Self::Held(_));
         let mut reason = self.to_string();
         let mut cause = std::error::Error::source(&self);
@@ -147,6 +157,7 @@ impl LoadError {
             is_transient: self.is_transient(),
             is_held,
             is_damage,
+            is_unfinished,
         }
     }
 }

@@ -50,7 +50,7 @@ pub struct RemoteOptions {
     pub storage: Storage,
     /// The directory of what was fetched, for this program alone.
     pub cache: PathBuf,
-    /// The most bytes that a version may have with all that it stands on.
+    /// The most bytes that a version may take in the cache with all that it stands on, manifests included.
     pub fetch_bytes_max: u64,
 }
 

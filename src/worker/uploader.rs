@@ -3,7 +3,8 @@
 //! version is cut.
 //!
 //! A delta goes after what it stands on: where that is missing (the last run had no storage, somebody removed it), it is uploaded
-//! first. What the local disk does not give is announced without a place; servers on this machine find it, others say so.
+//! first. The search ends at the first version that is there: what that one stands on went before it. What the local disk does not
+//! give is announced without a place; servers on this machine find it, others say so.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

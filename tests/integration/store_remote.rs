@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use deepfm_core::version::artefact::{self, MANIFEST, MODEL};
 use deepfm_core::version::journal::JOURNAL;
@@ -192,6 +193,108 @@ fn a_fetch_goes_on_where_it_broke_off_in_this_process_and_in_the_next() {
     assert!(first.contains(&format!("bytes={length}-")), "{first}");
     assert!(!requests.iter().any(|request| request.starts_with("GET") && request.ends_with(MANIFEST)), "{requests:?}");
     assert_is_whole(&cache.path().join(&name), &files);
+}
+
+#[test]
+fn a_wrong_partial_file_costs_one_try_and_does_not_speak_against_the_object() {
+    let (server, root) = (S3::start(), tempfile::tempdir().expect("a directory of our own"));
+    let (storage, files) = (server.storage(root.path()), artefact(1, 0).files);
+    upload(&remote(&storage), root.path(), &files).expect("the storage takes it");
+    let cache = tempfile::tempdir().expect("a directory of our own");
+    let mut fetching = Fetching::new(&storage, cache.path(), &files);
+    let aside = cache.path().join(format!(".fetching-{}", name_of(&files)));
+    fs::create_dir(&aside).expect("the disk takes it");
+    // Some of it, and all of it: both of another content. The fetcher is the same all the time.
+    for length in [files[MODEL].len() / 2, files[MODEL].len()] {
+        fs::write(aside.join(MODEL), vec![7; length]).expect("it is ours");
+        let error = fetching.fetch().expect_err("it was begun with another");
+        assert!(matches!(error, RemoteError::Digest { .. }), "{error}");
+        assert!(!aside.join(MODEL).exists(), "nothing of it is kept");
+    }
+    // A link leads nowhere.
+    let elsewhere = root.path().join("elsewhere");
+    fs::write(&elsewhere, b"ours").expect("it is ours");
+    std::os::unix::fs::symlink(&elsewhere, aside.join(MODEL)).expect("the disk takes it");
+    assert!(matches!(fetching.fetch(), Err(RemoteError::Disk { .. })));
+    assert_eq!(fs::read(&elsewhere).expect("it is there"), b"ours");
+    fs::remove_file(aside.join(MODEL)).expect("it is ours");
+    fetching.fetch().unwrap_or_else(|error| panic!("{error}"));
+    assert_is_whole(&cache.path().join(name_of(&files)), &files);
+}
+
+#[test]
+fn a_load_whose_time_is_over_keeps_what_has_come_and_the_next_goes_on_there() {
+    let (server, root) = (S3::start(), tempfile::tempdir().expect("a directory of our own"));
+    let (storage, files) = (server.storage(root.path()), large());
+    upload(&remote(&storage), root.path(), &files).expect("the storage takes it");
+    let cache = tempfile::tempdir().expect("a directory of our own");
+    let name = name_of(&files);
+    let mut fetcher = Fetcher::new(remote(&storage), "ctr", cache.path()).within(Duration::from_secs(2));
+    let mut fetch = || {
+        fetcher.begin();
+        let manifest = fetcher.manifest(&name, &sha256(&files[MANIFEST]))?;
+        fetcher.files(&name, &manifest)
+    };
+    server.fail("GET", JOURNAL, 100, Harm::StallAfter(1 << 20));
+    let error = fetch().expect_err("it stalls");
+    assert!(matches!(error, RemoteError::Unfinished { brought, .. } if brought >= 1 << 20), "{error}");
+    let partial = cache.path().join(format!(".fetching-{name}")).join(JOURNAL);
+    assert!(fs::metadata(&partial).expect("it is kept").len() >= 1 << 20);
+    server.mend();
+    // Where nothing comes, it is a failure like any other.
+    server.fail("GET", JOURNAL, 100, Harm::Hang);
+    let error = fetch().expect_err("it hangs");
+    assert!(matches!(error, RemoteError::Storage { .. }), "{error}");
+    server.mend();
+    let whole = || fetch().map_err(|error| assert!(matches!(error, RemoteError::Unfinished { .. }), "{error}")).ok();
+    crate::support::wait_for("all of it", whole);
+    assert_is_whole(&cache.path().join(&name), &files);
+}
+
+#[test]
+fn who_answers_leads_nobody_to_another_host() {
+    let (server, trap) = (S3::start(), S3::start());
+    let (root, files) = (tempfile::tempdir().expect("a directory of our own"), artefact(1, 0).files);
+    let storage = server.storage(root.path());
+    for place in [&storage, &trap.storage(root.path())] {
+        upload(&remote(place), root.path(), &files).expect("the storage takes it");
+    }
+    trap.requests();
+    server.fail("GET", "", 1000, Harm::Redirect(trap.address()));
+    let http = s3::storage(&format!("[storage]\nfetch_uri = \"{}\"\n", server.http()));
+    for storage in [&storage, &http] {
+        let cache = tempfile::tempdir().expect("a directory of our own");
+        let error = Fetching::new(storage, cache.path(), &files).fetch().expect_err("it is led elsewhere");
+        assert!(matches!(error, RemoteError::Storage { .. }), "{error}");
+    }
+    assert_eq!(trap.requests(), Vec::<String>::new());
+}
+
+#[test]
+fn a_file_system_that_hangs_holds_up_nobody_who_ends() {
+    let (share, root) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let files = artefact(1, 0).files;
+    let storage = s3::storage(&format!("[storage]\nuri = \"file://{}\"\n", share.path().display()));
+    upload(&remote(&storage), root.path(), &files).expect("the directory takes it");
+    // Nobody writes to this pipe: to open it has no end.
+    let pipe = share.path().join("ctr").join(name_of(&files)).join(MODEL);
+    fs::remove_file(&pipe).expect("it is ours");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).expect("the disk takes it");
+    let cache = tempfile::tempdir().expect("a directory of our own");
+    let mut fetcher = Fetcher::new(remote(&storage), "ctr", cache.path()).within(Duration::from_secs(2));
+    let name = name_of(&files);
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        fetcher.begin();
+        let manifest = fetcher.manifest(&name, &sha256(&files[MANIFEST])).expect("it is there");
+        let outcome = fetcher.files(&name, &manifest);
+        drop(fetcher);
+        done.send(outcome.is_err())
+    });
+    assert_eq!(ended.recv_timeout(Duration::from_secs(30)), Ok(true));
+    // Whoever hangs in it is let go.
+    drop(fs::OpenOptions::new().read(true).write(true).open(&pipe));
 }
 
 #[test]

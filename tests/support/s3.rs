@@ -26,6 +26,10 @@ pub(crate) enum Harm {
     CutAfter(usize),
     /// It is never answered.
     Hang,
+    /// So many bytes of the answer's body come, and no more.
+    StallAfter(usize),
+    /// It is led to the same object of another server.
+    Redirect(SocketAddr),
 }
 
 struct Fault {
@@ -102,6 +106,10 @@ impl S3 {
     /// Where the same objects are by plain HTTP.
     pub(crate) fn http(&self) -> String {
         format!("http://{}/{BUCKET}/models", self.address)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The keys of all objects, without bucket and prefix.
@@ -219,6 +227,10 @@ fn serve(stream: &TcpStream, shared: &(Mutex<State>, Condvar)) {
         }
         let response = match harm {
             Some(Harm::Status(status)) => plain(status, format!("<Error><Code>Fault{status}</Code></Error>")),
+            Some(Harm::Redirect(other)) => {
+                let headers = format!("Location: http://{other}/{}\r\n", request.key);
+                Response { status: 302, headers, body: Vec::new() }
+            }
             _ => answer(&mut state, &request),
         };
         drop(state);
@@ -231,12 +243,17 @@ fn serve(stream: &TcpStream, shared: &(Mutex<State>, Condvar)) {
         };
         let head = format!("HTTP/1.1 {status} Some\r\n{headers}{length}\r\n");
         let cut = match harm {
-            Some(Harm::CutAfter(bytes)) => bytes.min(body.len()),
+            Some(Harm::CutAfter(bytes) | Harm::StallAfter(bytes)) => bytes.min(body.len()),
             _ => body.len(),
         };
         let mut stream = stream;
         if stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body[..cut])).is_err() || cut < body.len()
         {
+            if let Some(Harm::StallAfter(_)) = harm {
+                let state = shared.0.lock().expect("no test panics in it");
+                let over = |state: &mut State| !state.is_over && !state.faults.is_empty();
+                drop(shared.1.wait_while(state, over).expect("no test panics in it"));
+            }
             let _ = stream.shutdown(std::net::Shutdown::Both);
             return;
         }

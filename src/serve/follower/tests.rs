@@ -56,13 +56,7 @@ fn load_all(follower: &mut Follower, now: Instant) -> Vec<u64> {
 
 fn fail(follower: &mut Follower, now: Instant, is_transient: bool) -> u64 {
     let offer = follower.next(now).expect("it is wanted");
-    let failure = LoadFailure {
-        stage: LoadStage::Fetching,
-        reason: "gone".to_owned(),
-        is_transient,
-        is_held: false,
-        is_damage: false,
-    };
+    let failure = LoadFailure { is_transient, ..LoadFailure::new(LoadStage::Fetching, "gone".to_owned()) };
     follower.failed(failure, now);
     offer.version
 }
@@ -280,14 +274,7 @@ fn a_hundred_versions_that_fail_come_to_an_end_and_the_next_good_one_is_served()
     let mut follower = following(Target::Latest, &all);
     let mut tried = Vec::new();
     while let Some(offer) = follower.next(now) {
-        let failure = LoadFailure {
-            stage: LoadStage::Verifying,
-            reason: "bad".to_owned(),
-            is_transient: false,
-            is_held: false,
-            is_damage: false,
-        };
-        follower.failed(failure, now);
+        follower.failed(LoadFailure::new(LoadStage::Verifying, "bad".to_owned()), now);
         tried.push(offer.version);
         assert!(tried.len() <= 100, "none is tried twice: {tried:?}");
     }
@@ -312,10 +299,8 @@ fn however_many_are_held_back_by_their_manifests_the_newest_that_is_not_is_serve
     for version in (2..=100).rev() {
         assert_eq!(follower.next(now).map(|offer| offer.version), Some(version));
         let reason = "it was held back".to_owned();
-        follower.failed(
-            LoadFailure { stage: LoadStage::Verifying, reason, is_transient: false, is_held: true, is_damage: false },
-            now,
-        );
+        let failure = LoadFailure { is_held: true, ..LoadFailure::new(LoadStage::Verifying, reason) };
+        follower.failed(failure, now);
     }
     assert_eq!(load_all(&mut follower, now), [1]);
     assert_eq!(follower.next(now), None);
@@ -387,4 +372,41 @@ fn a_topic_that_begins_anew_is_read_anew_and_the_version_served_stays() {
     assert_eq!((follower.next(now), follower.serving()), (None, Some(5)));
     follower.notice(Notice::CaughtUp);
     assert_eq!(load_all(&mut follower, now), [6]);
+}
+
+#[test]
+fn one_that_is_fetched_in_several_tries_comes_before_newer_ones_and_after_who_points_back() {
+    let now = Instant::now();
+    let unfinished = || LoadFailure {
+        is_transient: true,
+        is_unfinished: true,
+        ..LoadFailure::new(LoadStage::Fetching, "the rest is fetched next".to_owned())
+    };
+    let next = |follower: &mut Follower| follower.next(now).map(|offer| offer.version);
+    let mut follower = following(Target::Latest, &[offer(1, 1)]);
+    assert_eq!(load_all(&mut follower, now), [1]);
+    follower.notice(Notice::Offered(offer(2, 2)));
+    for newer in 3..6 {
+        assert_eq!(next(&mut follower), Some(2), "it goes on while newer ones come");
+        assert_eq!(state(&follower, &offer(2, 2).directory), VersionState::Fetching);
+        follower.failed(unfinished(), now);
+        follower.notice(Notice::Offered(offer(newer, newer)));
+    }
+    assert_eq!(load_all(&mut follower, now), [2, 5]);
+
+    // An alias that is moved back.
+    let point = |follower: &mut Follower, version: u64| {
+        let Offer { directory, announced, .. } = offer(version, version);
+        let manifest_digest = announced.expect("it is announced").manifest_digest;
+        follower.notice(Notice::Pointed(Some(Pointer { version, directory, manifest_digest })));
+    };
+    let all: Vec<Offer> = (1..=5).map(|version| offer(version, version)).collect();
+    let mut follower = following(Target::Alias("live".to_owned()), &all);
+    point(&mut follower, 3);
+    assert_eq!(load_all(&mut follower, now), [3]);
+    point(&mut follower, 4);
+    assert_eq!(next(&mut follower), Some(4));
+    follower.failed(unfinished(), now);
+    point(&mut follower, 2);
+    assert_eq!(load_all(&mut follower, now), [2]);
 }

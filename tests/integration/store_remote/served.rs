@@ -1,5 +1,6 @@
 //! A server that sees no directory of a worker's: it follows the topic, and fetches what is announced.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use deepfm_core::model::weights::Precision;
@@ -70,7 +71,7 @@ impl Scene {
         let directory = self.cache().join("ctr/latest");
         let entries = std::fs::read_dir(directory).expect("it is there").flatten();
         let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let mut names: Vec<String> = names.filter(|name| name != "lock").collect();
+        let mut names: Vec<String> = names.filter(|name| name != "lock" && name != "served").collect();
         names.sort_unstable();
         names
     }
@@ -176,7 +177,21 @@ fn a_server_keeps_the_last_good_version_whatever_storage_does_says_why_and_goes_
     scene.storage.put(&key(&files, MODEL), &files[MODEL]);
     wait_for_version(&server, last);
     assert_ne!(scores(&server), before);
-    assert_eq!(scene.cached(), [name_of(&files)], "what is served no more is not kept");
+    assert_eq!(scene.cached(), [name_of(&base), name_of(&files)], "what it may be rolled back to is kept");
+    let (third, last) = next();
+    scene.publish(&third, |_| ());
+    wait_for_version(&server, last);
+    assert_eq!(scene.cached(), [name_of(&files), name_of(&third)], "and no more");
+    drop(server);
+    // After a restart nothing goes before something is served, and what was served before stays.
+    let server = scene.follow();
+    wait_for_version(&server, last);
+    assert_eq!(scene.cached(), [name_of(&files), name_of(&third)]);
+    drop(server);
+    // Where others may write, nothing is trusted.
+    let directory = scene.cache().join("ctr/latest");
+    std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o777)).expect("it is ours");
+    assert!(matches!(scene.try_follow(scene.options()), Err(FollowError::Cache(_))));
 }
 
 #[test]
@@ -230,7 +245,21 @@ fn a_version_that_is_larger_than_may_be_fetched_is_refused_before_anything_of_it
     let server = scene.try_follow(options).expect("it can be followed so");
     let (_, reason) = wait_for_failure(&server, &name_of(&base));
     assert!(reason.contains("more than 1000"), "{reason}");
+    drop(server);
+    // The manifest counts, and what is here already.
+    let bytes: u64 = base.values().map(|content| content.len() as u64).sum();
+    let follow = |bytes_max| {
+        let mut options = scene.options();
+        options.remote.as_mut().expect("it is there").fetch_bytes_max = bytes_max;
+        scene.try_follow(options).expect("it can be followed so")
+    };
+    let server = follow(bytes - 1);
+    let (_, reason) = wait_for_failure(&server, &name_of(&base));
+    assert!(reason.contains(&format!("more than {}", bytes - 1)), "{reason}");
+    drop(server);
     assert!(!scene.storage.requests().iter().any(|request| request.starts_with("GET") && request.contains(MODEL)));
+    let server = follow(bytes);
+    wait_for_version(&server, 1);
 }
 
 #[test]
