@@ -224,3 +224,25 @@ fn said(error: &dyn std::error::Error) -> String {
     }
     plain(&words, DETAIL_CHARS_MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::storage::Addressing;
+
+    #[test]
+    fn settings_that_make_no_client_are_an_error_to_a_caller_that_is_asynchronous() {
+        let storage = Storage {
+            endpoint: Some("http://127.0.0.1:9000".parse().expect("it is one")),
+            addressing: Addressing::Virtual,
+            ..Storage::default()
+        };
+        let uri: StorageUri = "s3://bucket/models".parse().expect("it is one");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("it can be made");
+        let open = |storage: &Storage| Remote::open(storage, &uri, Arc::default()).map(drop);
+        // One that was made goes without a panic, too.
+        let (refused, made) = runtime.block_on(async { (open(&storage), open(&Storage::default())) });
+        assert!(matches!(refused, Err(RemoteError::Settings(_))), "{refused:?}");
+        assert!(made.is_ok(), "{made:?}");
+    }
+}
