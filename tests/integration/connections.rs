@@ -179,9 +179,12 @@ fn an_outage_is_two_lines_and_the_worker_is_not_ready_while_it_lasts() {
     live.stop(worker);
     let said = live.said();
     let about: Vec<&str> = said.lines().filter(|line| line.contains("WARN") || line.contains("answer again")).collect();
-    assert_eq!(about.len(), 2, "{about:#?}");
-    assert!(about[0].contains(" are lost (") && !about[0].contains("end of partition"), "{about:#?}");
-    assert!(about[1].contains("answer again after"), "{about:#?}");
+    // A broker that has just started may take seconds for an answer on a loaded machine: that is an outage with two lines of its own.
+    for outage in about.chunks(2) {
+        assert!(outage[0].contains(" are lost (") && !outage[0].contains("end of partition"), "{about:#?}");
+        assert!(outage.len() == 2 && outage[1].contains("answer again after"), "{about:#?}");
+    }
+    assert!(about.len() >= 2 && about[0].contains("nothing listens at"), "{about:#?}");
 }
 
 #[test]
