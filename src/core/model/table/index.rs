@@ -93,17 +93,19 @@ impl Index {
         }
     }
 
-    /// The place of the row that `is_it`.
+    /// Of a place that fits, or those behind it, the one of the row that `is_it`.
     #[inline]
-    pub(super) fn find(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<Found> {
-        let mut found = self.candidate(hash, None);
-        while let Some(candidate) = found {
-            if is_it(candidate.row) {
-                break;
-            }
+    pub(super) fn settle(&self, hash: u64, mut found: Option<Found>, is_it: impl Fn(u32) -> bool) -> Option<Found> {
+        while let Some(candidate) = found.filter(|candidate| !is_it(candidate.row)) {
             found = self.candidate(hash, Some(candidate));
         }
         found
+    }
+
+    /// The place of the row that `is_it`.
+    #[inline]
+    pub(super) fn find(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<Found> {
+        self.settle(hash, self.candidate(hash, None), is_it)
     }
 
     /// Whether one more has its place without growing.

@@ -107,14 +107,8 @@ impl Shard {
 
     /// The third: the row, once it is known which it is.
     #[inline]
-    pub(super) fn settle(&self, id: FeatureId, hash: u64, mut candidate: Option<Found>) -> Option<u32> {
-        while let Some(found) = candidate {
-            if self.id(found.row) == id {
-                return Some(found.row);
-            }
-            candidate = self.index.candidate(hash, Some(found));
-        }
-        None
+    pub(super) fn settle(&self, id: FeatureId, hash: u64, candidate: Option<Found>) -> Option<u32> {
+        self.index.settle(hash, candidate, |row| self.id(row) == id).map(|found| found.row)
     }
 
     /// Makes a row of zeros for an id that has none.
