@@ -3,7 +3,7 @@
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
-use super::{InstructionSet, fma};
+use super::{InstructionSet, dense, fma};
 
 /// Columns of a panel: what is multiplied at once.
 const WIDTH: usize = 16;
@@ -11,15 +11,63 @@ const WIDTH: usize = 16;
 /// Inner dimension that is packed at once: a panel of it stays in the first cache.
 const DEPTH: usize = 256;
 
+/// Below this many rows the weights are read as they lie: packing them costs more.
+const FEW_ROWS: usize = 4;
+
 /// A panel of the right matrix, `[depth, WIDTH]`.
 type Panel = [[f32; WIDTH]; DEPTH];
+
+fn view(data: &[f32], rows: usize, columns: usize) -> ArrayView2<'_, f32> {
+    ArrayView2::from_shape((rows, columns), &data[..rows * columns]).expect("the slice has the shape's length")
+}
+
+fn view_mut(data: &mut [f32], rows: usize, columns: usize) -> ArrayViewMut2<'_, f32> {
+    ArrayViewMut2::from_shape((rows, columns), &mut data[..rows * columns]).expect("the slice has the shape's length")
+}
+
+/// `out += a · b`, with `a` of `[rows, inner]`, `b` of `[inner, columns]` and `out` of `[rows, columns]`. The sum of an element is the same
+/// chain for any number of rows.
+pub fn add(a: &[f32], b: &[f32], out: &mut [f32], [rows, inner, columns]: [usize; 3]) {
+    if inner == 0 {
+        return;
+    }
+    if rows >= FEW_ROWS {
+        add_product(view(a, rows, inner), view(b, inner, columns), view_mut(out, rows, columns));
+        return;
+    }
+    for (row, out) in a.chunks_exact(inner).zip(out.chunks_exact_mut(columns)).take(rows) {
+        dense::add_rows(row, b, out);
+    }
+}
+
+/// `out += a · bᵀ`, with `a` of `[rows, inner]`, `b` of `[columns, inner]` and `out` of `[rows, columns]`.
+pub fn add_transposed(a: &[f32], b: &[f32], out: &mut [f32], [rows, inner, columns]: [usize; 3]) {
+    if rows >= FEW_ROWS {
+        add_product(view(a, rows, inner), view(b, columns, inner).reversed_axes(), view_mut(out, rows, columns));
+        return;
+    }
+    for (row, out) in a.chunks_exact(inner).zip(out.chunks_exact_mut(columns)).take(rows) {
+        dense::add_dots(row, b, out);
+    }
+}
+
+/// `out += aᵀ · b`, with `a` of `[rows, left]`, `b` of `[rows, right]` and `out` of `[left, right]`.
+pub fn add_outer(a: &[f32], b: &[f32], out: &mut [f32], [rows, left, right]: [usize; 3]) {
+    if rows >= FEW_ROWS {
+        add_product(view(a, rows, left).reversed_axes(), view(b, rows, right), view_mut(out, left, right));
+        return;
+    }
+    for (a, b) in a.chunks_exact(left).zip(b.chunks_exact(right)).take(rows) {
+        dense::add_outer(a, b, out);
+    }
+}
 
 /// Adds the product of `a` (`[rows, inner]`) and `b` (`[inner, columns]`) to `out` (`[rows, columns]`), whose rows must be contiguous.
 /// Of `a` and `b` any strides do, transposes too.
 ///
 /// # Panics
 /// When the shapes do not fit, or a row of `out` is not contiguous.
-pub fn add_product(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, out: ArrayViewMut2<'_, f32>) {
+pub(super) fn add_product(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, out: ArrayViewMut2<'_, f32>) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2,fma")]

@@ -4,15 +4,10 @@
 //! output vector), so that norm, clipping, momentum and the check for finite values are loops over one slice. Batches go
 //! through a blocked matrix product; a few rows through loops over the weights as they lie, since packing them costs more.
 
-use ndarray::{ArrayView2, ArrayViewMut2};
-
 use super::params::{Activation, MlpParams};
 use crate::feature::hash;
-use crate::kernel::{self, product::add_product};
+use crate::kernel::{self, product};
 use crate::math;
-
-/// Below this many rows a plain loop is faster than a blocked matrix product.
-const FEW_ROWS: usize = 4;
 
 /// Slope of the leaky activation below 0.
 const LEAK: f32 = 0.01;
@@ -150,7 +145,8 @@ impl MlpShape {
             for row in out.chunks_exact_mut(layer.outputs) {
                 row.copy_from_slice(&params[layer.bias..layer.bias + layer.outputs]);
             }
-            multiply_transposed(input, &params[layer.weight..layer.bias], out, rows, layer.inputs, layer.outputs);
+            let weight = &params[layer.weight..layer.bias];
+            product::add_transposed(input, weight, out, [rows, layer.inputs, layer.outputs]);
             self.activate(out);
             if let (Some(numbers), Some(&rate)) = (numbers, self.dropout.get(number)) {
                 let mask = &mut work.masks[number];
@@ -190,7 +186,8 @@ impl MlpShape {
                 }
                 None => &mut *dx,
             };
-            multiply(delta, weight, to, rows, layer.outputs, layer.inputs);
+            to[..rows * layer.inputs].fill(0.0);
+            product::add(delta, weight, to, [rows, layer.outputs, layer.inputs]);
         }
     }
 
@@ -215,7 +212,8 @@ impl MlpShape {
                 kernel::dense::add(&mut to[layer.bias..layer.bias + layer.outputs], row);
             }
             let input = if number == 0 { x } else { &hidden[number - 1] };
-            add_outer(delta, input, &mut to[layer.weight..layer.bias], rows, layer.outputs, layer.inputs);
+            let weight = &mut to[layer.weight..layer.bias];
+            product::add_outer(delta, input, weight, [rows, layer.outputs, layer.inputs]);
         }
     }
 
@@ -286,48 +284,5 @@ impl MlpShape {
                 mask.push(if u < rate { 0.0 } else { kept });
             }
         }
-    }
-}
-
-fn view(data: &[f32], rows: usize, columns: usize) -> ArrayView2<'_, f32> {
-    ArrayView2::from_shape((rows, columns), &data[..rows * columns]).expect("the slice has the shape's length")
-}
-
-fn view_mut(data: &mut [f32], rows: usize, columns: usize) -> ArrayViewMut2<'_, f32> {
-    ArrayViewMut2::from_shape((rows, columns), &mut data[..rows * columns]).expect("the slice has the shape's length")
-}
-
-/// `out += a * b^T`, with `a` of `[rows, inner]` and `b` of `[columns, inner]`.
-fn multiply_transposed(a: &[f32], b: &[f32], out: &mut [f32], rows: usize, inner: usize, columns: usize) {
-    if rows >= FEW_ROWS {
-        add_product(view(a, rows, inner), view(b, columns, inner).reversed_axes(), view_mut(out, rows, columns));
-        return;
-    }
-    for (row, out) in a.chunks_exact(inner).zip(out.chunks_exact_mut(columns)).take(rows) {
-        kernel::dense::add_dots(row, b, out);
-    }
-}
-
-/// `out = a * b`, with `a` of `[rows, inner]` and `b` of `[inner, columns]`.
-fn multiply(a: &[f32], b: &[f32], out: &mut [f32], rows: usize, inner: usize, columns: usize) {
-    out[..rows * columns].fill(0.0);
-    if rows >= FEW_ROWS {
-        add_product(view(a, rows, inner), view(b, inner, columns), view_mut(out, rows, columns));
-        return;
-    }
-    for (row, out) in a.chunks_exact(inner).zip(out.chunks_exact_mut(columns)).take(rows) {
-        kernel::dense::add_rows(row, b, out);
-    }
-}
-
-/// `out += a^T * b`, with `a` of `[rows, columns_a]` and `b` of `[rows, columns_b]`.
-fn add_outer(a: &[f32], b: &[f32], out: &mut [f32], rows: usize, columns_a: usize, columns_b: usize) {
-    if rows >= FEW_ROWS {
-        let (a, b) = (view(a, rows, columns_a), view(b, rows, columns_b));
-        add_product(a.reversed_axes(), b, view_mut(out, columns_a, columns_b));
-        return;
-    }
-    for (left, right) in a.chunks_exact(columns_a).zip(b.chunks_exact(columns_b)).take(rows) {
-        kernel::dense::add_outer(left, right, out);
     }
 }

@@ -8,13 +8,13 @@
 //! order, so that a row's score does not depend on the rows beside it. Sums run in another order than in training: results agree
 //! to rounding, and probes hold them.
 
-use ndarray::{ArrayView2, ArrayViewMut2};
+use ndarray::ArrayView2;
 
 use super::row_index::RowIndex;
 use super::servable::{Servable, ServableError};
 use crate::feature::Entry;
 use crate::kernel::factors::{self, Placed};
-use crate::kernel::{self, product::add_product};
+use crate::kernel::{self, product};
 use crate::model::params::Parts;
 
 /// Rows that are scored at once.
@@ -22,9 +22,6 @@ const BLOCK: usize = 64;
 
 /// Numbers of their field vectors, so that wide models take fewer rows at once.
 const BLOCK_NUMBERS: usize = 1 << 18;
-
-/// Below so many rows a layer's weights are read as they lie, since packing them costs more.
-const FEW_ROWS: usize = 4;
 
 /// Weights, and what makes looking them up and multiplying by them fast.
 #[derive(Debug)]
@@ -82,8 +79,9 @@ impl Scoring {
         let index = RowIndex::new(servable.ids()).ok_or(ServableError::TooManyRows(servable.rows()))?;
         let mlp = &servable.architecture().mlp;
         let transposed = mlp.layers.iter().map(|layer| {
-            let weight = matrix(&servable.mlp()[layer.weight..layer.bias], layer.outputs);
-            weight.reversed_axes().iter().copied().collect()
+            let weight = &servable.mlp()[layer.weight..layer.bias];
+            let weight = ArrayView2::from_shape((layer.outputs, layer.inputs), weight);
+            weight.expect("the slice has the shape's length").reversed_axes().iter().copied().collect()
         });
         let transposed = transposed.collect();
         Ok(Self { servable, index, transposed })
@@ -171,7 +169,7 @@ impl Scoring {
         repeat(&context.hidden, count, &mut layers[0]);
         if let (Some(weights), Some(layer)) = (self.transposed.first(), architecture.mlp.layers.first()) {
             let weights = &weights[first * dim * layer.outputs..][..width * layer.outputs];
-            multiply(x, weights, layer.outputs, &mut layers[0]);
+            product::add(x, weights, &mut layers[0], [count, width, layer.outputs]);
         }
     }
 
@@ -211,7 +209,7 @@ impl Scoring {
         }
         for (layer, weights) in shape.layers.iter().zip(&self.transposed).skip(1) {
             repeat(&params[layer.bias..layer.bias + layer.outputs], rows, above);
-            multiply(below, weights, layer.outputs, above);
+            product::add(below, weights, above, [rows, layer.inputs, layer.outputs]);
             shape.activate(above);
             std::mem::swap(below, above);
         }
@@ -222,27 +220,4 @@ impl Scoring {
 fn repeat(row: &[f32], times: usize, to: &mut Vec<f32>) {
     to.clear();
     (0..times).for_each(|_| to.extend_from_slice(row));
-}
-
-fn matrix(values: &[f32], rows: usize) -> ArrayView2<'_, f32> {
-    let columns = values.len().checked_div(rows).unwrap_or(0);
-    ArrayView2::from_shape((rows, columns), values).expect("the slice has the shape's length")
-}
-
-/// `out += x · weights`, with `x` of `[rows, inputs]`, `weights` of `[inputs, outputs]` and `out` of `[rows, outputs]`. The sum of an element
-/// is the same chain for any number of rows.
-fn multiply(x: &[f32], weights: &[f32], outputs: usize, out: &mut [f32]) {
-    let rows = out.len() / outputs;
-    let inputs = weights.len() / outputs;
-    if inputs == 0 {
-        return;
-    }
-    if rows >= FEW_ROWS {
-        let out = ArrayViewMut2::from_shape((rows, outputs), out).expect("the slice has the shape's length");
-        add_product(matrix(x, rows), matrix(weights, inputs), out);
-        return;
-    }
-    for (x, out) in x.chunks_exact(inputs).zip(out.chunks_exact_mut(outputs)) {
-        kernel::dense::add_rows(x, weights, out);
-    }
 }
