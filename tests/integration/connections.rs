@@ -185,6 +185,8 @@ fn an_outage_is_two_lines_and_the_worker_is_not_ready_while_it_lasts() {
         assert!(outage.len() == 2 && outage[1].contains("answer again after"), "{about:#?}");
     }
     assert!(about.len() >= 2 && about[0].contains("nothing listens at"), "{about:#?}");
+    let others = about.iter().skip(2).step_by(2);
+    assert!(others.into_iter().all(|outage| outage.contains("(no answer)")), "{about:#?}");
 }
 
 #[test]
