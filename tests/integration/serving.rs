@@ -368,21 +368,19 @@ fn a_body_that_comes_by_half_holds_one_place_until_it_is_whole_or_ends() {
     let body = r#"{"context":{},"candidates":[{}]}"#;
     let mut other = served.client();
     let mut half = served.client();
-    half.send(&Client::head("POST", "/v1/rank", &[], body.len()));
-    half.send(&body.as_bytes()[..5]);
+    let rest = half.begin("/v1/rank", body);
     // Who asks before the half has its place may take it, and the half is what is refused then.
     wait_for("the half to have its place", || in_flight(&mut other).then_some(()));
     let busy = other.post("/v1/rank", body);
     assert_eq!((busy.status, busy.header("retry-after")), (503, Some("1")));
     assert!(busy.error().contains("1 requests are being answered already"), "{}", busy.error());
     assert_eq!(other.get("/v2/health/ready").status, 200, "health needs no place");
-    half.send(&body.as_bytes()[5..]);
+    half.send(rest);
     assert_eq!(half.reply().status, 200);
     wait_for("the place to be free again", || (other.post("/v1/rank", body).status == 200).then_some(()));
     // And one that ends early.
     let mut half = served.client();
-    half.send(&Client::head("POST", "/v1/rank", &[], body.len()));
-    half.send(&body.as_bytes()[..5]);
+    half.begin("/v1/rank", body);
     half.finish();
     assert!(half.is_closed() || half.reply().status == 400);
     wait_for("the place to be free again", || (other.post("/v1/rank", body).status == 200).then_some(()));
@@ -394,8 +392,7 @@ fn a_body_that_comes_by_half_is_given_up_in_time() {
     served.wait_until_ready();
     let body = r#"{"context":{},"candidates":[{}]}"#;
     let mut half = served.client();
-    half.send(&Client::head("POST", "/v1/rank", &[], body.len()));
-    half.send(&body.as_bytes()[..5]);
+    half.begin("/v1/rank", body);
     let late = half.reply();
     assert!(late.status == 408 && late.error().contains("within 1 s"), "{}", late.status);
     assert!(half.is_closed());
@@ -410,14 +407,13 @@ fn a_server_that_is_asked_to_end_finishes_what_has_begun_and_exits_0() {
     let body = r#"{"context":{},"candidates":[{}]}"#;
     let (mut begun, mut watching) = (served.client(), served.client());
     assert_eq!(watching.get("/v2/health/ready").status, 200);
-    begun.send(&Client::head("POST", "/v1/rank", &[], body.len()));
-    begun.send(&body.as_bytes()[..5]);
+    let rest = begun.begin("/v1/rank", body);
     served.process.signal("-TERM");
     wait_for("unreadiness", || (watching.get("/v2/health/ready").status == 503).then_some(()));
     assert_eq!(watching.post("/v1/rank", body).status, 200, "while it drains it answers");
     let address = served.address;
     wait_for("no connection to be taken", || std::net::TcpStream::connect(address).is_err().then_some(()));
-    begun.send(&body.as_bytes()[5..]);
+    begun.send(rest);
     assert_eq!(begun.reply().status, 200);
     assert_eq!(served.process.wait().code, Some(0));
 }

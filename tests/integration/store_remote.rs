@@ -17,6 +17,7 @@ use deepfm_stream::config::storage::Storage;
 use deepfm_stream::remote::fetch::Fetcher;
 use deepfm_stream::remote::upload::Upload;
 use deepfm_stream::remote::{PART_BYTES, Remote, RemoteError};
+use tempfile::TempDir;
 
 use super::hostile::forged;
 use super::reload::{VersionFiles, install, name_of, numbered};
@@ -60,6 +61,15 @@ impl<'f> Fetching<'f> {
         let manifest = self.fetcher.manifest(&name, &sha256(&self.files[MANIFEST]))?;
         self.fetcher.files(&name, &manifest)
     }
+}
+
+/// Storage that has a version, the directory that it is from, how the storage is reached, and an empty cache.
+fn uploaded(files: &VersionFiles) -> (S3, TempDir, Storage, TempDir) {
+    let directory = || tempfile::tempdir().expect("a directory of our own");
+    let (server, root, cache) = (S3::start(), directory(), directory());
+    let storage = server.storage(root.path());
+    upload(&remote(&storage), root.path(), files).expect("the storage takes it");
+    (server, root, storage, cache)
 }
 
 #[track_caller]
@@ -170,10 +180,8 @@ fn a_version_that_is_damaged_on_the_local_disk_is_not_uploaded() {
 
 #[test]
 fn a_fetch_goes_on_where_it_broke_off_in_this_process_and_in_the_next() {
-    let (server, root) = (S3::start(), tempfile::tempdir().expect("a directory of our own"));
-    let (storage, files) = (server.storage(root.path()), large());
-    upload(&remote(&storage), root.path(), &files).expect("the storage takes it");
-    let cache = tempfile::tempdir().expect("a directory of our own");
+    let files = large();
+    let (server, _root, storage, cache) = uploaded(&files);
     let name = name_of(&files);
     // Within the first part; what follows is refused, so that the try ends.
     server.fail("GET", JOURNAL, 1, Harm::CutAfter(1 << 20));
@@ -197,10 +205,8 @@ fn a_fetch_goes_on_where_it_broke_off_in_this_process_and_in_the_next() {
 
 #[test]
 fn a_wrong_partial_file_costs_one_try_and_does_not_speak_against_the_object() {
-    let (server, root) = (S3::start(), tempfile::tempdir().expect("a directory of our own"));
-    let (storage, files) = (server.storage(root.path()), artefact(1, 0).files);
-    upload(&remote(&storage), root.path(), &files).expect("the storage takes it");
-    let cache = tempfile::tempdir().expect("a directory of our own");
+    let files = artefact(1, 0).files;
+    let (_server, root, storage, cache) = uploaded(&files);
     let mut fetching = Fetching::new(&storage, cache.path(), &files);
     let aside = cache.path().join(format!(".fetching-{}", name_of(&files)));
     fs::create_dir(&aside).expect("the disk takes it");
@@ -224,10 +230,8 @@ fn a_wrong_partial_file_costs_one_try_and_does_not_speak_against_the_object() {
 
 #[test]
 fn a_load_whose_time_is_over_keeps_what_has_come_and_the_next_goes_on_there() {
-    let (server, root) = (S3::start(), tempfile::tempdir().expect("a directory of our own"));
-    let (storage, files) = (server.storage(root.path()), large());
-    upload(&remote(&storage), root.path(), &files).expect("the storage takes it");
-    let cache = tempfile::tempdir().expect("a directory of our own");
+    let files = large();
+    let (server, _root, storage, cache) = uploaded(&files);
     let name = name_of(&files);
     let mut fetcher = Fetcher::new(remote(&storage), "ctr", cache.path()).within(Duration::from_secs(2));
     let mut fetch = || {
@@ -299,10 +303,8 @@ fn a_file_system_that_hangs_holds_up_nobody_who_ends() {
 
 #[test]
 fn objects_that_are_missing_truncated_changed_or_swapped_are_refused_and_fetched_when_they_are_mended() {
-    let (server, root) = (S3::start(), tempfile::tempdir().expect("a directory of our own"));
-    let (storage, files) = (server.storage(root.path()), artefact(1, 0).files);
-    upload(&remote(&storage), root.path(), &files).expect("the storage takes it");
-    let cache = tempfile::tempdir().expect("a directory of our own");
+    let files = artefact(1, 0).files;
+    let (server, _root, storage, cache) = uploaded(&files);
     let mut fetching = Fetching::new(&storage, cache.path(), &files);
     let key = |file: &str| format!("ctr/{}/{file}", name_of(&files));
     let model = files[MODEL].clone();

@@ -79,6 +79,14 @@ impl Client {
         self.request("POST", path, &[], body.as_bytes())
     }
 
+    /// Begins to send a body, and says what is still to come of it.
+    pub(crate) fn begin<'b>(&mut self, path: &str, body: &'b str) -> &'b [u8] {
+        let (begun, rest) = body.as_bytes().split_at(5);
+        self.send(&Self::head("POST", path, &[], body.len()));
+        self.send(begun);
+        rest
+    }
+
     /// The next answer.
     pub(crate) fn reply(&mut self) -> Reply {
         let end = loop {
