@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::artefact::Artefact;
 use super::gate::Judgement;
-use super::manifest::{FileDigest, Fingerprints, Kind, ManifestError, ParentVersion, check_files};
+use super::manifest::{FileDigest, Fingerprints, Kind, Manifest, ManifestError, ParentVersion, check_files};
 use super::names::{self, NameError};
 use super::storage_uri::{UriError, check_version_uri};
 
@@ -136,11 +136,15 @@ pub struct Abandoned {
 impl Announcement {
     /// The announcement of a version.
     pub fn of(artefact: &Artefact) -> Self {
-        let manifest = artefact.manifest.clone();
+        Self::of_manifest(artefact.manifest.clone(), artefact.digest.clone())
+    }
+
+    /// The announcement of the version that has this manifest, of this digest.
+    pub fn of_manifest(manifest: Manifest, manifest_digest: String) -> Self {
         Self {
             format: FORMAT,
-            directory: artefact.directory(),
-            manifest_digest: artefact.digest.clone(),
+            directory: names::directory(manifest.version, &manifest_digest),
+            manifest_digest,
             model: manifest.model,
             version: manifest.version,
             parent: manifest.parent,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use deepfm_core::feature::hash::uniform_weight;
 use deepfm_core::model::weights::WeightsDigest;
 use deepfm_core::version::alias::{Act, Alias, LIVE};
-use deepfm_core::version::announcement::{Announcement, FORMAT};
+use deepfm_core::version::announcement::Announcement;
 use deepfm_core::version::artefact::{MANIFEST, MODEL};
 use deepfm_core::version::bytes::Bytes;
 use deepfm_core::version::delta::{DELTA, Delta, DeltaError, Digested};
@@ -139,30 +139,7 @@ fn delta(servable: &mut Servable, manifest: &Manifest, number: u64) -> (Vec<u8>,
 fn took(kafka: &Kafka, place: &Path, (announced, answered): (&Log<Announced>, &Log<Answered>)) -> f64 {
     let (manifest, manifest_digest) = read(place);
     let number = manifest.version;
-    let announcement = Announcement {
-        format: FORMAT,
-        directory: place.file_name().expect("it has a name").to_string_lossy().into_owned(),
-        manifest_digest,
-        model: manifest.model,
-        version: manifest.version,
-        parent: manifest.parent,
-        kind: manifest.kind,
-        created_at: manifest.created_at,
-        records: manifest.records,
-        positions: manifest.positions,
-        watermark: manifest.watermark,
-        learned: manifest.learned,
-        rows: manifest.rows,
-        state_digest: manifest.state_digest,
-        metrics: manifest.metrics,
-        fingerprints: manifest.fingerprints,
-        files: manifest.files,
-        epoch: None,
-        abandoned: None,
-        gate: None,
-        held: None,
-        uri: None,
-    };
+    let announcement = Announcement::of_manifest(manifest, manifest_digest);
     let alias = Alias::moved(None, LIVE, &announcement, Act::new("bench", "it is measured", "2026-01-01T00:00:00Z"));
     topic::write(kafka, &[Record::version(&announcement), Record::alias(&alias)]).expect("the broker takes them");
     for _ in 0..10_000 {
