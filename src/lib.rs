@@ -10,8 +10,8 @@
 //! down, and a panic by input (what cannot be read is counted and sent on).
 //!
 //! By features: `worker` (the default) is all of it. Without it there is [`serve`], which scores with published versions:
-//! with `kafka` it follows their topic, with none (`default-features = false`) a directory; `object-store` fetches what is not here from object storage,
-//! `server` adds the HTTP side.
+//! with `kafka` it follows their topic, with none (`default-features = false`) a directory; `object-store` fetches what is not
+//! here from object storage, `server` adds the HTTP side.
 
 pub mod thread;
 #[cfg(feature = "kafka")]
@@ -22,9 +22,9 @@ pub mod lines;
 pub mod config;
 pub mod bounded;
 #[cfg(feature = "object-store")]
-pub mod remote;
-#[cfg(feature = "worker")]
 pub mod durable;
+#[cfg(feature = "object-store")]
+pub mod remote;
 #[cfg(feature = "worker")]
 pub mod simulate;
 #[cfg(feature = "kafka")]

@@ -14,7 +14,6 @@ pub mod upload;
 
 use std::fmt;
 use std::future::Future;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +25,7 @@ use object_store::path::Path;
 use tokio::runtime::Runtime;
 
 use crate::config::storage::Storage;
+use crate::durable::DurableError;
 
 /// Bytes of a file that one request carries.
 pub const PART_BYTES: u64 = 8 << 20;
@@ -68,21 +68,14 @@ pub enum RemoteError {
     #[error("{place} is not here yet: {brought} bytes came, and the rest is fetched next")]
     Unfinished { place: String, brought: u64 },
     /// The local disk refuses.
-    #[error("cannot {doing} {path}")]
-    Disk { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Disk(#[from] DurableError),
     /// The local version is not what its manifest says.
     #[error("{path} is not the version to upload: {reason}")]
     Local { path: PathBuf, reason: String },
     /// It was asked to stop.
     #[error("asked to stop")]
     Stopped,
-}
-
-impl RemoteError {
-    fn disk(doing: &'static str, path: &std::path::Path) -> impl Fn(io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Disk { doing, path: path.clone(), source }
-    }
 }
 
 /// A place in object storage, and the client that reaches it.

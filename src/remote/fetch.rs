@@ -22,6 +22,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{PART_BYTES, Remote, RemoteError, said};
 use crate::bounded::{self, Length};
+use crate::durable;
 
 /// Prefix of directories that are not whole yet.
 pub const FETCHING: &str = ".fetching-";
@@ -113,8 +114,8 @@ impl Fetcher {
                 return Err(RemoteError::Digest { place, found, expected });
             }
             self.brought += bytes.len() as u64;
-            fs::create_dir_all(&aside).map_err(RemoteError::disk("make", &aside))?;
-            write(&file, &bytes).map_err(RemoteError::disk("write", &file))?;
+            fs::create_dir_all(&aside).map_err(durable::failed("make", &aside))?;
+            write(&file, &bytes).map_err(durable::failed("write", &file))?;
             bytes
         };
         let none =
@@ -138,16 +139,16 @@ impl Fetcher {
             self.file(&object, &aside.join(name), expected)?;
         }
         let place = self.cache.join(directory);
-        sync(&aside)?;
-        fs::rename(&aside, &place).map_err(RemoteError::disk("rename", &aside))?;
-        sync(&self.cache)
+        durable::sync(&aside)?;
+        fs::rename(&aside, &place).map_err(durable::failed("rename", &aside))?;
+        Ok(durable::sync(&self.cache)?)
     }
 
     fn file(&mut self, object: &Path, path: &FilePath, expected: &FileDigest) -> Result<(), RemoteError> {
-        let mut file = open(path).map_err(RemoteError::disk("open", path))?;
-        let mut length = file.metadata().map_err(RemoteError::disk("look at", path))?.len();
+        let mut file = open(path).map_err(durable::failed("open", path))?;
+        let mut length = file.metadata().map_err(durable::failed("look at", path))?.len();
         if length > expected.bytes {
-            file.set_len(0).map_err(RemoteError::disk("shorten", path))?;
+            file.set_len(0).map_err(durable::failed("shorten", path))?;
             length = 0;
         }
         let is_continued = length > 0;
@@ -171,8 +172,8 @@ impl Fetcher {
                 outcome => outcome?,
             }
         }
-        file.sync_all().map_err(RemoteError::disk("write", path))?;
-        let found = digest_of(&mut file).map_err(RemoteError::disk("read", path))?;
+        file.sync_all().map_err(durable::failed("write", path))?;
+        let found = digest_of(&mut file).map_err(durable::failed("read", path))?;
         if found == expected.sha256 {
             return Ok(());
         }
@@ -234,7 +235,7 @@ impl Fetcher {
             while let Some(part) = parts.next().await {
                 let part = part.map_err(|error| failed(said(&error)))?;
                 let part = &part[..part.len().min(usize::try_from(end - at).unwrap_or(usize::MAX))];
-                take(part).map_err(RemoteError::disk("write", &self.cache))?;
+                take(part).map_err(durable::failed("write", &self.cache))?;
                 at += part.len() as u64;
             }
             if at < end { Err(failed(format!("the answer ends {} bytes early", end - at))) } else { Ok(()) }
@@ -268,11 +269,7 @@ impl Remote {
 }
 
 fn discard(path: &FilePath) -> Result<(), RemoteError> {
-    fs::remove_file(path).map_err(RemoteError::disk("remove", path))
-}
-
-fn sync(directory: &FilePath) -> Result<(), RemoteError> {
-    File::open(directory).and_then(|file| file.sync_all()).map_err(RemoteError::disk("sync", directory))
+    Ok(fs::remove_file(path).map_err(durable::failed("remove", path))?)
 }
 
 /// Opens what is to be continued: a regular file itself, since a link could lead anywhere.

@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{PART_BYTES, Remote, RemoteError};
 use crate::bounded::{self, Length};
+use crate::durable::failed;
 
 /// One version on its way.
 #[derive(Debug)]
@@ -144,6 +145,6 @@ fn send_file(remote: &Remote, local: &FilePath, object: &Path, expected: &FileDi
 
 fn read_part(file: &mut File, path: &FilePath) -> Result<Vec<u8>, RemoteError> {
     let mut part = Vec::new();
-    file.take(PART_BYTES).read_to_end(&mut part).map_err(RemoteError::disk("read", path))?;
+    file.take(PART_BYTES).read_to_end(&mut part).map_err(failed("read", path))?;
     Ok(part)
 }
