@@ -13,7 +13,7 @@ use deepfm_core::version::announcement::{Announcement, TEXT_CHARS_MAX};
 use deepfm_core::version::arms::ONLY;
 use deepfm_core::version::fleet::FleetRow;
 use deepfm_core::version::known::KnownVersions;
-use deepfm_core::version::manifest::Kind;
+use deepfm_core::version::manifest::{FileDigest, Kind};
 use deepfm_core::version::moves::Order;
 use deepfm_stream::config::Config;
 use deepfm_stream::kafka::BrokerError;
@@ -261,7 +261,7 @@ fn line(version: &Announcement, versions: &KnownVersions, columns: Option<usize>
             version.created_at.get(..16).unwrap_or(&version.created_at),
             version.learned,
             version.rows,
-            output::size(version.files.values().map(|file| file.bytes).sum()),
+            output::size(FileDigest::total(version.files.values())),
             number(metric("log_loss")),
             number(metric("calibration")),
             names.join(" "),
@@ -274,7 +274,7 @@ fn line(version: &Announcement, versions: &KnownVersions, columns: Option<usize>
         version.created_at.get(..19).unwrap_or(&version.created_at),
         version.learned,
         version.rows,
-        output::size(version.files.values().map(|file| file.bytes).sum()),
+        output::size(FileDigest::total(version.files.values())),
         number(metric("log_loss")),
         number(metric("calibration")),
         version.state_digest.get(..12).unwrap_or_default(),

@@ -14,14 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use deepfm_core::version::artefact::{self, MANIFEST};
-use deepfm_core::version::manifest::{CHAIN_MAX, Kind, MANIFEST_BYTES_MAX, Manifest, ParentVersion, sha256};
+use deepfm_core::version::artefact;
+use deepfm_core::version::manifest::{CHAIN_MAX, FileDigest, Kind, Manifest, ParentVersion};
 use deepfm_core::version::names;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::process::geteuid;
 
 use super::follower::{LoadFailure, Offer};
-use super::load::LoadError;
+use super::load::{self, LoadError};
 use super::model::ServedModel;
 use super::places::Places;
 use super::state::LoadStage;
@@ -183,18 +183,15 @@ impl Cache {
         let directory = names::directory(version.version, &version.manifest_digest);
         let Some(place) = places.found(&directory) else {
             let manifest = self.fetcher.manifest(&directory, &version.manifest_digest)?;
-            let bytes = self.fetcher.manifest_bytes(&directory).saturating_add(length(&manifest));
+            let bytes =
+                self.fetcher.manifest_bytes(&directory).saturating_add(FileDigest::total(manifest.files.values()));
             return Ok(Wanted { directory, manifest, bytes, is_here: false });
         };
-        let manifest = read_manifest(&place).map_err(|source| LoadError::Read { file: MANIFEST.to_owned(), source })?;
         // What has rotted here does not decode, or says something else: it is fetched anew.
-        let found = sha256(&manifest);
-        if found != version.manifest_digest {
-            return Err(LoadError::Digest { found, expected: version.manifest_digest.clone() });
-        }
+        let manifest = load::manifest_of(&place, &version.manifest_digest)?;
         let is_ours = place.starts_with(&self.root);
         let (own, manifest) = (manifest.len() as u64, artefact::read_manifest(&manifest)?);
-        let bytes = if is_ours { own.saturating_add(length(&manifest)) } else { 0 };
+        let bytes = if is_ours { own.saturating_add(FileDigest::total(manifest.files.values())) } else { 0 };
         Ok(Wanted { directory, manifest, bytes, is_here: true })
     }
 
@@ -234,7 +231,7 @@ impl Cache {
     /// The directory of what a version of the cache stands on.
     fn parent(&self, directory: &str) -> Option<String> {
         let places = [directory.to_owned(), format!("{FETCHING}{directory}")];
-        let bytes = places.iter().find_map(|name| read_manifest(&self.root.join(name)).ok())?;
+        let (bytes, _) = places.iter().find_map(|name| load::read_bytes(&self.root.join(name)).ok())?;
         let manifest = artefact::read_manifest(&bytes).ok().filter(|manifest| manifest.kind == Kind::Delta)?;
         manifest.parent.map(|parent| names::directory(parent.version, &parent.manifest_digest))
     }
@@ -245,11 +242,6 @@ impl Cache {
             tracing::warn!("{} is of no use, and cannot be removed: {error}", path.display());
         }
     }
-}
-
-/// Bytes of all files that a manifest names.
-fn length(manifest: &Manifest) -> u64 {
-    manifest.files.values().fold(0, |sum: u64, file| sum.saturating_add(file.bytes))
 }
 
 /// A directory in which nobody else may put anything in place of what was checked.
@@ -270,10 +262,6 @@ fn read_served(root: &Path) -> Vec<String> {
     let text = String::from_utf8(bytes).unwrap_or_default();
     let names = text.lines().filter(|name| names::number_of_directory(name).is_some());
     names.take(SERVED_MAX).map(str::to_owned).collect()
-}
-
-fn read_manifest(place: &Path) -> Result<Vec<u8>, bounded::ReadError> {
-    bounded::read(&place.join(MANIFEST), Length::AtMost(MANIFEST_BYTES_MAX))
 }
 
 /// What could not be had: the version itself, or one below it.

@@ -17,7 +17,7 @@ use deepfm_core::version::artefact::{self, ArtefactError, MANIFEST, MODEL, PROBE
 use deepfm_core::version::bytes::Bytes;
 use deepfm_core::version::delta::Digested;
 use deepfm_core::version::link::{self, ChainLink, Footing};
-use deepfm_core::version::manifest::{Kind, MANIFEST_BYTES_MAX, Manifest, ParentVersion, sha256};
+use deepfm_core::version::manifest::{FileDigest, Kind, MANIFEST_BYTES_MAX, Manifest, ParentVersion, sha256};
 use deepfm_core::version::names;
 use deepfm_core::version::scoring::{Rows, Scoring, ScoringWork};
 use deepfm_core::version::servable::Servable;
@@ -263,14 +263,12 @@ enum Parent {
 
 fn read_parent(places: &Places, parent: &ParentVersion) -> Result<Parent, LoadError> {
     let place = places.of(&names::directory(parent.version, &parent.manifest_digest));
-    let (bytes, digest) = read_bytes(&place)?;
-    if digest != parent.manifest_digest {
-        return Err(LoadError::Digest { found: digest, expected: parent.manifest_digest.clone() });
-    }
+    let digest = &parent.manifest_digest;
+    let bytes = manifest_of(&place, digest)?;
     let manifest = artefact::read_manifest(&bytes)?;
     if manifest.kind == Kind::Full {
         let files = read_files(&place, &manifest, &[MODEL])?;
-        return Ok(Parent::Full(Footing::of(&manifest, &digest), Box::new(full(&manifest, &files)?)));
+        return Ok(Parent::Full(Footing::of(&manifest, digest), Box::new(full(&manifest, &files)?)));
     }
     let mut files = read_all(&place, &manifest)?;
     files.insert(MANIFEST.to_owned(), bytes.into());
@@ -288,8 +286,14 @@ fn read_error(file: &str) -> impl FnOnce(ReadError) -> LoadError {
     move |source| LoadError::Read { file, source }
 }
 
+/// The bytes of the manifest of this digest.
+pub(super) fn manifest_of(place: &Path, digest: &str) -> Result<Vec<u8>, LoadError> {
+    let (bytes, found) = read_bytes(place)?;
+    if found == digest { Ok(bytes) } else { Err(LoadError::Digest { found, expected: digest.to_owned() }) }
+}
+
 /// The bytes of a manifest, with their digest.
-fn read_bytes(place: &Path) -> Result<(Vec<u8>, String), LoadError> {
+pub(super) fn read_bytes(place: &Path) -> Result<(Vec<u8>, String), LoadError> {
     let bytes =
         bounded::read(&place.join(MANIFEST), Length::AtMost(MANIFEST_BYTES_MAX)).map_err(read_error(MANIFEST))?;
     let digest = sha256(&bytes);
@@ -298,12 +302,10 @@ fn read_bytes(place: &Path) -> Result<(Vec<u8>, String), LoadError> {
 
 /// The bytes of the manifest that was announced, with its digest.
 fn read_manifest(place: &Path, offer: &Offer) -> Result<(Vec<u8>, String), LoadError> {
-    let (bytes, found) = read_bytes(place)?;
-    if let Some(announced) = &offer.announced
-        && announced.manifest_digest != found
-    {
-        return Err(LoadError::Digest { found, expected: announced.manifest_digest.clone() });
-    }
+    let (bytes, found) = match &offer.announced {
+        Some(announced) => (manifest_of(place, &announced.manifest_digest)?, announced.manifest_digest.clone()),
+        None => read_bytes(place)?,
+    };
     // A directory's name has its first digits.
     if names::directory(offer.version, &found) != offer.directory {
         return Err(LoadError::Digest { found, expected: offer.directory.clone() });
@@ -350,8 +352,7 @@ fn read_all(place: &Path, manifest: &Manifest) -> Result<Contents, LoadError> {
 fn read_files(place: &Path, manifest: &Manifest, names: &[&str]) -> Result<Contents, LoadError> {
     let weights = artefact::weights_file(manifest.kind);
     let files = || manifest.files.iter().filter(|(name, _)| names.contains(&name.as_str()));
-    let aside =
-        files().filter(|(name, _)| *name != weights).fold(0, |sum: u64, (_, digest)| sum.saturating_add(digest.bytes));
+    let aside = FileDigest::total(files().filter(|(name, _)| *name != weights).map(|(_, digest)| digest));
     if aside > ASIDE_BYTES_MAX {
         return Err(LoadError::Aside(aside));
     }

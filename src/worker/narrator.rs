@@ -10,6 +10,7 @@ use crate::source::topics::KafkaLog;
 use deepfm_core::stream::Positions;
 use deepfm_core::train::Trainer;
 use deepfm_core::version::announcement::Announcement;
+use deepfm_core::version::manifest::FileDigest;
 
 /// How often a worker says how it goes.
 const EVERY: Duration = Duration::from_mins(1);
@@ -46,7 +47,7 @@ pub fn begin(config: &Config, log: &KafkaLog, positions: &Positions, checkpoint:
 
 /// Says of a version that it is announced; how long that took since it was cut.
 pub fn announced(announcement: &Announcement, goes_live: bool) {
-    let bytes: u64 = announcement.files.values().map(|file| file.bytes).sum();
+    let bytes = FileDigest::total(announcement.files.values());
     let log_loss = announcement.metrics.get("window").and_then(|window| window["log_loss"].as_f64());
     let cut_at = announcement.created_at.parse::<jiff::Timestamp>().ok();
     let seconds = cut_at.map(|cut_at| jiff::Timestamp::now().duration_since(cut_at).as_secs_f64());

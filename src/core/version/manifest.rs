@@ -230,6 +230,11 @@ impl FileDigest {
     pub fn of(content: &[u8]) -> Self {
         Self { bytes: content.len() as u64, sha256: sha256(content) }
     }
+
+    /// Bytes of all these files; what is stated of them may be anything.
+    pub fn total<'f>(files: impl IntoIterator<Item = &'f Self>) -> u64 {
+        files.into_iter().fold(0, |sum, file| sum.saturating_add(file.bytes))
+    }
 }
 
 impl Manifest {
