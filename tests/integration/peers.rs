@@ -55,5 +55,9 @@ fn the_application_in_python_scores_as_we_do_in_process_and_over_http() {
     }
     // At least one answer on each connection; it panics at one that is none.
     assert!(peer.ask(&bodies, Duration::ZERO).len() >= peer::CONNECTIONS);
-    assert!(peer.cpu() > 0.0);
+    // It is counted in hundredths of a second, of which a fast machine needs none for a few answers.
+    wait_for("CPU time that is counted", || {
+        peer.ask(&bodies, Duration::ZERO);
+        (peer.cpu() > 0.0).then_some(())
+    });
 }
