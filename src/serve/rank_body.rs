@@ -25,9 +25,12 @@ impl Scorer {
 /// When it is not such a document, has too many candidates, or features do not fit.
 fn read(request: &mut ScoreRequest<'_>, body: &[u8]) -> Result<usize, ScoreError> {
     let mut reading = Reading { request, context: None, has_candidates: false, candidates: 0, refused: None };
-    let mut reader = serde_json::Deserializer::from_slice(body);
-    let read = Document(&mut reading).deserialize(&mut reader);
-    if let Err(error) = read.and_then(|()| reader.end()) {
+    // What is UTF-8 as a whole is not looked at again, string by string.
+    let read = match std::str::from_utf8(body) {
+        Ok(text) => read_document(serde_json::Deserializer::from_str(text), &mut reading),
+        Err(_) => read_document(serde_json::Deserializer::from_slice(body), &mut reading),
+    };
+    if let Err(error) = read {
         return Err(reading.refused.unwrap_or_else(|| ScoreError::Body(error.to_string())));
     }
     match reading.context {
@@ -35,6 +38,14 @@ fn read(request: &mut ScoreRequest<'_>, body: &[u8]) -> Result<usize, ScoreError
         Some(_) => Err(ScoreError::Body("there are no candidates".to_owned())),
         None => Err(ScoreError::Body("there is no context".to_owned())),
     }
+}
+
+fn read_document<'de, R: serde_json::de::Read<'de>>(
+    mut reader: serde_json::Deserializer<R>,
+    reading: &mut Reading<'_, '_>,
+) -> serde_json::Result<()> {
+    Document(reading).deserialize(&mut reader)?;
+    reader.end()
 }
 
 struct Reading<'r, 's> {

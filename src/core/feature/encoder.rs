@@ -59,6 +59,10 @@ pub enum Misfit {
 pub struct Encoding {
     pairs: Vec<(u16, Entry)>,
     seen: Vec<bool>,
+    /// The field of the key that was read last.
+    last: Option<u16>,
+    /// Which field came after each one, and at first, when that was read last: most often it comes there again.
+    following: Vec<u16>,
     text: String,
     bytes: Vec<u8>,
     /// Features of no configured field.
@@ -73,6 +77,7 @@ impl Encoding {
         self.pairs.clear();
         self.seen.clear();
         self.seen.resize(fields, false);
+        self.last = None;
         self.unknown_fields = 0;
         self.misfit = None;
     }
@@ -163,6 +168,23 @@ impl Encoder {
         self.by_name.find(xxh3_64(name.as_bytes()), same).copied()
     }
 
+    /// The same for the next key of an object: that which followed the one before in the last object is tried first.
+    fn next_field(&self, name: &str, encoding: &mut Encoding) -> Option<u16> {
+        let fields = self.fields.as_slice();
+        let place = encoding.last.map_or(0, |last| usize::from(last) + 1);
+        let guess = encoding.following.get(place).copied();
+        let is_it = |guess: &u16| fields.get(usize::from(*guess)).is_some_and(|field| field.name == name);
+        if let Some(field) = guess.filter(is_it) {
+            encoding.last = Some(field);
+            return Some(field);
+        }
+        let field = self.field(name)?;
+        encoding.following.resize(encoding.following.len().max(fields.len() + 1), field);
+        encoding.following[place] = field;
+        encoding.last = Some(field);
+        Some(field)
+    }
+
     /// Reads the value of a key of the features object, whatever the key is.
     ///
     /// # Errors
@@ -173,7 +195,7 @@ impl Encoder {
         map: &mut A,
         encoding: &mut Encoding,
     ) -> Result<(), A::Error> {
-        let Some(field) = self.field(key) else {
+        let Some(field) = self.next_field(key, encoding) else {
             encoding.unknown_fields += 1;
             map.next_value::<IgnoredAny>()?;
             return Ok(());

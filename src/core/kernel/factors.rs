@@ -50,10 +50,10 @@ kernels! {
         by_dim!(batch.dim, field_vectors_of(batch, linear, embedding, vectors, sums));
     }
 
-    /// Adds the embedding of each placed row (of `[rows, dim]`) times its x to its vector (of `[vectors, dim]`), and its linear weight (of
-    /// `[rows]`) times x to the sum of its example (`[examples]`).
-    pub fn add_placed(dim: usize, placed: &[Placed], linear: &[f32], embeddings: &[f32], vectors: &mut [f32], sums: &mut [f32]) {
-        by_dim!(dim, add_placed_of(dim, placed, (linear, embeddings), vectors, sums));
+    /// Adds the embedding of each placed row (of `[rows, dim]`) times its x to its vector (of `[vectors, dim]`), and its linear weight
+    /// times x to the sum of its example (`[examples]`).
+    pub fn add_placed(dim: usize, placed: &[Placed], embeddings: &[f32], vectors: &mut [f32], sums: &mut [f32]) {
+        by_dim!(dim, add_placed_of(dim, placed, embeddings, vectors, sums));
     }
 
     /// Writes the pair interactions of each example, `Σ_j Σ_{f<g} e_f[j] · e_g[j]` (Rendle 2010), to `pairs` (`[examples]`), and adds
@@ -117,8 +117,10 @@ fn field_vectors_of<const DIM: usize, const FUSED: bool>(
 #[derive(Clone, Copy, Debug)]
 pub struct Placed {
     /// Its number.
-    pub row: usize,
-    /// What it is multiplied by.
+    pub row: u32,
+    /// Its linear weight.
+    pub linear: f32,
+    /// What they are multiplied by.
     pub x: f32,
     /// The field vector that it is added to.
     pub vector: u32,
@@ -130,16 +132,16 @@ pub struct Placed {
 fn add_placed_of<const DIM: usize, const FUSED: bool>(
     dim: usize,
     placed: &[Placed],
-    (linear, embeddings): (&[f32], &[f32]),
+    embeddings: &[f32],
     vectors: &mut [f32],
     sums: &mut [f32],
 ) {
     let dim = width_of::<DIM>(dim);
-    for &Placed { row, x, vector, example } in placed {
+    for &Placed { row, linear, x, vector, example } in placed {
         let sum = &mut sums[example as usize];
-        *sum = fma::<FUSED>(x, linear[row], *sum);
+        *sum = fma::<FUSED>(x, linear, *sum);
         let vector = &mut vectors[vector as usize * dim..][..dim];
-        let embedding = &embeddings[row * dim..][..dim];
+        let embedding = &embeddings[row as usize * dim..][..dim];
         for lane in 0..dim {
             vector[lane] = fma::<FUSED>(x, embedding[lane], vector[lane]);
         }

@@ -1,70 +1,89 @@
-//! Where the row of a feature id is: a directory over the sorted ids of a version, by their leading bits.
+//! Where the row of a feature id is: the ids of a version, spread over a table of places by their leading bits.
 //!
-//! Ids are hashes, so their leading bits spread them evenly: with as many buckets as there are rows, or up to twice as many, a bucket
-//! has one row on average. A look-up touches one place of the directory and one of the ids; a binary search would touch one of
-//! the ids for each bit. Whoever makes up ids that share a bucket gets the binary search within it, and nothing worse.
+//! Ids are hashes, so their leading bits spread them evenly: an id belongs at its share of all places, of which there are half as many
+//! again as rows. Whichever finds its place taken has the next one, so that ids ascend from place to place, and a look-up that meets a
+//! greater one is over. A place also has the linear weight: with it a look-up touches one line of memory, most often, and
+//! the embedding's. Whoever makes up ids that belong at one place gets a binary search among all of them, and nothing worse.
 
 use crate::feature::FeatureId;
 use crate::kernel;
 
-/// Rows of a bucket up to which they are looked through in order.
+/// Places that are looked through for an id, from its own on.
 const FEW: usize = 8;
 
-/// A directory over sorted ids. 4 to 8 bytes a row.
+/// The row of a place that has none.
+const NONE: u32 = u32::MAX;
+
+/// Places of sorted ids. 24 bytes a row.
 #[derive(Clone, Debug)]
 pub struct RowIndex {
-    /// Where each bucket begins, and at last the number of rows.
-    starts: Box<[u32]>,
-    /// An id shifted by this is its bucket's number.
-    shift: u32,
+    /// `FEW` more than ids can belong at.
+    places: Box<[Place]>,
+}
+
+/// An id, where its weights are, and the one of them that is a single number.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    id: FeatureId,
+    row: u32,
+    linear: f32,
 }
 
 impl RowIndex {
-    /// The directory of ids that ascend; `None` when there are more rows than 32 bits can number.
-    pub fn new(ids: &[FeatureId]) -> Option<Self> {
-        let rows = u32::try_from(ids.len()).ok()?;
-        let buckets = ids.len().next_power_of_two().max(2);
-        let shift = FeatureId::BITS - buckets.trailing_zeros();
-        let mut starts = Vec::with_capacity(buckets + 1);
-        for (row, id) in (0..rows).zip(ids) {
-            // Every bucket up to the id's own that was not begun yet begins here.
-            let begun = (id >> shift) as usize + 1;
-            if starts.len() < begun {
-                starts.resize(begun, row);
+    /// Finds a place for each of the ids, which ascend, and their linear weights; `None` when there are more than 32 bits can number.
+    ///
+    /// # Panics
+    /// When there are not as many weights as ids.
+    pub fn new(ids: &[FeatureId], linear: &[f32]) -> Option<Self> {
+        assert_eq!(ids.len(), linear.len(), "each id has a weight");
+        let rows = u32::try_from(ids.len()).ok().filter(|rows| *rows < NONE)?;
+        let none = Place { id: 0, row: NONE, linear: 0.0 };
+        let mut index = Self { places: vec![none; ids.len() + ids.len() / 2 + 1 + FEW].into() };
+        let mut free = 0;
+        for ((row, id), linear) in (0..rows).zip(ids).zip(linear) {
+            let own = index.own(*id);
+            let at = own.max(free);
+            // Beyond, it would not be looked for.
+            if at < own + FEW {
+                index.places[at] = Place { id: *id, row, linear: *linear };
+                free = at + 1;
             }
         }
-        starts.resize(buckets + 1, rows);
-        Some(Self { starts: starts.into(), shift })
+        Some(index)
     }
 
-    /// The row of an id. `ids` are those that the directory was made of.
+    /// The row of an id and its linear weight. `ids` are those that places were found for, with the same weights.
     #[inline]
-    pub fn find(&self, ids: &[FeatureId], id: FeatureId) -> Option<usize> {
-        let bucket = (id >> self.shift) as usize;
-        let (start, end) = (self.starts[bucket] as usize, self.starts[bucket + 1] as usize);
-        let rows = &ids[start..end];
-        let within =
-            if rows.len() <= FEW { rows.iter().position(|row| *row == id) } else { rows.binary_search(&id).ok() };
-        within.map(|row| start + row)
+    pub fn find(&self, ids: &[FeatureId], linear: &[f32], id: FeatureId) -> Option<(u32, f32)> {
+        let own = self.own(id);
+        for place in &self.places[own..own + FEW] {
+            if place.row == NONE || place.id > id {
+                return None;
+            }
+            if place.id == id {
+                return Some((place.row, place.linear));
+            }
+        }
+        ids.binary_search(&id).ok().map(|row| (row as u32, linear[row]))
     }
 
-    /// Asks for what a look-up reads first.
+    /// Asks for what a look-up reads.
     #[inline]
     pub fn prefetch(&self, id: FeatureId) {
-        kernel::prefetch(&self.starts[(id >> self.shift) as usize]);
-    }
-
-    /// Asks for what it reads next.
-    #[inline]
-    pub fn prefetch_ids(&self, ids: &[FeatureId], id: FeatureId) {
-        if let Some(first) = ids.get(self.starts[(id >> self.shift) as usize] as usize) {
-            kernel::prefetch(first);
-        }
+        let own = self.own(id);
+        kernel::prefetch(&self.places[own]);
+        kernel::prefetch(&self.places[own + 2]);
     }
 
     /// Bytes that it takes.
     pub fn weight(&self) -> usize {
-        size_of_val(&*self.starts)
+        size_of_val(&*self.places)
+    }
+
+    /// The place where an id belongs: as far among those as it is among all numbers.
+    #[inline]
+    fn own(&self, id: FeatureId) -> usize {
+        ((u128::from(id) * (self.places.len() - FEW) as u128) >> FeatureId::BITS) as usize
     }
 }
 
@@ -77,9 +96,12 @@ mod tests {
     fn check(mut ids: Vec<u64>, others: &[u64]) {
         ids.sort_unstable();
         ids.dedup();
-        let index = RowIndex::new(&ids).expect("there are few");
+        let linear: Vec<f32> = (0..ids.len()).map(|row| row as f32 / 2.0).collect();
+        let index = RowIndex::new(&ids, &linear).expect("there are few");
         for id in ids.iter().chain(others) {
-            assert_eq!(index.find(&ids, *id), ids.binary_search(id).ok(), "{id} of {} rows", ids.len());
+            let row = ids.binary_search(id).ok();
+            let expected = row.map(|row| (row as u32, linear[row]));
+            assert_eq!(index.find(&ids, &linear, *id), expected, "{id} of {} rows", ids.len());
         }
     }
 
@@ -88,14 +110,24 @@ mod tests {
         let spread: Vec<u64> = (0..10_000_u64).map(crate::feature::hash::mix64).collect();
         let others: Vec<u64> = (10_000..20_000_u64).map(crate::feature::hash::mix64).collect();
         check(spread.clone(), &others);
-        let index = RowIndex::new(&spread).expect("there are few");
-        assert!((4 * spread.len()..=8 * spread.len() + 4).contains(&index.weight()), "{}", index.weight());
-        // All in one bucket.
+        // All at one place, at the last one, and some among those that are spread.
         check((0..10_000).collect(), &[10_000, u64::MAX]);
+        check((0..10_000).map(|n| u64::MAX - n).collect(), &[u64::MAX - 10_000, 0]);
+        check(spread.into_iter().chain((1 << 40)..(1 << 40) + 100).collect(), &[(1 << 40) - 1, (1 << 40) + 100]);
         check(Vec::new(), &[0, 1, u64::MAX]);
         check(vec![0], &[0, 1, u64::MAX]);
         check(vec![u64::MAX], &[0, 1, u64::MAX]);
         check(vec![0, u64::MAX], &[0, 1, u64::MAX - 1]);
+    }
+
+    #[test]
+    fn hardly_an_id_is_without_a_place_and_none_takes_more_than_it_says() {
+        let mut ids: Vec<u64> = (0..100_000_u64).map(crate::feature::hash::mix64).collect();
+        ids.sort_unstable();
+        let index = RowIndex::new(&ids, &vec![0.0; ids.len()]).expect("there are few");
+        let placed = index.places.iter().filter(|place| place.row != NONE).count();
+        assert!(placed > ids.len() / 100 * 99, "{placed}");
+        assert!(index.weight() <= 24 * ids.len() + 16 * (FEW + 1), "{}", index.weight());
     }
 
     proptest! {

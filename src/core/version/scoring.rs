@@ -76,7 +76,8 @@ impl Scoring {
     /// # Errors
     /// When there are more rows than can be numbered in 32 bits.
     pub fn new(servable: Servable) -> Result<Self, ServableError> {
-        let index = RowIndex::new(servable.ids()).ok_or(ServableError::TooManyRows(servable.rows()))?;
+        let index =
+            RowIndex::new(servable.ids(), servable.linear()).ok_or(ServableError::TooManyRows(servable.rows()))?;
         let mlp = &servable.architecture().mlp;
         let transposed = mlp.layers.iter().map(|layer| {
             let weight = &servable.mlp()[layer.weight..layer.bias];
@@ -158,7 +159,7 @@ impl Scoring {
             values.clear();
             values.resize(len, value);
         }
-        factors::add_placed(dim, placed, self.servable.linear(), self.servable.embeddings(), x, linear);
+        factors::add_placed(dim, placed, self.servable.embeddings(), x, linear);
         repeat(&context.sums, count, sums);
         if architecture.parts != Parts::Linear {
             factors::interactions(dim, x, sums, pairs);
@@ -182,19 +183,16 @@ impl Scoring {
         for (_, entry) in entries {
             self.index.prefetch(entry.id);
         }
-        for (_, entry) in entries {
-            self.index.prefetch_ids(ids, entry.id);
-        }
         placed.clear();
         let mut start = rows.start;
         for (example, end) in rows.ends.iter().enumerate() {
             placed.extend(rows.entries[start..*end].iter().filter_map(|(field, entry)| {
-                let row = self.index.find(ids, entry.id)?;
-                kernel::prefetch(&linear[row]);
-                kernel::prefetch(&embeddings[row * dim]);
-                kernel::prefetch(&embeddings[row * dim + dim - 1]);
+                let (row, linear) = self.index.find(ids, linear, entry.id)?;
+                let embedding = &embeddings[row as usize * dim..][..dim];
+                kernel::prefetch(&embedding[0]);
+                kernel::prefetch(&embedding[dim - 1]);
                 let vector = (example * fields + usize::from(*field) - first) as u32;
-                Some(Placed { row, x: entry.x, vector, example: example as u32 })
+                Some(Placed { row, linear, x: entry.x, vector, example: example as u32 })
             }));
             start = *end;
         }
