@@ -6,7 +6,7 @@ mod report;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use journal::{VersionCheck, replay_journal};
 pub use report::{BacktestReport, Quality, Scores};
@@ -28,6 +28,9 @@ use deepfm_core::feature::field::FieldError;
 use deepfm_core::stream::{Arrival, Control, Partition, Positions, StreamError};
 use deepfm_core::train::{Observer, ParamsError, Scored, Step, TrainParams, Trainer};
 use deepfm_core::version::journal::JournalError;
+
+/// How long a file is waited for at a time.
+const WAIT: Duration = Duration::from_millis(20);
 
 /// When a backtest knows an impression's label.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -225,7 +228,7 @@ fn learn_labelled(
     let Clicked { ids, mut seen, refused } = clicked;
     let mut open = impressions.len();
     while open > 0 {
-        match source.next(std::time::Duration::ZERO)? {
+        match source.next(WAIT)? {
             Some(SourceEvent::Records { partition, arrivals }) => {
                 source.consumed(partition, arrivals.iter().map(Arrival::weight).sum());
                 for arrival in arrivals {

@@ -16,9 +16,18 @@ use rdkafka::error::KafkaError;
 
 use crate::kafka::BrokerError;
 use crate::thread::Panicked;
+use deepfm_core::event::EventKind;
 use deepfm_core::stream::{Arrival, Partition};
 
 pub use ingest::Ingest;
+
+/// The name of the thread that reads events of a kind.
+fn thread_name(kind: EventKind) -> &'static str {
+    match kind {
+        EventKind::Impression => "impressions-reading",
+        EventKind::Click => "clicks-reading",
+    }
+}
 
 /// What a source has to say.
 #[derive(Debug)]

@@ -1,17 +1,20 @@
 //! A directory of event files as a log: `impressions.jsonl` is partition 0 of impressions, `clicks.jsonl` partition 0 of
 //! clicks (none if it is missing), each also as `.jsonl.zst`. A record's offset is its line's number from 0, in the order
-//! in which lines are read; empty lines are passed over.
+//! in which lines are read; empty lines are passed over. Each file is read and decoded on a thread of its own, which is told for
+//! how much there is room.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::ingest::{Ingest, Message};
-use super::{Confirmation, Source, SourceError, SourceEvent, sorting};
+use super::{Confirmation, Source, SourceError, SourceEvent, sorting, thread_name};
 use crate::lines::{Line, Lines};
 use crate::progress::Progress;
+use crate::thread::{Hand, HandEnded};
 use deepfm_core::event::{Decoder, EventKind, RawRecord};
-use deepfm_core::stream::{Partition, Positions};
+use deepfm_core::stream::{Arrival, Partition, Positions};
 
 /// Room in a queue that is filled at a time: see [`Arrival::weight`](deepfm_core::stream::Arrival::weight).
 const HANDFUL: usize = 512;
@@ -19,13 +22,26 @@ const HANDFUL: usize = 512;
 /// Room that the records of a file may take while they wait for the core.
 const WAITING_MAX: usize = 8 * HANDFUL;
 
+/// Handfuls that are being read at a time.
+const READ_AHEAD: usize = 4;
+
+/// A file as its reading thread has it.
 struct EventFile {
     partition: Partition,
     lines: Lines,
+    ingest: Ingest,
+    progress: Progress,
     next_offset: i64,
-    waiting: usize,
     /// The latest event time so far.
     latest: i64,
+}
+
+/// A file as the core has it.
+struct Reading {
+    partition: Partition,
+    /// Each job is a handful.
+    hand: Hand<(), Result<SourceEvent, SourceError>>,
+    waiting: usize,
     /// The end was reached, and said.
     ended: bool,
 }
@@ -42,9 +58,7 @@ pub enum LineOrder {
 
 /// The reader of a directory.
 pub struct FileSource {
-    files: VecDeque<EventFile>,
-    ingest: Ingest,
-    progress: Progress,
+    files: VecDeque<Reading>,
 }
 
 /// Opens one event file of a directory, plain or compressed; `None` when there is neither. Lines of up to `bytes_max` bytes
@@ -104,26 +118,24 @@ impl FileSource {
     ) -> Result<(Self, Positions), SourceError> {
         let mut files = VecDeque::new();
         let mut decoder = ingest.decoder().clone();
-        for kind in [EventKind::Impression, EventKind::Click] {
+        let clicks = (EventKind::Click, ingest.unobserved());
+        for (kind, ingest) in [(EventKind::Impression, ingest), clicks] {
             let mut file = open(directory, kind, ingest.record_bytes_max(), progress)?;
             if order == LineOrder::ByTime {
                 file = file.map(|file| sorted(kind, file, &mut decoder, progress)).transpose()?;
             }
             match file {
-                Some(lines) => files.push_back(EventFile {
-                    partition: Partition { kind, number: 0 },
-                    lines,
-                    next_offset: 0,
-                    waiting: 0,
-                    latest: i64::MIN,
-                    ended: false,
-                }),
+                Some(lines) => {
+                    let (partition, progress) = (Partition { kind, number: 0 }, progress.clone());
+                    let file = EventFile { partition, lines, ingest, progress, next_offset: 0, latest: i64::MIN };
+                    files.push_back(file.read_aside());
+                }
                 None if kind == EventKind::Impression => return Err(SourceError::NoEvents(directory.to_owned())),
                 None => {}
             }
         }
         let positions = files.iter().map(|file| (file.partition, 0)).collect();
-        Ok((Self { files, ingest, progress: progress.clone() }, positions))
+        Ok((Self { files }, positions))
     }
 }
 
@@ -145,7 +157,19 @@ fn sorted(kind: EventKind, lines: Lines, decoder: &mut Decoder, progress: &Progr
 }
 
 impl EventFile {
-    fn read(&mut self, ingest: &mut Ingest, progress: &Progress) -> Result<SourceEvent, SourceError> {
+    /// Reads it on a thread of its own.
+    fn read_aside(mut self) -> Reading {
+        let partition = self.partition;
+        let work = move |(), tell: &mut dyn FnMut(Result<SourceEvent, SourceError>)| {
+            tell(self.read());
+            ControlFlow::Continue(())
+        };
+        let hand = Hand::start(thread_name(partition.kind), READ_AHEAD, work, |panicked| Err(panicked.into()));
+        Reading { partition, hand, waiting: 0, ended: false }
+    }
+
+    /// Reads and decodes a handful.
+    fn read(&mut self) -> Result<SourceEvent, SourceError> {
         let (mut arrivals, mut weight) = (Vec::new(), 0);
         while weight < HANDFUL {
             let Some(line) = next_line(&mut self.lines)? else { break };
@@ -155,20 +179,19 @@ impl EventFile {
                 Line::Whole(line) if line.trim_ascii().is_empty() => continue,
                 Line::Whole(line) => {
                     let record = RawRecord { payload: Some(line.trim_ascii()), ..RawRecord::default() };
-                    ingest.arrival(self.partition.kind, &Message { offset, key: None, record })
+                    self.ingest.arrival(self.partition.kind, &Message { offset, key: None, record })
                 }
-                Line::Long(long) => ingest.oversized(offset, &long),
+                Line::Long(long) => self.ingest.oversized(offset, &long),
             };
             if let Some(time) = arrival.event_time() {
                 if time < self.latest {
-                    progress.goes_back(self.partition.kind, self.latest.abs_diff(time));
+                    self.progress.goes_back(self.partition.kind, self.latest.abs_diff(time));
                 }
                 self.latest = self.latest.max(time);
             }
             weight += arrival.weight();
             arrivals.push(arrival);
         }
-        self.waiting += weight;
         let partition = self.partition;
         // A file does not grow: its end is the end for good.
         let end = SourceEvent::EndOfPartition { partition, next_offset: i64::MAX };
@@ -176,16 +199,45 @@ impl EventFile {
     }
 }
 
+impl Reading {
+    /// Lets so much be read as there is room for.
+    fn ask(&mut self) {
+        let has_room = |this: &Self| this.waiting + this.hand.in_flight() * HANDFUL < WAITING_MAX;
+        while !self.ended && self.hand.has_room() && has_room(self) {
+            self.hand.give(());
+        }
+    }
+
+    /// What was read next, if it comes within `wait` and was not asked for beyond the end.
+    fn take(&mut self, wait: Duration) -> Result<Option<SourceEvent>, SourceError> {
+        if self.ended || self.hand.in_flight() == 0 {
+            return Ok(None);
+        }
+        let outcome = self.hand.take_within(wait).map_err(|HandEnded(_)| SourceError::Ended)?;
+        let Some(event) = outcome.transpose()? else { return Ok(None) };
+        match &event {
+            SourceEvent::Records { arrivals, .. } => {
+                self.waiting += arrivals.iter().map(Arrival::weight).sum::<usize>();
+            }
+            _ => self.ended = true,
+        }
+        // While the core has this, the next is read.
+        self.ask();
+        Ok(Some(event))
+    }
+}
+
 impl Source for FileSource {
-    fn next(&mut self, _: Duration) -> Result<Option<SourceEvent>, SourceError> {
-        // In turn, so that no file runs ahead of the other by more than it must.
-        for _ in 0..self.files.len() {
-            self.files.rotate_left(1);
-            let Some(file) = self.files.front_mut() else { break };
-            if file.waiting < WAITING_MAX && !file.ended {
-                let event = file.read(&mut self.ingest, &self.progress)?;
-                file.ended = matches!(event, SourceEvent::EndOfPartition { .. });
-                return Ok(Some(event));
+    fn next(&mut self, wait: Duration) -> Result<Option<SourceEvent>, SourceError> {
+        self.files.iter_mut().for_each(Reading::ask);
+        // In turn, so that no file runs ahead of the other by more than it must; whichever has something comes first.
+        for wait in [Duration::ZERO, wait] {
+            for _ in 0..self.files.len() {
+                self.files.rotate_left(1);
+                let Some(file) = self.files.front_mut() else { break };
+                if let Some(event) = file.take(wait)? {
+                    return Ok(Some(event));
+                }
             }
         }
         Ok(None)
@@ -208,7 +260,7 @@ mod tests {
     use deepfm_core::event::Decoder;
     use deepfm_core::event::options::EventOptions;
     use deepfm_core::feature::field::{Field, FieldKind, FieldSet};
-    use deepfm_core::stream::{Arrival, record_hash};
+    use deepfm_core::stream::record_hash;
 
     fn source(lines: &str) -> FileSource {
         let directory = tempfile::tempdir().expect("a directory of our own");
@@ -226,7 +278,9 @@ mod tests {
     /// What the source gives until it wants room, with the room that it takes.
     fn read(source: &mut FileSource) -> (Vec<Arrival>, usize) {
         let mut arrivals = Vec::new();
-        while let Some(SourceEvent::Records { arrivals: more, .. }) = source.next(Duration::ZERO).expect("it reads") {
+        while let Some(SourceEvent::Records { arrivals: more, .. }) =
+            source.next(Duration::from_mins(1)).expect("it reads")
+        {
             arrivals.extend(more);
         }
         let weight = arrivals.iter().map(Arrival::weight).sum();

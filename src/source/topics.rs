@@ -20,7 +20,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::link::Link;
-use super::{Confirmation, Gap, Ingest, Source, SourceError, SourceEvent};
+use super::{Confirmation, Gap, Ingest, Source, SourceError, SourceEvent, thread_name};
 use crate::config::kafka::{Kafka, Start};
 use crate::kafka::ask::ask;
 use crate::kafka::contact::Contact;
@@ -56,14 +56,6 @@ pub struct KafkaSource {
     ends: Ends,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
-}
-
-/// The name of the thread that reads a topic.
-fn thread_name(kind: EventKind) -> &'static str {
-    match kind {
-        EventKind::Impression => "impressions-reading",
-        EventKind::Click => "clicks-reading",
-    }
 }
 
 /// The ids of both event topics; none where the cluster does not tell them, which is no reason not to read it.
