@@ -18,19 +18,19 @@ pub mod mlp;
 mod ageing;
 mod descent;
 pub mod params;
+mod parts;
 mod slot;
+mod step;
 pub mod weights;
 pub mod table;
 
 use serde::{Deserialize, Serialize};
 
-use crate::feature::{FeatureId, Features, hash};
-use crate::kernel;
+use crate::feature::{FeatureId, Features};
 use crate::optim::ftrl;
 use ageing::Ageing as _;
-use batch::{Architecture, Dense, Slot};
+use batch::{Architecture, Dense};
 use candidates::Candidates;
-use descent::{MlpStep, all_finite};
 use params::ModelParams;
 use table::{RowNumber, Table};
 use weights::WeightRule;
@@ -69,14 +69,6 @@ pub struct Learned {
     /// Places in the batch, ascending, of the examples that were left out: a gradient, state or weight would not have been
     /// finite.
     pub at_fault: Vec<usize>,
-}
-
-/// What of a step is computed and not the model's yet.
-#[derive(Clone, Copy, Debug)]
-struct DenseStep {
-    bias_z: f32,
-    bias_n: f32,
-    mlp: MlpStep,
 }
 
 /// Not one example of a batch could be learned without leaving a gradient, state or weight that is not finite: nothing was
@@ -133,7 +125,7 @@ impl DeepFm {
 
     /// Scores a batch with the weights as they are, `[batch]` logits.
     pub fn score<'s, E: Executor>(&self, batch: &[&Features], scratch: &'s mut Scratch, executor: &E) -> &'s [f32] {
-        self.gather(batch.iter().copied(), false, scratch);
+        self.gather(batch.iter().copied(), false, scratch, executor);
         scratch.forward(&self.architecture, self.dense_weights(), executor);
         scratch.logits()
     }
@@ -154,7 +146,7 @@ impl DeepFm {
         executor: &E,
     ) -> Result<Learned, NonFinite> {
         if let Ok(step) = self.evaluate(batch, divisor, scratch, executor) {
-            return Ok(self.commit(step, seconds, scratch));
+            return Ok(self.commit(step, seconds, scratch, executor));
         }
         let (mut at_fault, mut sound) = (Vec::new(), Vec::new());
         for (place, example) in batch.iter().enumerate() {
@@ -167,34 +159,7 @@ impl DeepFm {
             return Err(NonFinite);
         }
         let step = self.evaluate(&sound, divisor, scratch, executor)?;
-        Ok(Learned { at_fault, ..self.commit(step, seconds, scratch) })
-    }
-
-    /// Computes everything that a batch changes into `scratch`.
-    fn evaluate<E: Executor>(
-        &self,
-        batch: &[Example<'_>],
-        divisor: f32,
-        scratch: &mut Scratch,
-        executor: &E,
-    ) -> Result<DenseStep, NonFinite> {
-        self.gather(batch.iter().map(|example| example.features), true, scratch);
-        scratch.backward(&self.architecture, self.dense_weights(), batch, self.params.gradient_max, executor);
-        let (bias_z, bias_n) = self.next_bias(scratch);
-        self.update_slots(scratch);
-        let mlp = MlpStep::of(&self.params.sgd, &self.architecture, &self.dense, divisor, scratch).ok_or(NonFinite)?;
-        let groups = [&scratch.linear, &scratch.embedding];
-        let finite = bias_z.is_finite()
-            && bias_n.is_finite()
-            && groups.iter().all(|group| all_finite(&group.z) && all_finite(&group.n));
-        if finite { Ok(DenseStep { bias_z, bias_n, mlp }) } else { Err(NonFinite) }
-    }
-
-    /// Makes what was computed the model's.
-    fn commit(&mut self, step: DenseStep, seconds: u32, scratch: &mut Scratch) -> Learned {
-        (self.dense.bias_z, self.dense.bias_n) = (step.bias_z, step.bias_n);
-        step.mlp.take(&self.architecture, &mut self.dense, scratch);
-        self.write_rows(seconds, scratch)
+        Ok(Learned { at_fault, ..self.commit(step, seconds, scratch, executor) })
     }
 
     /// Everything but the table.
@@ -324,128 +289,6 @@ impl DeepFm {
 
     fn dense_weights(&self) -> Dense<'_> {
         Dense { bias: self.bias(), mlp: &self.dense.mlp }
-    }
-
-    /// Reads the state of every distinct id into its slot; of one that is admitted now a new row's initial state.
-    fn gather<'f>(&self, batch: impl Iterator<Item = &'f Features>, admits: bool, scratch: &mut Scratch) {
-        let dim = self.params.embedding_dim;
-        let Scratch { layout, linear, embedding, rows, look_ups, .. } = scratch;
-        layout.fill(self.architecture.fields, batch);
-        rows.clear();
-        self.table.find_all(&layout.ids, look_ups, |row| rows.push(row.map_or(Slot::Refused, Slot::Row)));
-        if admits {
-            // A batch of more new ids than there can be rows refuses what comes last.
-            let mut room = [self.params.admission.rows_max; 2];
-            let more = layout.ids.len();
-            for (id, slot) in layout.ids.iter().zip(rows.iter_mut()).filter(|(_, slot)| **slot == Slot::Refused) {
-                *slot = if self.table.has_room(*id, more) { self.new_slot(*id, &mut room) } else { Slot::Refused };
-            }
-        }
-        linear.resize(rows.len());
-        embedding.resize(rows.len() * dim);
-        for (at, (id, slot)) in layout.ids.iter().zip(rows.iter()).enumerate() {
-            let (z, n) = (&mut embedding.z[at * dim..][..dim], &mut embedding.n[at * dim..][..dim]);
-            if let Slot::Row(row) = *slot {
-                let state = self.table.state(row);
-                (linear.z[at], linear.n[at]) = (state[0], state[1 + dim]);
-                kernel::rows::copy(dim, &state[1..], z);
-                kernel::rows::copy(dim, &state[2 + dim..], n);
-                continue;
-            }
-            (linear.z[at], linear.n[at]) = (0.0, 0.0);
-            n.fill(0.0);
-            if *slot == Slot::Admitted {
-                for (lane, z) in (0..).zip(z) {
-                    let w0 = hash::uniform_weight(self.params.seed, *id, lane, self.params.init_scale);
-                    *z = ftrl::centred(&self.params.embedding, w0, 0.0);
-                }
-            } else {
-                // All zeros: no weight, and nothing of the round is kept.
-                z.fill(0.0);
-            }
-        }
-        ftrl::weights(&self.params.linear, &linear.z, &linear.n, &mut linear.w);
-        ftrl::weights(&self.params.embedding, &embedding.z, &embedding.n, &mut embedding.w);
-        if self.params.embedding.l21 > 0.0 {
-            for (z, w) in embedding.z.chunks_exact(dim).zip(embedding.w.chunks_exact_mut(dim)) {
-                ftrl::shrink_group(&self.params.embedding, z, w);
-            }
-        }
-    }
-
-    /// What an id without a row is in this batch; `room` are the rows and the candidates that it can still add.
-    fn new_slot(&self, id: FeatureId, [rows, candidates]: &mut [usize; 2]) -> Slot {
-        let min_count = self.params.admission.min_count;
-        let counted = if min_count > 1 { self.candidates.count(id) } else { 0 };
-        let (slot, room) = match counted + 1 < min_count {
-            true if counted > 0 => return Slot::Counted,
-            true => (Slot::Counted, candidates),
-            false => (Slot::Admitted, rows),
-        };
-        match room.checked_sub(1) {
-            Some(left) => {
-                *room = left;
-                slot
-            }
-            None => Slot::Refused,
-        }
-    }
-
-    fn next_bias(&self, scratch: &Scratch) -> (f32, f32) {
-        let bound = self.params.gradient_max.map_or(f32::INFINITY, |max| max * self.dense.bias_n.sqrt().max(1.0));
-        // Not `clamp`: what is not finite stays so.
-        let bounded = |d: f32| if d.abs() > bound && d.is_finite() { bound.copysign(d) } else { d };
-        let gradient = scratch.dlogits().iter().map(|d| f64::from(bounded(*d))).sum::<f64>() as f32;
-        let (mut z, mut n) = ([self.dense.bias_z], [self.dense.bias_n]);
-        ftrl::update(&self.params.bias, self.params.n_max, &[gradient], &[self.bias()], &mut z, &mut n);
-        (z[0], n[0])
-    }
-
-    fn update_slots(&self, scratch: &mut Scratch) {
-        let Scratch { linear, embedding, .. } = scratch;
-        for (params, group) in [(&self.params.linear, linear), (&self.params.embedding, embedding)] {
-            ftrl::update(params, self.params.n_max, &group.g, &group.w, &mut group.z, &mut group.n);
-        }
-    }
-
-    /// Writes the slots back. Rows of before come first, so that they are not among those that make room for new ones.
-    fn write_rows(&mut self, seconds: u32, scratch: &Scratch) -> Learned {
-        let slots = || scratch.layout.ids.iter().zip(&scratch.rows).enumerate();
-        let (mut created, mut ids_refused, mut counted) = (0, 0, Vec::new());
-        for (at, (id, slot)) in slots() {
-            match *slot {
-                Slot::Row(row) => {
-                    let w = &scratch.embedding.w[at * self.params.embedding_dim..][..self.params.embedding_dim];
-                    self.table.weights_leave(row, scratch.linear.w[at], w);
-                    self.write_row(row, at, seconds, scratch);
-                }
-                Slot::Admitted => created += 1,
-                Slot::Counted if self.candidates.count(*id) == 0 => counted.push(*id),
-                Slot::Counted => self.candidates.count_once(*id, seconds),
-                Slot::Refused => ids_refused += 1,
-            }
-        }
-        let rows_max = self.params.admission.rows_max;
-        let rows_evicted = self.table.evict((self.table.len() + created).saturating_sub(rows_max));
-        for (at, (id, _)) in slots().filter(|(_, (_, slot))| **slot == Slot::Admitted) {
-            self.candidates.remove(*id);
-            let row = self.table.insert(*id);
-            self.write_row(row, at, seconds, scratch);
-        }
-        let candidates_evicted =
-            self.candidates.evict((self.candidates.len() + counted.len()).saturating_sub(rows_max));
-        for id in counted {
-            self.candidates.count_once(id, seconds);
-        }
-        Learned { rows_created: created, rows_evicted, candidates_evicted, ids_refused, ..Learned::default() }
-    }
-
-    fn write_row(&mut self, row: RowNumber, slot: usize, seconds: u32, scratch: &Scratch) {
-        let dim = self.params.embedding_dim;
-        let (linear, embedding) = (&scratch.linear, &scratch.embedding);
-        let lanes = slot * dim..(slot + 1) * dim;
-        let (z, n) = (&embedding.z[lanes.clone()], &embedding.n[lanes]);
-        self.table.write(row, (linear.z[slot], z), (linear.n[slot], n), seconds);
     }
 }
 

@@ -48,6 +48,10 @@ impl Dice {
 struct Backwards;
 
 impl Executor for Backwards {
+    fn width(&self) -> usize {
+        3
+    }
+
     fn for_each<T: Send, F: Fn(&mut T) + Sync>(&self, items: &mut [T], job: F) {
         std::thread::scope(|scope| {
             for item in items.iter_mut().rev() {

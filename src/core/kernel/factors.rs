@@ -68,10 +68,11 @@ kernels! {
         by_dim!(dim, add_interaction_gradients_of(dim, dlogits, vectors, sums, gradients));
     }
 
-    /// Adds the gradients of all entries up on their slots, in the order of examples: `x` times those of the logits
-    /// (`[examples]`) to the linear ones, and of the field vectors (`[examples, fields · dim]`) to the embeddings'.
-    pub fn scatter(batch: Entries<'_>, from: (&[f32], &[f32]), linear: Slots<'_>, embedding: Slots<'_>, repeats: &mut Repeats) {
-        by_dim!(batch.dim, scatter_of(batch, from, linear, embedding, repeats));
+    /// Adds the gradients of entries up on their slots, in the order of examples: `x` times those of the logits
+    /// (`[examples]`) to the linear ones, and of the field vectors (`[examples, fields · dim]`) to the embeddings'. Slots are those from
+    /// `first` on, as many as are given; the others' entries are passed over.
+    pub fn scatter(batch: Entries<'_>, from: (&[f32], &[f32]), first: usize, linear: Slots<'_>, embedding: Slots<'_>, repeats: &mut Repeats) {
+        by_dim!(batch.dim, scatter_of(batch, from, first, (linear, embedding), repeats));
     }
 }
 
@@ -247,19 +248,20 @@ pub struct Repeats {
 }
 
 impl Repeats {
-    /// The entries, each slot once, in the order in which they come first.
-    fn summed<'s>(&'s mut self, entries: &'s [(u32, f32)], slots: usize) -> &'s [(u32, f32)] {
+    /// Those of the entries that are for slots from `first` on, each slot once, in the order in which they come first. A single entry
+    /// is given back whatever it is for.
+    fn summed<'s>(&'s mut self, entries: &'s [(u32, f32)], first: usize, slots: usize) -> &'s [(u32, f32)] {
         if entries.len() <= 1 {
             return entries;
         }
         self.places.resize(self.places.len().max(slots), 0);
         self.summed.clear();
         for &(slot, x) in entries {
-            let place = self.places[slot as usize] as usize;
-            if let Some((_, sum)) = self.summed.get_mut(place).filter(|(other, _)| *other == slot) {
+            let Some(place) = self.places[..slots].get_mut((slot as usize).wrapping_sub(first)) else { continue };
+            if let Some((_, sum)) = self.summed.get_mut(*place as usize).filter(|(other, _)| *other == slot) {
                 *sum += x;
             } else {
-                self.places[slot as usize] = self.summed.len() as u32;
+                *place = self.summed.len() as u32;
                 self.summed.push((slot, x));
             }
         }
@@ -271,8 +273,8 @@ impl Repeats {
 fn scatter_of<const DIM: usize, const FUSED: bool>(
     batch: Entries<'_>,
     (dlogits, gradients): (&[f32], &[f32]),
-    mut linear: Slots<'_>,
-    mut embedding: Slots<'_>,
+    first: usize,
+    (mut linear, mut embedding): (Slots<'_>, Slots<'_>),
     repeats: &mut Repeats,
 ) {
     let dim = width_of::<DIM>(batch.dim);
@@ -282,9 +284,12 @@ fn scatter_of<const DIM: usize, const FUSED: bool>(
             let entries = fields.next().unwrap_or_default();
             let slots = linear.g.len();
             // Without a bound it makes no difference but of rounding whether entries are added up before.
-            for &(slot, x) in repeats.summed(entries, slots) {
-                linear.add::<FUSED>(slot as usize, x, std::slice::from_ref(dlogit));
-                embedding.add::<FUSED>(slot as usize * dim, x, &gradient[..dim]);
+            for &(slot, x) in repeats.summed(entries, first, slots) {
+                let slot = (slot as usize).wrapping_sub(first);
+                if slot < slots {
+                    linear.add::<FUSED>(slot, x, std::slice::from_ref(dlogit));
+                    embedding.add::<FUSED>(slot * dim, x, &gradient[..dim]);
+                }
             }
         }
     }

@@ -166,7 +166,16 @@ proptest! {
             let (mut g, mut h) = (vec![0.0; SLOTS], vec![0.0; SLOTS * dim]);
             let bound = bounded.then_some(0.25);
             let (linear, embedding) = (Slots { g: &mut g, n: &n[..SLOTS], bound }, Slots { g: &mut h, n: &n, bound });
-            factors::scatter(batch, (&dlogits, &gradients), linear, embedding, &mut Repeats::default());
+            factors::scatter(batch, (&dlogits, &gradients), 0, linear, embedding, &mut Repeats::default());
+            // Cut in two, it is the same.
+            let (mut cut_g, mut cut_h) = (vec![0.0; SLOTS], vec![0.0; SLOTS * dim]);
+            for part in [0..SLOTS / 3, SLOTS / 3..SLOTS] {
+                let lanes = part.start * dim..part.end * dim;
+                let linear = Slots { g: &mut cut_g[part.clone()], n: &n[part.clone()], bound };
+                let embedding = Slots { g: &mut cut_h[lanes.clone()], n: &n[lanes], bound };
+                factors::scatter(batch, (&dlogits, &gradients), part.start, linear, embedding, &mut Repeats::default());
+            }
+            assert_eq!((bits(&cut_g), bits(&cut_h)), (bits(&g), bits(&h)));
             [vectors, sums, all, pairs, gradients, g, h].map(|values| bits(&values))
         });
         // The pairs against the double sum of their definition.

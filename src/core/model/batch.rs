@@ -1,20 +1,24 @@
 //! One batch through the model: forward over all parts, and backward to the gradient of every parameter.
 //!
 //! Works on slots (see [`Layout`]) and plain weights, so that training and weights-only scoring share it. Examples are
-//! cut into chunks of a fixed size; a chunk's results do not depend on the others, and gradients are added up in the order
-//! of chunks and examples, so the executor does not show in the bits.
+//! cut into chunks; an example's results do not depend on the others, and gradients are added up in the order of examples, so
+//! neither the cut nor the executor shows in the bits.
 
-use super::executor::Executor;
+use super::executor::{Executor, held};
 use super::gather::Layout;
 use super::loss::{Importance, sigmoid};
 use super::mlp::{Activations, MlpShape};
 use super::params::{ModelParams, Parts};
-use super::table::{LookUp, RowNumber};
+use super::parts::{self, Part, PartScratch};
+use super::table::RowNumber;
 use crate::feature::{FeatureId, Features};
-use crate::kernel::factors::{self, Repeats, Slots};
+use crate::kernel::factors::{self, Slots};
 
 /// Examples in a chunk: enough for a matrix product, few enough to stay in cache.
 const CHUNK_EXAMPLES: usize = 64;
+
+/// Examples that are worth a chunk of their own where chunks are worked off at once.
+const CHUNK_EXAMPLES_MIN: usize = 16;
 
 /// An encoded, labelled and weighted impression.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +76,7 @@ pub struct Group {
 impl Group {
     /// Makes room for so many coordinates; what they are is to be written.
     pub(super) fn resize(&mut self, coordinates: usize) {
-        for values in [&mut self.z, &mut self.n, &mut self.w] {
+        for values in [&mut self.z, &mut self.n, &mut self.w, &mut self.g] {
             values.resize(coordinates, 0.0);
         }
     }
@@ -97,6 +101,8 @@ pub(super) struct MlpScratch {
     pub(super) gradient: Vec<f32>,
     pub(super) next: Vec<f32>,
     pub(super) momentum_next: Vec<f32>,
+    /// A layer's deltas times a factor.
+    pub(super) scaled: Vec<f32>,
 }
 
 /// Working memory of a batch, used again for the next.
@@ -107,9 +113,8 @@ pub struct Scratch {
     pub(super) embedding: Group,
     pub(super) mlp: MlpScratch,
     pub(super) rows: Vec<Slot>,
-    pub(super) look_ups: Vec<LookUp>,
-    repeats: Repeats,
-    chunks: Vec<Chunk>,
+    pub(super) parts: Vec<PartScratch>,
+    pub(super) chunks: Vec<Chunk>,
     logits: Vec<f32>,
     dlogits: Vec<f32>,
 }
@@ -122,8 +127,9 @@ struct Target {
     importance: Importance,
 }
 
+/// Examples side by side, and all that is computed of each of them.
 #[derive(Clone, Debug, Default)]
-struct Chunk {
+pub(super) struct Chunk {
     start: usize,
     targets: Vec<Target>,
     numbers: Vec<u64>,
@@ -175,24 +181,8 @@ impl Scratch {
 
     /// The gradient of the MLP's parameters, summed over the last batch.
     pub fn mlp_gradient(&mut self, architecture: &Architecture) -> &[f32] {
-        let mut gradient = std::mem::take(&mut self.mlp.gradient);
-        gradient.clear();
-        gradient.resize(architecture.mlp.len, 0.0);
-        self.add_mlp_gradient(architecture, 1.0, &mut gradient);
-        self.mlp.gradient = gradient;
+        self.mlp.add_up(architecture, &self.chunks);
         &self.mlp.gradient
-    }
-
-    /// Adds `factor` times that gradient to `to`, example by example.
-    pub(super) fn add_mlp_gradient(&mut self, architecture: &Architecture, factor: f32, to: &mut [f32]) {
-        for Chunk { x, dlogits, work, .. } in &mut self.chunks {
-            architecture.mlp.add_gradient(x, dlogits, factor, work, to);
-        }
-    }
-
-    /// A bound on the norm of that gradient; not finite when the gradient is not.
-    pub(super) fn mlp_gradient_bound(&self) -> f64 {
-        self.chunks.iter().map(|chunk| chunk.mlp_bound).sum()
     }
 
     /// Lays a batch out and takes plain weights from `lookup`, which writes the embedding and returns the linear weight;
@@ -215,7 +205,7 @@ impl Scratch {
 
     /// Scores the batch that was laid out, without dropout.
     pub fn forward<E: Executor>(&mut self, architecture: &Architecture, dense: Dense<'_>, executor: &E) {
-        self.cut(&[]);
+        self.cut(&[], executor.width());
         let (layout, linear, embedding) = (&self.layout, &self.linear.w, &self.embedding.w);
         executor.for_each(&mut self.chunks, |chunk| {
             chunk.forward(architecture, layout, linear, embedding, dense, false);
@@ -233,22 +223,43 @@ impl Scratch {
         gradient_max: Option<f32>,
         executor: &E,
     ) {
-        self.cut(examples);
+        self.differentiate(architecture, dense, examples, executor);
+        let slots = self.layout.ids.len();
+        for (group, width) in [(&mut self.linear, 1), (&mut self.embedding, architecture.dim)] {
+            group.resize(slots * width);
+        }
+        let (cut, layout, chunks) = self.cut_slots(architecture.dim, parts::count(executor, slots));
+        let (mut cut, count) = held(cut);
+        executor.for_each(&mut cut[..count], |part| {
+            part.iter_mut().for_each(|part| part.add_gradients(architecture, layout, chunks, gradient_max));
+        });
+    }
+
+    /// The part of [`backward`](Self::backward) that is done example by example.
+    pub(super) fn differentiate<E: Executor>(
+        &mut self,
+        architecture: &Architecture,
+        dense: Dense<'_>,
+        examples: &[Example<'_>],
+        executor: &E,
+    ) {
+        self.cut(examples, executor.width());
         let (layout, linear, embedding) = (&self.layout, &self.linear.w, &self.embedding.w);
         executor.for_each(&mut self.chunks, |chunk| {
             chunk.forward(architecture, layout, linear, embedding, dense, true);
             chunk.backward(architecture, dense);
         });
         self.collect_logits();
-        self.scatter(architecture, gradient_max);
     }
 
-    fn cut(&mut self, examples: &[Example<'_>]) {
+    /// Cuts the examples into chunks, of which so many are worked off at once.
+    fn cut(&mut self, examples: &[Example<'_>], width: usize) {
         let count = self.layout.examples();
-        self.chunks.resize_with(count.div_ceil(CHUNK_EXAMPLES), Chunk::default);
+        let size = count.div_ceil(width.max(1)).clamp(CHUNK_EXAMPLES_MIN, CHUNK_EXAMPLES);
+        self.chunks.resize_with(count.div_ceil(size), Chunk::default);
         for (number, chunk) in self.chunks.iter_mut().enumerate() {
-            chunk.start = number * CHUNK_EXAMPLES;
-            let end = count.min(chunk.start + CHUNK_EXAMPLES);
+            chunk.start = number * size;
+            let end = count.min(chunk.start + size);
             chunk.logits.clear();
             chunk.logits.resize(end - chunk.start, 0.0);
             chunk.targets.clear();
@@ -269,23 +280,60 @@ impl Scratch {
             self.dlogits.extend_from_slice(&chunk.dlogits);
         }
     }
+}
 
-    /// Adds the gradients of all entries up on their slots, in the order of examples.
-    fn scatter(&mut self, architecture: &Architecture, gradient_max: Option<f32>) {
-        let dim = architecture.dim;
-        let slots = self.layout.ids.len();
-        for (group, width) in [(&mut self.linear, 1), (&mut self.embedding, dim)] {
-            group.g.clear();
-            group.g.resize(slots * width, 0.0);
-        }
-        let Self { layout, linear, embedding, repeats, chunks, .. } = self;
+impl Part<'_> {
+    /// Adds the gradients of all entries up on the slots of this part, in the order of examples.
+    pub(super) fn add_gradients(
+        &mut self,
+        architecture: &Architecture,
+        layout: &Layout,
+        chunks: &[Chunk],
+        gradient_max: Option<f32>,
+    ) {
+        let (linear, embedding) = (&mut self.linear, &mut self.embedding);
+        linear.g.fill(0.0);
+        embedding.g.fill(0.0);
         for chunk in chunks {
-            let linear = Slots { g: &mut linear.g, n: &linear.n, bound: gradient_max };
-            let embedding = Slots { g: &mut embedding.g, n: &embedding.n, bound: gradient_max };
-            let entries = layout.chunk(chunk.start, chunk.dlogits.len(), dim);
-            factors::scatter(entries, (&chunk.dlogits, &chunk.dx), linear, embedding, repeats);
+            let linear = Slots { g: linear.g, n: linear.n, bound: gradient_max };
+            let embedding = Slots { g: embedding.g, n: embedding.n, bound: gradient_max };
+            let entries = layout.chunk(chunk.start, chunk.dlogits.len(), architecture.dim);
+            let from = (&*chunk.dlogits, &*chunk.dx);
+            factors::scatter(entries, from, self.first, linear, embedding, &mut self.scratch.repeats);
         }
     }
+}
+
+impl MlpScratch {
+    /// Adds the gradients of examples up.
+    pub(super) fn add_up(&mut self, architecture: &Architecture, chunks: &[Chunk]) {
+        self.gradient.clear();
+        self.gradient.resize(architecture.mlp.len, 0.0);
+        add_mlp_gradient(architecture, chunks, 1.0, &mut self.scaled, &mut self.gradient);
+    }
+}
+
+/// Adds `factor` times the gradient of the MLP's parameters to `to`, example by example.
+pub(super) fn add_mlp_gradient(
+    architecture: &Architecture,
+    chunks: &[Chunk],
+    factor: f32,
+    scaled: &mut Vec<f32>,
+    to: &mut [f32],
+) {
+    for Chunk { x, dlogits, work, .. } in chunks {
+        architecture.mlp.add_gradient((x, dlogits), factor, work, scaled, to);
+    }
+}
+
+/// A bound on the norm of that gradient; not finite when the gradient is not.
+pub(super) fn mlp_gradient_bound(chunks: &[Chunk]) -> f64 {
+    chunks.iter().map(|chunk| chunk.mlp_bound).sum()
+}
+
+/// How many examples there are.
+pub(super) fn examples(chunks: &[Chunk]) -> usize {
+    chunks.iter().map(|chunk| chunk.logits.len()).sum()
 }
 
 impl Chunk {

@@ -5,7 +5,7 @@
 //! to nothing. The optimizer's own formulas are those of `optim::sgd`.
 
 use super::DenseState;
-use super::batch::{Architecture, MlpScratch, Scratch};
+use super::batch::{self, Architecture, Chunk, MlpScratch};
 use crate::kernel;
 use crate::optim::params::SgdParams;
 use crate::optim::sgd;
@@ -36,32 +36,33 @@ impl MlpStep {
         architecture: &Architecture,
         dense: &DenseState,
         divisor: f32,
-        scratch: &mut Scratch,
+        chunks: &[Chunk],
+        scratch: &mut MlpScratch,
     ) -> Option<Self> {
         // The norm is at most this, and within the bound for clipping as a rule: then it need not be known.
-        let sum_bound = scratch.mlp_gradient_bound();
+        let sum_bound = batch::mlp_gradient_bound(chunks);
         let bound = sum_bound / f64::from(divisor);
         let is_plain = sgd_params.momentum == 0.0 && sgd_params.l2 == 0.0;
         let is_short = |norm: f64| norm * f64::from(sgd_params.learning_rate) <= STEP_MAX;
         let rate = -sgd_params.learning_rate / divisor;
         let is_unclipped = bound.is_finite() && sgd::clip_factor(sgd_params, bound) == 1.0;
         if is_plain && is_unclipped && is_short(bound) {
-            if scratch.layout.examples() < FEW_EXAMPLES {
+            if batch::examples(chunks) < FEW_EXAMPLES {
                 return Some(Self::Examples(rate));
             }
             // The sum must be finite as well.
             if sum_bound <= STEP_MAX {
-                scratch.mlp_gradient(architecture);
+                scratch.add_up(architecture, chunks);
                 return Some(Self::Gradient(rate));
             }
         }
-        scratch.mlp_gradient(architecture);
-        let norm = sgd::norm(&scratch.mlp.gradient) / f64::from(divisor);
+        scratch.add_up(architecture, chunks);
+        let norm = sgd::norm(&scratch.gradient) / f64::from(divisor);
         let factor = sgd::clip_factor(sgd_params, norm);
         if is_plain {
             return is_short(norm * f64::from(factor)).then_some(Self::Gradient(rate * factor));
         }
-        let MlpScratch { gradient, next, momentum_next } = &mut scratch.mlp;
+        let MlpScratch { gradient, next, momentum_next, .. } = scratch;
         next.clone_from(&dense.mlp);
         momentum_next.clone_from(&dense.momentum);
         for (run, is_penalised) in architecture.mlp.runs() {
@@ -73,13 +74,20 @@ impl MlpStep {
     }
 
     /// Takes the step.
-    pub(super) fn take(self, architecture: &Architecture, dense: &mut DenseState, scratch: &mut Scratch) {
+    pub(super) fn take(
+        self,
+        architecture: &Architecture,
+        dense: &mut DenseState,
+        chunks: &[Chunk],
+        scratch: &mut MlpScratch,
+    ) {
+        let MlpScratch { gradient, next, momentum_next, scaled } = scratch;
         match self {
-            Self::Examples(factor) => scratch.add_mlp_gradient(architecture, factor, &mut dense.mlp),
-            Self::Gradient(factor) => kernel::dense::add_scaled(&mut dense.mlp, factor, &scratch.mlp.gradient),
+            Self::Examples(factor) => batch::add_mlp_gradient(architecture, chunks, factor, scaled, &mut dense.mlp),
+            Self::Gradient(factor) => kernel::dense::add_scaled(&mut dense.mlp, factor, gradient),
             Self::Swap => {
-                std::mem::swap(&mut dense.mlp, &mut scratch.mlp.next);
-                std::mem::swap(&mut dense.momentum, &mut scratch.mlp.momentum_next);
+                std::mem::swap(&mut dense.mlp, next);
+                std::mem::swap(&mut dense.momentum, momentum_next);
             }
         }
     }

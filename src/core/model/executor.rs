@@ -1,8 +1,16 @@
-//! Who works off the chunks of a batch. The core cuts work into chunks of a fixed size and reduces them in order, so the
-//! result does not depend on the executor; the shell may give one that uses threads.
+//! Who works off the parts of a batch. The core cuts work into parts and reduces them in a fixed order, so the result does not
+//! depend on the executor; the shell may give one that uses threads.
+
+/// Into so many parts work is cut at most.
+pub const PARTS_MAX: usize = 16;
 
 /// Applies a job to each item, in any order, possibly at once.
 pub trait Executor {
+    /// How many items it works off at once: into so many parts work is cut, where that is worth it.
+    fn width(&self) -> usize {
+        1
+    }
+
     /// Returns when the job was applied to every item exactly once.
     fn for_each<T: Send, F: Fn(&mut T) + Sync>(&self, items: &mut [T], job: F);
 }
@@ -15,4 +23,14 @@ impl Executor for Inline {
     fn for_each<T: Send, F: Fn(&mut T) + Sync>(&self, items: &mut [T], job: F) {
         items.iter_mut().for_each(job);
     }
+}
+
+/// Up to so many items, held without allocating; how many there are.
+pub(super) fn held<T>(items: impl Iterator<Item = T>) -> ([Option<T>; PARTS_MAX], usize) {
+    let (mut held, mut count) = ([const { None }; PARTS_MAX], 0);
+    for (place, item) in held.iter_mut().zip(items) {
+        *place = Some(item);
+        count += 1;
+    }
+    (held, count)
 }

@@ -53,8 +53,6 @@ pub struct Activations {
     masks: Vec<Vec<f32>>,
     /// Gradient of each hidden layer before its activation, `[rows, outputs]`.
     deltas: Vec<Vec<f32>>,
-    /// One of them times a factor.
-    scaled: Vec<f32>,
 }
 
 impl MlpShape {
@@ -192,11 +190,18 @@ impl MlpShape {
     }
 
     /// Adds `factor` times the gradient of `sum(dlogit * logit)` to `to`, which has the shape of the parameters: into the parameters
-    /// themselves, with a negative factor, it is a step of descent. `work` is what `backward` left.
-    pub fn add_gradient(&self, x: &[f32], dlogit: &[f32], factor: f32, work: &mut Activations, to: &mut [f32]) {
+    /// themselves, with a negative factor, it is a step of descent. `work` is what `backward` left; `scaled` is room for deltas.
+    pub fn add_gradient(
+        &self,
+        (x, dlogit): (&[f32], &[f32]),
+        factor: f32,
+        work: &Activations,
+        scaled: &mut Vec<f32>,
+        to: &mut [f32],
+    ) {
         let Some(last) = self.layers.last() else { return };
         let rows = dlogit.len();
-        let Activations { hidden, deltas, scaled, .. } = work;
+        let Activations { hidden, deltas, .. } = work;
         let top = &hidden[self.layers.len() - 1];
         for (row, d) in top.chunks_exact(last.outputs).zip(dlogit) {
             kernel::dense::add_scaled(&mut to[self.output..], factor * d, row);

@@ -12,11 +12,12 @@ mod shard;
 mod since;
 mod touched;
 
-use super::RowError;
 use super::ageing::{Age, Ageing, SHARDS, shard};
+use super::batch::{Group, Slot};
+use super::executor::{Executor, held};
 use super::slot::SlotKey;
+use super::{RowError, parts};
 use crate::feature::FeatureId;
-use crate::kernel;
 use index::Found;
 use shard::Shard;
 use since::Since;
@@ -157,14 +158,38 @@ impl Table {
 
     /// Writes a row's state back, each the linear coordinate and the embedding's; counts the batch and notes when it was seen.
     pub fn write(&mut self, row: RowNumber, z: (f32, &[f32]), n: (f32, &[f32]), seconds: u32) {
-        let words = self.shards[row.shard as usize].change(row.at);
-        words[2] = words[2].max(seconds);
-        words[3] = words[3].saturating_add(1);
-        let state: &mut [f32] = bytemuck::cast_slice_mut(&mut words[HEAD_WORDS..]);
-        for (state, (linear, embedding)) in state.chunks_exact_mut(self.coordinates).zip([z, n]) {
-            state[0] = linear;
-            kernel::rows::copy(embedding.len(), embedding, &mut state[1..]);
-        }
+        self.shards[row.shard as usize].write(row.at, z, n, seconds);
+    }
+
+    /// Writes the states of all slots back that have a row, and notes that their weights change. Shards are written at once.
+    pub(super) fn write_all<E: Executor>(
+        &mut self,
+        slots: &[Slot],
+        linear: &Group,
+        embedding: &Group,
+        seconds: u32,
+        executor: &E,
+    ) {
+        let dim = self.coordinates - 1;
+        let count = parts::count(executor, slots.len());
+        let some = SHARDS.div_ceil(count);
+        let mut leaving = self.since.as_mut().map(|since| since.leaving(count).iter_mut());
+        let numbered = self.shards.chunks_mut(some).zip((0..).step_by(some));
+        let with_leaving = numbered.map(|(shards, first)| (shards, first, leaving.as_mut().and_then(Iterator::next)));
+        let (mut cut, count) = held(with_leaving);
+        executor.for_each(&mut cut[..count], |part| {
+            let Some((shards, first, leaving)) = part else { return };
+            for (at, slot) in slots.iter().enumerate() {
+                let Slot::Row(row) = *slot else { continue };
+                let Some(shard) = shards.get_mut((row.shard as usize).wrapping_sub(*first)) else { continue };
+                let lanes = at * dim..(at + 1) * dim;
+                if let Some(leaving) = leaving {
+                    leaving.note(shard, row.at, linear.w[at], &embedding.w[lanes.clone()]);
+                }
+                let (z, n) = (&embedding.z[lanes.clone()], &embedding.n[lanes]);
+                shard.write(row.at, (linear.z[at], z), (linear.n[at], n), seconds);
+            }
+        });
     }
 
     /// Replaces a row's z, and nothing else of it.

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::feature::Entry;
+use crate::feature::{Entry, hash};
 use crate::model::params::{AdmissionParams, MlpParams};
 use crate::optim::params::{FtrlParams, SgdParams};
 
@@ -236,7 +236,8 @@ proptest! {
             let after = model.dense();
             let gradient: Vec<f64> = scratch.mlp_gradient(model.architecture()).iter().map(|g| f64::from(*g)).collect();
             let norm = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
-            prop_assert!(scratch.mlp_gradient_bound() >= norm * (1.0 - 1e-6), "{} is below {norm}", scratch.mlp_gradient_bound());
+            let bound = batch::mlp_gradient_bound(&scratch.chunks);
+            prop_assert!(bound >= norm * (1.0 - 1e-6), "{bound} is below {norm}");
             let factor = if clip_norm > 0.0 { (f64::from(clip_norm) / (norm / f64::from(divisor))).min(1.0) } else { 1.0 };
             for (run, is_penalised) in model.architecture().mlp.runs() {
                 for at in run {
@@ -273,5 +274,72 @@ fn a_step_beyond_every_bound_is_refused_and_changes_nothing() {
         let before = model.dense();
         assert_eq!(model.learn(&examples, 1.0, 0, &mut Scratch::default(), &Inline), Err(NonFinite));
         assert_eq!(model.dense(), before);
+    }
+}
+
+/// An executor that works its items off on threads, so many at once as it says, in another order.
+struct Wide(usize);
+
+impl Executor for Wide {
+    fn width(&self) -> usize {
+        self.0
+    }
+
+    fn for_each<T: Send, F: Fn(&mut T) + Sync>(&self, items: &mut [T], job: F) {
+        std::thread::scope(|scope| {
+            for item in items.iter_mut().rev() {
+                let job = &job;
+                scope.spawn(move || job(item));
+            }
+        });
+    }
+}
+
+#[test]
+fn however_many_threads_learn_no_bit_differs() {
+    // Enough ids for parts of their own; some are new in each batch, some go, and one field has an id twice.
+    let batches: Vec<Vec<Features>> = (0..6_u64)
+        .map(|batch| {
+            let id = |example: u64, lane: u64| hash::mix64(hash::hash(batch, example, lane) % 6000);
+            let entry = |example, lane| (id(example, lane), 1.0 + lane as f32 / 8.0);
+            let field = |example, from| (from..from + 30).map(|lane| entry(example, lane)).collect::<Vec<_>>();
+            (0..90)
+                .map(|example| {
+                    let mut two = field(example, 30);
+                    two.push(two[0]);
+                    features(&field(example, 0), &two)
+                })
+                .collect()
+        })
+        .collect();
+    let learned = |executor: &dyn Fn(&mut DeepFm, &[Example<'_>], &mut Scratch) -> Learned| {
+        let admission = AdmissionParams { rows_max: 4000, ..AdmissionParams::default() };
+        let mut model = DeepFm::new(params(admission));
+        let (mut scratch, mut all) = (Scratch::default(), Vec::new());
+        for (number, batch) in batches.iter().enumerate() {
+            let label = |n: usize| if hash::unit(3, n as u64) < 0.3 { 1.0 } else { 0.0 };
+            let examples: Vec<_> =
+                batch.iter().enumerate().map(|(n, features)| example(features, label(n), n as u64)).collect();
+            let learned = executor(&mut model, &examples, &mut scratch);
+            if number == 1 {
+                model.table_mut().note_published(WeightRule::of(&params(admission)), weights::Precision::F32);
+            }
+            all.push((learned, scratch.logits().to_vec()));
+        }
+        let changes = model.table_mut().take_changes().expect("they were noted");
+        (all, model.rows_digest(), model.dense(), changes.left, changes.entered)
+    };
+    let learn = |executor: &Wide, model: &mut DeepFm, batch: &[Example<'_>], scratch: &mut Scratch| {
+        assert!(parts::count(executor, 2 * 256) == executor.0.min(2), "parts are cut");
+        model.learn(batch, batch.len() as f32, 9, scratch, executor).expect("finite")
+    };
+    let alone =
+        learned(&|model, batch, scratch| model.learn(batch, batch.len() as f32, 9, scratch, &Inline).expect("finite"));
+    for width in [1, 2, 3, 7, 40] {
+        assert_eq!(
+            learned(&|model, batch, scratch| learn(&Wide(width), model, batch, scratch)),
+            alone,
+            "{width} threads"
+        );
     }
 }

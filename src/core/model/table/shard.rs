@@ -186,6 +186,20 @@ impl Shard {
         self.row_mut(row)
     }
 
+    /// Writes a row's state back: see [`Table::write`](super::Table::write).
+    #[inline]
+    pub(super) fn write(&mut self, row: u32, z: (f32, &[f32]), n: (f32, &[f32]), seconds: u32) {
+        let words = self.change(row);
+        words[2] = words[2].max(seconds);
+        words[3] = words[3].saturating_add(1);
+        let state: &mut [f32] = bytemuck::cast_slice_mut(&mut words[HEAD_WORDS..]);
+        let coordinates = state.len() / 2;
+        for (state, (linear, embedding)) in state.chunks_exact_mut(coordinates).zip([z, n]) {
+            state[0] = linear;
+            kernel::rows::copy(embedding.len(), embedding, &mut state[1..]);
+        }
+    }
+
     pub(super) fn head(&self, row: u32) -> RowHead {
         let words = self.row(row);
         RowHead { id: self.id(row), last_seen: words[2], count: words[3] }

@@ -5,6 +5,7 @@
 //! changes are taken. So the digest after the changes is the one before, less `left`, plus `entered`.
 
 use super::super::weights::{Precision, RowHasher, WeightRule};
+use super::shard::Shard;
 use super::touched::Subscriber;
 use super::{RowNumber, Table, shard};
 use crate::feature::FeatureId;
@@ -16,8 +17,16 @@ const GONE_MAX: usize = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Since {
     rule: WeightRule,
-    precision: Precision,
     gone: Vec<FeatureId>,
+    /// What has left: one for each who writes rows at once, and one at least.
+    leaving: Vec<Leaving>,
+}
+
+/// Takes the hashes of weights that are about to change out of the digest.
+#[derive(Clone, Debug)]
+pub(super) struct Leaving {
+    precision: Precision,
+    /// Sum of the hashes that left.
     left: u128,
     hasher: RowHasher,
     /// Room for an embedding.
@@ -56,26 +65,55 @@ impl Changes {
     }
 }
 
+impl Leaving {
+    /// Derives the served weights of a row from its state: the linear one is returned, the embedding is in `embedding`.
+    fn derive(&mut self, rule: &WeightRule, state: &[f32]) -> f32 {
+        let linear = rule.weights(state, &mut self.embedding);
+        self.embedding.iter_mut().for_each(|weight| *weight = self.precision.round(*weight));
+        self.precision.round(linear)
+    }
+
+    /// The hash of a row by its state.
+    fn hash(&mut self, rule: &WeightRule, id: FeatureId, state: &[f32]) -> u128 {
+        let linear = self.derive(rule, state);
+        self.hasher.hash(id, linear, &self.embedding)
+    }
+
+    /// Notes that the weights of a row are about to change from these.
+    #[inline]
+    pub(super) fn note(&mut self, shard: &mut Shard, row: u32, linear: f32, embedding: &[f32]) {
+        if shard.mark(Subscriber::Version, row) {
+            for (rounded, weight) in self.embedding.iter_mut().zip(embedding) {
+                *rounded = self.precision.round(*weight);
+            }
+            let hash = self.hasher.hash(shard.head(row).id, self.precision.round(linear), &self.embedding);
+            self.left = self.left.wrapping_add(hash);
+        }
+    }
+}
+
 impl Since {
     fn new(rule: WeightRule, precision: Precision, dim: usize) -> Self {
-        Self { rule, precision, gone: Vec::new(), left: 0, hasher: RowHasher::default(), embedding: vec![0.0; dim] }
+        let leaving = Leaving { precision, left: 0, hasher: RowHasher::default(), embedding: vec![0.0; dim] };
+        Self { rule, gone: Vec::new(), leaving: vec![leaving] }
     }
 
     pub(super) fn bytes(&self) -> usize {
         8 * self.gone.capacity()
     }
 
-    /// Derives the served weights of a row from its state: the linear one is returned, the embedding is in `embedding`.
-    fn derive(&mut self, state: &[f32]) -> f32 {
-        let linear = self.rule.weights(state, &mut self.embedding);
-        self.embedding.iter_mut().for_each(|weight| *weight = self.precision.round(*weight));
-        self.precision.round(linear)
+    /// So many who note what leaves.
+    pub(super) fn leaving(&mut self, count: usize) -> &mut [Leaving] {
+        if self.leaving.len() < count {
+            let fresh = Leaving { left: 0, ..self.leaving[0].clone() };
+            self.leaving.resize(count, fresh);
+        }
+        &mut self.leaving[..count]
     }
 
-    /// The hash of a row by its state.
-    fn hash(&mut self, id: FeatureId, state: &[f32]) -> u128 {
-        let linear = self.derive(state);
-        self.hasher.hash(id, linear, &self.embedding)
+    /// The sum of the hashes that left since it was last taken.
+    fn take_left(&mut self) -> u128 {
+        self.leaving.iter_mut().fold(0, |sum: u128, leaving| sum.wrapping_add(std::mem::take(&mut leaving.left)))
     }
 }
 
@@ -100,19 +138,6 @@ impl Table {
         Some((rows, since.gone.len()))
     }
 
-    /// Notes that the weights of a row are about to change from these.
-    #[inline]
-    pub fn weights_leave(&mut self, row: RowNumber, linear: f32, embedding: &[f32]) {
-        let Some(since) = &mut self.since else { return };
-        let shard = &mut self.shards[row.shard as usize];
-        if shard.mark(Subscriber::Version, row.at) {
-            since.embedding.copy_from_slice(embedding);
-            since.embedding.iter_mut().for_each(|weight| *weight = since.precision.round(*weight));
-            let (id, linear) = (shard.head(row.at).id, since.precision.round(linear));
-            since.left = since.left.wrapping_add(since.hasher.hash(id, linear, &since.embedding));
-        }
-    }
-
     /// Notes that a row came.
     pub(super) fn weights_come(&mut self, row: RowNumber) {
         if self.since.is_some() {
@@ -126,8 +151,9 @@ impl Table {
         let shard = &mut self.shards[shard(id)];
         let Some(row) = shard.find(id, self.key) else { return };
         if !shard.unmark(Subscriber::Version, row) {
-            let hash = since.hash(id, shard.state(row));
-            since.left = since.left.wrapping_add(hash);
+            let Since { rule, leaving, .. } = &mut **since;
+            let hash = leaving[0].hash(rule, id, shard.state(row));
+            leaving[0].left = leaving[0].left.wrapping_add(hash);
         }
         since.gone.push(id);
         if since.gone.len() > GONE_MAX {
@@ -139,15 +165,17 @@ impl Table {
     /// from here; `None` when that was not noted.
     pub fn take_changes(&mut self) -> Option<Changes> {
         let mut since = self.since.take()?;
-        let mut changes = Changes { left: std::mem::take(&mut since.left), ..Changes::default() };
+        let mut changes = Changes { left: since.take_left(), ..Changes::default() };
+        let Since { rule, leaving, .. } = &mut *since;
+        let leaving = &mut leaving[0];
         for shard in self.shards.iter_mut() {
             for row in shard.take_touched(Subscriber::Version) {
                 let id = shard.head(row).id;
-                let linear = since.derive(shard.state(row));
-                changes.entered = changes.entered.wrapping_add(since.hasher.hash(id, linear, &since.embedding));
+                let linear = leaving.derive(rule, shard.state(row));
+                changes.entered = changes.entered.wrapping_add(leaving.hasher.hash(id, linear, &leaving.embedding));
                 changes.ids.push(id);
                 changes.linear.push(linear);
-                changes.embeddings.extend_from_slice(&since.embedding);
+                changes.embeddings.extend_from_slice(&leaving.embedding);
             }
         }
         changes.gone = std::mem::take(&mut since.gone);
@@ -166,12 +194,13 @@ impl Table {
             let shard = &mut self.shards[row.shard as usize];
             // What entered is taken back with `moved`; what has not left again since is to enter once more.
             if shard.mark(Subscriber::Version, row.at) {
-                let hash = since.hash(id, shard.state(row.at));
-                since.left = since.left.wrapping_add(hash);
+                let Since { rule, leaving, .. } = &mut **since;
+                let hash = leaving[0].hash(rule, id, shard.state(row.at));
+                leaving[0].left = leaving[0].left.wrapping_add(hash);
             }
         }
         if let Some(since) = &mut self.since {
-            since.left = since.left.wrapping_add(moved);
+            since.leaving[0].left = since.leaving[0].left.wrapping_add(moved);
             since.gone.extend(gone);
         }
     }

@@ -2,6 +2,7 @@
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::super::executor::Inline;
 use super::super::slot::SlotKey;
 use super::super::weights::{Precision, RowHasher, WeightRule};
 use super::touched::Subscriber;
@@ -221,10 +222,11 @@ impl Copy {
 fn touch(table: &mut Table, id: u64, dice: u64) {
     let row = table.find(id).unwrap_or_else(|| table.insert(id));
     let mut v = [0.0; 2];
-    let linear = RULE.weights(table.state(row), &mut v);
-    table.weights_leave(row, linear, &v);
+    let weight = RULE.weights(table.state(row), &mut v);
     let value = (dice % 1000) as f32 / 100.0;
-    table.write(row, (value, &[-value, 0.5]), (value, &[1.0; 2]), (dice % 50) as u32);
+    let linear = Group { z: vec![value], n: vec![value], w: vec![weight], g: Vec::new() };
+    let embedding = Group { z: vec![-value, 0.5], n: vec![1.0; 2], w: v.to_vec(), g: Vec::new() };
+    table.write_all(&[Slot::Row(row)], &linear, &embedding, (dice % 50) as u32, &Inline);
 }
 
 #[test]
