@@ -23,6 +23,7 @@ use crate::source::ingest::Message;
 use crate::source::topics::KafkaLog;
 use crate::source::watched::Watched;
 use crate::source::{Ingest, Source, SourceError, SourceEvent, files};
+use crate::thread::crew::Crew;
 use deepfm_core::event::{Decoded, Decoder, Event, EventKind, MappingError, RawRecord, Reason};
 use deepfm_core::feature::field::FieldError;
 use deepfm_core::stream::{Arrival, Control, Partition, Positions, StreamError};
@@ -160,8 +161,8 @@ pub fn replay_files(config: &Config, from: Files<'_>, progress: &Progress) -> Re
     files::warn_without_clicks(from.directory);
     let ends = starts.keys().map(|partition| (*partition, i64::MAX)).collect();
     match clicked {
-        None => replay(config.train_params(), source, &starts, &ends, start),
-        Some(clicked) => learn_labelled(config.train_params(), source, &starts, clicked, start),
+        None => replay(config, source, &starts, &ends, start),
+        Some(clicked) => learn_labelled(config, source, &starts, clicked, start),
     }
 }
 
@@ -181,7 +182,7 @@ pub fn replay_topics(config: &Config, progress: &Progress) -> Result<BacktestRep
     progress.expect(ends.iter().map(records).sum());
     let open = log.open_transactions()?;
     let source = Watched::new(log.read(&starts, ingest)?, progress.clone());
-    let report = replay(config.train_params(), source, &starts, &ends, since)?;
+    let report = replay(config, source, &starts, &ends, since)?;
     let open = open.into_iter().map(|(partition, behind)| (partition.to_string(), behind)).collect();
     Ok(BacktestReport { open_transactions: open, ..report })
 }
@@ -190,16 +191,16 @@ pub fn replay_topics(config: &Config, progress: &Progress) -> Result<BacktestRep
 ///
 /// # Errors
 /// When reading fails.
-pub fn replay(
-    params: TrainParams,
+fn replay(
+    config: &Config,
     source: impl Source,
     starts: &Positions,
     ends: &Positions,
     since: Instant,
 ) -> Result<BacktestReport, BacktestError> {
-    let trainer = started(params, starts)?;
+    let (trainer, crew) = (started(config.train_params(), starts)?, Crew::new(config.training.threads));
     let pilot = Pilot::Attendance(Attendance::new(Horizon::Captured, ends));
-    let mut drive = Drive::new(trainer, source, pilot)?;
+    let mut drive = Drive::new(trainer, crew, source, pilot)?;
     let mut collector = Collector::default();
     while !drive.turn(u64::MAX, &mut collector)?.is_done {}
     let trainer = &mut drive.trainer;
@@ -215,7 +216,7 @@ pub fn replay(
 
 /// Learns the impressions of a source in merged order, each at once with its final label.
 fn learn_labelled(
-    params: TrainParams,
+    config: &Config,
     mut source: impl Source,
     starts: &Positions,
     clicked: Clicked,
@@ -223,7 +224,8 @@ fn learn_labelled(
 ) -> Result<BacktestReport, BacktestError> {
     let impressions: Positions =
         starts.iter().filter(|(partition, _)| partition.kind == EventKind::Impression).map(|(p, o)| (*p, *o)).collect();
-    let mut trainer = started(params, &impressions)?;
+    let crew = Crew::new(config.training.threads);
+    let mut trainer = started(config.train_params(), &impressions)?.with_executor(crew);
     let mut scores = Scores::default();
     let Clicked { ids, mut seen, refused } = clicked;
     let mut open = impressions.len();

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::source::{Confirmation, Source, SourceError, SourceEvent};
+use crate::thread::crew::Crew;
 use attendance::{Attendance, Verdict};
+use deepfm_core::model::Executor;
 use deepfm_core::stream::{Arrival, Control, Partition, Script, StreamError};
 use deepfm_core::train::{Observer, Step, Trainer};
 
@@ -67,7 +69,7 @@ pub trait Witness: Observer {
 #[derive(Debug)]
 pub struct Drive<S> {
     /// The state.
-    pub trainer: Trainer,
+    pub trainer: Trainer<Crew>,
     source: S,
     pilot: Pilot,
     /// Records of partitions that a script adds later. Bounded by the source's queues, since none is consumed.
@@ -79,13 +81,13 @@ pub struct Drive<S> {
 }
 
 impl<S: Source> Drive<S> {
-    /// Puts a trainer on a source that reads from the trainer's positions.
+    /// Puts a trainer, whose batches the crew learns, on a source that reads from the trainer's positions.
     ///
     /// # Errors
     /// When a partition that has to return cannot.
-    pub fn new(trainer: Trainer, source: S, pilot: Pilot) -> Result<Self, DriveError> {
+    pub fn new<E: Executor>(trainer: Trainer<E>, crew: Crew, source: S, pilot: Pilot) -> Result<Self, DriveError> {
         let mut drive = Self {
-            trainer,
+            trainer: trainer.with_executor(crew),
             source,
             pilot,
             early: BTreeMap::new(),

@@ -2,6 +2,7 @@
 //! one after the other ([`Hand`]), or work beside that ends by itself ([`aside`], [`beside`]). Whoever starts one says its
 //! bound; `worker.rs` has the table of those of a worker.
 
+pub mod crew;
 mod hand;
 pub mod vital;
 mod yielding;

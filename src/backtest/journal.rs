@@ -13,8 +13,10 @@ use crate::config::operation::Readers;
 use crate::drive::{Drive, DriveError, Pilot};
 use crate::source::Ingest;
 use crate::source::topics::{KafkaLog, KafkaSource};
+use crate::thread::crew::Crew;
 use deepfm_core::event::Decoder;
 use deepfm_core::feature::field::{Field, FieldSet};
+use deepfm_core::model::Executor;
 use deepfm_core::stream::{Control, JournalEntry, Positions, Script};
 use deepfm_core::train::{TrainParams, Trainer};
 use deepfm_core::version::journal::JOURNAL;
@@ -178,7 +180,8 @@ impl<'c> Replay<'c> {
     }
 
     fn reopen(&mut self) -> Result<(), BacktestError> {
-        let mut trainer = std::mem::replace(&mut self.drive.trainer, Trainer::new(self.config.train_params()));
+        let nothing = Trainer::new(self.config.train_params()).with_executor(Crew::new(1));
+        let mut trainer = std::mem::replace(&mut self.drive.trainer, nothing);
         trainer.forget_queued();
         let positions: Positions = self.starts.clone().into_iter().chain(trainer.positions()).collect();
         self.drive = drive(self.config, trainer, &positions, &self.fields)?;
@@ -194,9 +197,9 @@ fn configured(control: &Control) -> Option<(&String, &Vec<Field>)> {
     }
 }
 
-fn drive(
+fn drive<E: Executor>(
     config: &Config,
-    trainer: Trainer,
+    trainer: Trainer<E>,
     positions: &Positions,
     fields: &[Field],
 ) -> Result<Drive<KafkaSource>, BacktestError> {
@@ -204,5 +207,5 @@ fn drive(
     log.check(positions)?;
     let decoder = Decoder::new(FieldSet::new(fields.to_vec())?, config.event_options())?;
     let source = log.read(positions, Ingest::new(decoder, 0, |_, _| ()))?;
-    Ok(Drive::new(trainer, source, Pilot::Script(Script::default()))?)
+    Ok(Drive::new(trainer, Crew::new(config.training.threads), source, Pilot::Script(Script::default()))?)
 }

@@ -6,6 +6,7 @@ use super::declare::{Readable, section};
 use super::keys::Bounds;
 use super::kinds::{OffAtZero, Whole, number, whole};
 use super::section::Section;
+use deepfm_core::model::executor::PARTS_MAX as THREADS_MAX;
 
 const SIZE: Whole = whole(
     1,
@@ -28,6 +29,9 @@ section! {
             whole(1, 1_000_000_000_000, "it divides the number of examples learned"), Converts;
         /// A batch is also cut when event time has moved this far since its first example. Shorter is fresher on slow topics.
         batch_span_ms: u64 = 500, whole(1, 86_400_000, "it is at most a day"), Converts;
+        /// Threads that work on a micro-batch, beside those that read and decode. What is learned is the same, to the bit. It pays
+        /// where batches are large, and cores have nothing else to do.
+        threads: usize = 1, whole(1, THREADS_MAX as u64, "a batch is cut into so many parts at most"), Free;
         /// The share of negatives that is learned, chosen by a hash of the impression. Less is faster; scores and metrics are
         /// corrected for it. Not with labels = "fake_negative".
         negative_sampling_rate: f32 = 1.0, number(Bounds::SHARE, "it is the share of negatives that is kept"), Refused;

@@ -144,7 +144,8 @@ impl<E: Executor> Trainer<E> {
 
     /// The same trainer, whose learner hands its work to another executor.
     pub fn with_executor<F: Executor>(self, executor: F) -> Trainer<F> {
-        Trainer::of(self.intake, self.learner.with_executor(executor))
+        let Self { intake, learner, delivery, largest_change, taught_at } = self;
+        Trainer { intake, learner: learner.with_executor(executor), delivery, largest_change, taught_at }
     }
 
     /// Queues a record that was read.

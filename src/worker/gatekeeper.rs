@@ -5,6 +5,7 @@ use std::iter;
 
 use super::publisher::Live;
 use crate::config::Config;
+use crate::thread::crew::Crew;
 use deepfm_core::checkpoint::clicks::ClickTimes;
 use deepfm_core::feature::field::FieldSet;
 use deepfm_core::model::Scratch;
@@ -63,7 +64,7 @@ impl Gatekeeper {
     }
 
     /// Judges a version that is cut now, by all but its weights.
-    pub(super) fn judge(&mut self, trainer: &Trainer, clicks: &ClickTimes) -> Judgement {
+    pub(super) fn judge(&mut self, trainer: &Trainer<Crew>, clicks: &ClickTimes) -> Judgement {
         let facts = Facts {
             lifetime: trainer.windows().lifetime(),
             cohort: &self.evidence.cohort,
@@ -96,12 +97,12 @@ fn score(incumbent: &Live, fields: &FieldSet, shown: &Shown, scratch: &mut Scrat
 }
 
 /// Before labels mature only clicked impressions have one.
-fn unmatured(trainer: &Trainer) -> Option<String> {
+fn unmatured(trainer: &Trainer<Crew>) -> Option<String> {
     (!trainer.has_matured()).then(|| "the window of the first impression is not over: no label has matured".to_owned())
 }
 
 /// While they have stalled, what is learned is from before.
-fn stalled(trainer: &Trainer) -> Option<String> {
+fn stalled(trainer: &Trainer<Crew>) -> Option<String> {
     let breaker = trainer.intake().breaker();
     let missing = breaker.missing_clicks();
     breaker

@@ -7,6 +7,7 @@ use super::status::Status;
 use super::toll::{self, Toll};
 use crate::config::Config;
 use crate::source::topics::KafkaLog;
+use crate::thread::crew::Crew;
 use deepfm_core::stream::Positions;
 use deepfm_core::train::Trainer;
 use deepfm_core::version::announcement::Announcement;
@@ -87,7 +88,7 @@ impl Minute {
     }
 
     /// Says when clicks stall, and when they come again.
-    pub fn note_breaker(&mut self, trainer: &Trainer) {
+    pub fn note_breaker(&mut self, trainer: &Trainer<Crew>) {
         let breaker = trainer.intake().breaker();
         let (openings, is_open) = (breaker.openings(), breaker.is_open());
         let (openings_before, was_open) = self.stalls.replace((openings, is_open)).unwrap_or((openings, false));

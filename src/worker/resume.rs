@@ -16,6 +16,7 @@ use crate::source::topics::KafkaLog;
 use crate::source::{Gap, SourceError};
 use crate::store::{Saved, Store, StoreError};
 use deepfm_core::checkpoint::{self, Beside, CheckpointError, FORMAT_VERSION, Layer, Lineage};
+use deepfm_core::model::Executor;
 use deepfm_core::stream::Control;
 use deepfm_core::train::{StateDigest, Trainer};
 use deepfm_core::version::known::KnownVersions;
@@ -342,9 +343,9 @@ fn carry_out(artefacts: &dyn Artefacts, settled: &Settled) -> Result<(), WorkerE
 }
 
 /// What a checkpoint holds beside the state.
-pub fn lineage(
+pub fn lineage<E: Executor>(
     config: &Config,
-    trainer: &Trainer,
+    trainer: &Trainer<E>,
     state_digest: StateDigest,
     origin: &Ancestry,
     outbox: Outbox,

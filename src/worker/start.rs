@@ -31,6 +31,7 @@ use crate::publish::turning_back;
 use crate::source::topics::{KafkaLog, KafkaSource};
 use crate::source::{Ingest, SourceError};
 use crate::store::{self, Store};
+use crate::thread::crew::Crew;
 use deepfm_core::checkpoint::clicks::ClickTimes;
 use deepfm_core::checkpoint::{Beside, Layer};
 use deepfm_core::event::Decoder;
@@ -266,7 +267,7 @@ fn read_on(
     };
     let pilot = Pilot::Attendance(Attendance::new(horizon, &log.ends()));
     let source = log.read(&trainer.positions(), ingest)?;
-    Ok(Drive::new(trainer, source, pilot)?)
+    Ok(Drive::new(trainer, Crew::new(config.training.threads), source, pilot)?)
 }
 
 /// Waits for the commit in flight; its number.

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::counts::{self, Counts};
 use crate::source::link::Link;
+use crate::thread::crew::Crew;
 use deepfm_core::join::JoinCounters;
 use deepfm_core::metric::Report;
 use deepfm_core::stream::{Partition, Positions};
@@ -199,7 +200,7 @@ impl Status {
     }
 
     /// Takes over everything that the trainer knows. The first time is to be before it learns.
-    pub fn observe(&mut self, trainer: &Trainer, ends: &Positions) {
+    pub fn observe(&mut self, trainer: &Trainer<Crew>, ends: &Positions) {
         let (join, admission) = (&trainer.params().join, trainer.params().model.admission);
         self.open_impressions_max = Some(join.open_impressions_max);
         self.waiting_clicks_max = Some(join.waiting_clicks_max);

@@ -11,8 +11,9 @@ const WIDTH: usize = 16;
 /// Inner dimension that is packed at once: a panel of it stays in the first cache.
 const DEPTH: usize = 256;
 
-/// Below this many rows the weights are read as they lie: packing them costs more.
-const FEW_ROWS: usize = 4;
+/// Below this many rows the weights are read as they lie: packing them costs more. Products with a transposed matrix are then
+/// added up in another order.
+pub(crate) const FEW_ROWS: usize = 4;
 
 /// A panel of the right matrix, `[depth, WIDTH]`.
 type Panel = [[f32; WIDTH]; DEPTH];

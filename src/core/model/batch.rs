@@ -13,12 +13,16 @@ use super::parts::{self, Part, PartScratch};
 use super::table::RowNumber;
 use crate::feature::{FeatureId, Features};
 use crate::kernel::factors::{self, Slots};
+use crate::kernel::product::FEW_ROWS;
 
 /// Examples in a chunk: enough for a matrix product, few enough to stay in cache.
 const CHUNK_EXAMPLES: usize = 64;
 
 /// Examples that are worth a chunk of their own where chunks are worked off at once.
 const CHUNK_EXAMPLES_MIN: usize = 16;
+
+const _: () =
+    assert!(CHUNK_EXAMPLES_MIN / 2 >= FEW_ROWS && CHUNK_EXAMPLES_MIN <= CHUNK_EXAMPLES, "a cut leaves no chunk of few");
 
 /// An encoded, labelled and weighted impression.
 #[derive(Clone, Copy, Debug)]
@@ -231,7 +235,9 @@ impl Scratch {
         let (cut, layout, chunks) = self.cut_slots(architecture.dim, parts::count(executor, slots));
         let (mut cut, count) = held(cut);
         executor.for_each(&mut cut[..count], |part| {
-            part.iter_mut().for_each(|part| part.add_gradients(architecture, layout, chunks, gradient_max));
+            if let Some(part) = part {
+                part.add_gradients(architecture, layout, chunks, gradient_max);
+            }
         });
     }
 
@@ -252,14 +258,16 @@ impl Scratch {
         self.collect_logits();
     }
 
-    /// Cuts the examples into chunks, of which so many are worked off at once.
+    /// Cuts the examples into chunks, of which so many are worked off at once. They are as even as can be: where there are many examples
+    /// no chunk has few, which products add up in another order.
     fn cut(&mut self, examples: &[Example<'_>], width: usize) {
         let count = self.layout.examples();
         let size = count.div_ceil(width.max(1)).clamp(CHUNK_EXAMPLES_MIN, CHUNK_EXAMPLES);
-        self.chunks.resize_with(count.div_ceil(size), Chunk::default);
+        let chunks = count.div_ceil(size);
+        self.chunks.resize_with(chunks, Chunk::default);
         for (number, chunk) in self.chunks.iter_mut().enumerate() {
-            chunk.start = number * size;
-            let end = count.min(chunk.start + size);
+            let end = (number + 1) * count / chunks;
+            chunk.start = number * count / chunks;
             chunk.logits.clear();
             chunk.logits.resize(end - chunk.start, 0.0);
             chunk.targets.clear();

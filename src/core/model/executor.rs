@@ -25,12 +25,19 @@ impl Executor for Inline {
     }
 }
 
-/// Up to so many items, held without allocating; how many there are.
-pub(super) fn held<T>(items: impl Iterator<Item = T>) -> ([Option<T>; PARTS_MAX], usize) {
-    let (mut held, mut count) = ([const { None }; PARTS_MAX], 0);
-    for (place, item) in held.iter_mut().zip(items) {
+/// Parts, and what is done beside them.
+const HELD_MAX: usize = PARTS_MAX + 1;
+
+/// Items for an executor, held without allocating; how many there are.
+///
+/// # Panics
+/// When they are more than there are parts, and one job beside them.
+pub(super) fn held<T>(mut items: impl Iterator<Item = T>) -> ([Option<T>; HELD_MAX], usize) {
+    let (mut held, mut count) = ([const { None }; HELD_MAX], 0);
+    for (place, item) in held.iter_mut().zip(&mut items) {
         *place = Some(item);
         count += 1;
     }
+    assert!(count < HELD_MAX || items.next().is_none(), "work is cut into at most {PARTS_MAX} parts");
     (held, count)
 }

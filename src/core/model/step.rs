@@ -147,7 +147,11 @@ impl DeepFm {
         scratch.embedding.resize(slots * dim);
         let (cut, ..) = scratch.cut_slots(dim, parts::count(executor, slots));
         let (mut cut, count) = held(cut);
-        executor.for_each(&mut cut[..count], |part| part.iter_mut().for_each(|part| part.read(self)));
+        executor.for_each(&mut cut[..count], |part| {
+            if let Some(part) = part {
+                part.read(self);
+            }
+        });
         if admits {
             self.admit(scratch);
         }

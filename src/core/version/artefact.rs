@@ -16,6 +16,7 @@ use crate::feature::Features;
 use crate::feature::encoder::Encoder;
 use crate::feature::field::FieldSet;
 use crate::feature::id::HASHING;
+use crate::model::Executor;
 use crate::model::table::Changes;
 use crate::model::weights::{Precision, WeightsDigest};
 use crate::stream::JournalEntry;
@@ -110,7 +111,7 @@ pub struct VersionCut {
 
 impl VersionCut {
     /// Cuts a full version from a trainer as it stands.
-    pub fn of(trainer: &Trainer, cut: Cut<'_>) -> Self {
+    pub fn of<E: Executor>(trainer: &Trainer<E>, cut: Cut<'_>) -> Self {
         let servable = Servable::unsorted(trainer.model(), trainer.params().logit_offset());
         Self::with(trainer, cut, Kind::Full, CutWeights::Full(Box::new(servable), Precision::F32))
     }
@@ -132,7 +133,7 @@ impl VersionCut {
     }
 
     /// Cuts a delta from a trainer as it stands, from what has changed since the version that is its base, and its parent.
-    pub fn delta(trainer: &Trainer, cut: Cut<'_>, base: &Base, changes: Changes) -> Self {
+    pub fn delta<E: Executor>(trainer: &Trainer<E>, cut: Cut<'_>, base: &Base, changes: Changes) -> Self {
         let (model, offset) = (trainer.model(), trainer.params().logit_offset());
         let before = base.digest.0.wrapping_sub(base.dense);
         let weights = CutWeights::Delta(Box::new(CutDelta {
@@ -145,7 +146,7 @@ impl VersionCut {
         Self::with(trainer, cut, Kind::Delta, weights)
     }
 
-    fn with(trainer: &Trainer, cut: Cut<'_>, kind: Kind, weights: CutWeights) -> Self {
+    fn with<E: Executor>(trainer: &Trainer<E>, cut: Cut<'_>, kind: Kind, weights: CutWeights) -> Self {
         let params = trainer.params();
         let report = |report| serde_json::to_value(report).expect("a report always encodes");
         let manifest = Manifest {
