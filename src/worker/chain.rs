@@ -11,7 +11,6 @@ use deepfm_core::train::Trainer;
 use deepfm_core::version::artefact::{Base, Cut, VersionCut};
 
 use crate::config::operation::Versions;
-use crate::thread::crew::Crew;
 
 /// When a full version is written, and how precise versions are.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +46,7 @@ impl Chain {
     }
 
     /// Cuts the next version. Until it is [staged](Self::staged) or has [failed](Self::failed) no other is cut.
-    pub fn cut(&mut self, trainer: &mut Trainer<Crew>, cut: Cut<'_>) -> VersionCut {
+    pub fn cut<E: Executor>(&mut self, trainer: &mut Trainer<E>, cut: Cut<'_>) -> VersionCut {
         let base = self.base.as_ref().filter(|base| self.is_delta(base, trainer));
         if let Some(base) = base
             && let Some(changes) = trainer.take_changes()
