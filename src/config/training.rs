@@ -31,6 +31,7 @@ section! {
         batch_span_ms: u64 = 500, whole(1, 86_400_000, "it is at most a day"), Converts;
         /// Threads that work on a micro-batch, beside those that read and decode. What is learned is the same, to the bit. It pays
         /// where batches are large, and cores have nothing else to do.
+        #[serde(skip_serializing_if = "is_one")]
         threads: usize = 1, whole(1, THREADS_MAX as u64, "a batch is cut into so many parts at most"), Free;
         /// The share of negatives that is learned, chosen by a hash of the impression. Less is faster; scores and metrics are
         /// corrected for it. Not with labels = "fake_negative".
@@ -54,7 +55,18 @@ section! {
     }
 }
 
+/// Whether a key has its default, and the canonical form need not know of it.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_one(threads: &usize) -> bool {
+    *threads == 1
+}
+
 impl Training {
+    /// The same but for what does not decide the state.
+    pub(super) fn deciding(&self) -> Self {
+        Self { threads: 1, ..self.clone() }
+    }
+
     pub(super) fn read(section: &Section<'_>) -> Self {
         let training = Self::read_keys(section);
         if training.batch_min > training.batch_max && section.are_sound(&["batch_min", "batch_max"]) {

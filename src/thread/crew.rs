@@ -1,7 +1,7 @@
 //! Kernel: a crew that works off the parts of a learning step, with the thread that asks. All `unsafe` of it is here.
 //!
 //! A step has a handful of phases of some ten microseconds, so nobody is sent to sleep between them at once: a member looks for work
-//! for [`LOOKS`] before it does. A member that comes late, because the machine has something else to do, is not waited for: work is
+//! for a while before it does. A member that comes late, because the machine has something else to do, is not waited for: work is
 //! open until whoever asked finds nothing left of it, and only those who came in are waited for then.
 
 use std::any::Any;

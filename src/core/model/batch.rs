@@ -9,10 +9,9 @@ use super::gather::Layout;
 use super::loss::{Importance, sigmoid};
 use super::mlp::{Activations, MlpShape};
 use super::params::{ModelParams, Parts};
-use super::parts::{self, Part, PartScratch};
-use super::table::RowNumber;
+use super::parts::{self, Part, Slots};
 use crate::feature::{FeatureId, Features};
-use crate::kernel::factors::{self, Slots};
+use crate::kernel::factors;
 use crate::kernel::product::FEW_ROWS;
 
 /// Examples in a chunk: enough for a matrix product, few enough to stay in cache.
@@ -64,41 +63,6 @@ impl Architecture {
     }
 }
 
-/// Weights, and later gradients, of one parameter group by slot.
-#[derive(Clone, Debug, Default)]
-pub struct Group {
-    /// FTRL state z.
-    pub z: Vec<f32>,
-    /// FTRL state n.
-    pub n: Vec<f32>,
-    /// Weights.
-    pub w: Vec<f32>,
-    /// Gradients, summed over the batch.
-    pub g: Vec<f32>,
-}
-
-impl Group {
-    /// Makes room for so many coordinates; what they are is to be written.
-    pub(super) fn resize(&mut self, coordinates: usize) {
-        for values in [&mut self.z, &mut self.n, &mut self.w, &mut self.g] {
-            values.resize(coordinates, 0.0);
-        }
-    }
-}
-
-/// What an id of a batch is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Slot {
-    /// It has a row.
-    Row(RowNumber),
-    /// It gets a row with this batch.
-    Admitted,
-    /// It is counted towards its admission.
-    Counted,
-    /// There is no room for it.
-    Refused,
-}
-
 /// What a step of the MLP needs, where its gradient is not added to the parameters at once.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MlpScratch {
@@ -113,11 +77,8 @@ pub(super) struct MlpScratch {
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
     pub(super) layout: Layout,
-    pub(super) linear: Group,
-    pub(super) embedding: Group,
+    pub(super) slots: Slots,
     pub(super) mlp: MlpScratch,
-    pub(super) rows: Vec<Slot>,
-    pub(super) parts: Vec<PartScratch>,
     pub(super) chunks: Vec<Chunk>,
     logits: Vec<f32>,
     dlogits: Vec<f32>,
@@ -179,7 +140,7 @@ impl Scratch {
 
     /// For every distinct id of the last batch, the gradients of its linear weight and its embedding.
     pub fn row_gradients(&self, dim: usize) -> impl Iterator<Item = (FeatureId, f32, &[f32])> {
-        let rows = self.linear.g.iter().zip(self.embedding.g.chunks_exact(dim));
+        let rows = self.slots.linear.g.iter().zip(self.slots.embedding.g.chunks_exact(dim));
         self.layout.ids.iter().zip(rows).map(|(id, (linear, embedding))| (*id, *linear, embedding))
     }
 
@@ -199,18 +160,18 @@ impl Scratch {
     ) {
         self.layout.fill(architecture.fields, batch);
         let slots = self.layout.ids.len();
-        self.linear.w.clear();
-        self.embedding.w.clear();
-        self.embedding.w.resize(slots * architecture.dim, 0.0);
-        for (id, embedding) in self.layout.ids.iter().zip(self.embedding.w.chunks_exact_mut(architecture.dim)) {
-            self.linear.w.push(lookup(*id, embedding));
+        self.slots.linear.w.clear();
+        self.slots.embedding.w.clear();
+        self.slots.embedding.w.resize(slots * architecture.dim, 0.0);
+        for (id, embedding) in self.layout.ids.iter().zip(self.slots.embedding.w.chunks_exact_mut(architecture.dim)) {
+            self.slots.linear.w.push(lookup(*id, embedding));
         }
     }
 
     /// Scores the batch that was laid out, without dropout.
     pub fn forward<E: Executor>(&mut self, architecture: &Architecture, dense: Dense<'_>, executor: &E) {
         self.cut(&[], executor.width());
-        let (layout, linear, embedding) = (&self.layout, &self.linear.w, &self.embedding.w);
+        let (layout, linear, embedding) = (&self.layout, &self.slots.linear.w, &self.slots.embedding.w);
         executor.for_each(&mut self.chunks, |chunk| {
             chunk.forward(architecture, layout, linear, embedding, dense, false);
         });
@@ -228,12 +189,10 @@ impl Scratch {
         executor: &E,
     ) {
         self.differentiate(architecture, dense, examples, executor);
-        let slots = self.layout.ids.len();
-        for (group, width) in [(&mut self.linear, 1), (&mut self.embedding, architecture.dim)] {
-            group.resize(slots * width);
-        }
-        let (cut, layout, chunks) = self.cut_slots(architecture.dim, parts::count(executor, slots));
-        let (mut cut, count) = held(cut);
+        let (slots, dim) = (self.layout.ids.len(), architecture.dim);
+        self.slots.resize(slots, dim);
+        let Self { layout, slots: cut, chunks, .. } = self;
+        let (mut cut, count) = held(cut.cut(layout, dim, parts::count(executor, slots)));
         executor.for_each(&mut cut[..count], |part| {
             if let Some(part) = part {
                 part.add_gradients(architecture, layout, chunks, gradient_max);
@@ -250,7 +209,7 @@ impl Scratch {
         executor: &E,
     ) {
         self.cut(examples, executor.width());
-        let (layout, linear, embedding) = (&self.layout, &self.linear.w, &self.embedding.w);
+        let (layout, linear, embedding) = (&self.layout, &self.slots.linear.w, &self.slots.embedding.w);
         executor.for_each(&mut self.chunks, |chunk| {
             chunk.forward(architecture, layout, linear, embedding, dense, true);
             chunk.backward(architecture, dense);
@@ -303,8 +262,8 @@ impl Part<'_> {
         linear.g.fill(0.0);
         embedding.g.fill(0.0);
         for chunk in chunks {
-            let linear = Slots { g: linear.g, n: linear.n, bound: gradient_max };
-            let embedding = Slots { g: embedding.g, n: embedding.n, bound: gradient_max };
+            let linear = factors::Slots { g: linear.g, n: linear.n, bound: gradient_max };
+            let embedding = factors::Slots { g: embedding.g, n: embedding.n, bound: gradient_max };
             let entries = layout.chunk(chunk.start, chunk.dlogits.len(), architecture.dim);
             let from = (&*chunk.dlogits, &*chunk.dx);
             factors::scatter(entries, from, self.first, linear, embedding, &mut self.scratch.repeats);

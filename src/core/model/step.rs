@@ -2,12 +2,13 @@
 //! model's. Each phase is cut into parts (see [`parts`]) for as many threads as the executor has.
 
 use super::ageing::Ageing as _;
-use super::batch::{Chunk, Example, MlpScratch, Scratch, Slot};
+use super::batch::{Chunk, Example, MlpScratch, Scratch};
 use super::descent::{MlpStep, all_finite};
 use super::executor::{Executor, held};
 use super::gather::Layout;
 use super::params::ModelParams;
-use super::parts::{self, Part};
+use super::parts::{self, Part, Slot, Slots};
+use super::table::Written;
 use super::{DeepFm, Learned, NonFinite};
 use crate::feature::{FeatureId, Features, hash};
 use crate::kernel;
@@ -33,14 +34,14 @@ impl Part<'_> {
     /// Reads the state of every row into its slot, and derives the weights. An id without a row is refused at first.
     fn read(&mut self, model: &DeepFm) {
         let (dim, table) = (model.params.embedding_dim, &model.table);
-        let mut slots = self.slots.iter_mut();
+        let mut slots = self.rows.iter_mut();
         table.find_all(self.ids, &mut self.scratch.look_ups, |row| {
             if let Some(slot) = slots.next() {
                 *slot = row.map_or(Slot::Refused, Slot::Row);
             }
         });
         let (linear, embedding) = (&mut self.linear, &mut self.embedding);
-        for (at, slot) in self.slots.iter().enumerate() {
+        for (at, slot) in self.rows.iter().enumerate() {
             let (z, n) = (&mut embedding.z[at * dim..][..dim], &mut embedding.n[at * dim..][..dim]);
             if let Slot::Row(row) = *slot {
                 let state = table.state(row);
@@ -82,6 +83,11 @@ fn embedding_weights(params: &ModelParams, z: &[f32], n: &[f32], w: &mut [f32]) 
     }
 }
 
+/// The coordinates of a slot.
+fn at_slot(values: &[f32], slot: usize, dim: usize) -> &[f32] {
+    &values[slot * dim..(slot + 1) * dim]
+}
+
 impl DeepFm {
     /// Computes everything that a batch changes into `scratch`.
     pub(super) fn evaluate<E: Executor>(
@@ -94,12 +100,12 @@ impl DeepFm {
         self.gather(batch.iter().map(|example| example.features), true, scratch, executor);
         scratch.differentiate(&self.architecture, self.dense_weights(), batch, executor);
         let (bias_z, bias_n) = self.next_bias(scratch);
-        let mut mlp_scratch = std::mem::take(&mut scratch.mlp);
-        let count = parts::count(executor, scratch.rows.len());
-        let (cut, layout, chunks) = scratch.cut_slots(self.params.embedding_dim, count);
+        let Scratch { layout, slots, mlp, chunks, .. } = scratch;
+        let (layout, chunks) = (&*layout, &**chunks);
+        let count = parts::count(executor, layout.ids.len());
         // The longest first.
-        let mlp = std::iter::once(Job::Mlp(&mut mlp_scratch, None));
-        let (mut jobs, count) = held(mlp.chain(cut.map(Job::Rounds)));
+        let jobs = std::iter::once(Job::Mlp(mlp, None));
+        let (mut jobs, count) = held(jobs.chain(slots.cut(layout, self.params.embedding_dim, count).map(Job::Rounds)));
         executor.for_each(&mut jobs[..count], |job| match job {
             Some(Job::Mlp(mlp, step)) => {
                 *step = MlpStep::of(&self.params.sgd, &self.architecture, &self.dense, divisor, chunks, mlp);
@@ -114,7 +120,6 @@ impl DeepFm {
                 Job::Rounds(part) => finite &= part.is_finite,
             }
         }
-        scratch.mlp = mlp_scratch;
         mlp.filter(|_| finite).map(|mlp| DenseStep { bias_z, bias_n, mlp }).ok_or(NonFinite)
     }
 
@@ -141,12 +146,10 @@ impl DeepFm {
     ) {
         let dim = self.params.embedding_dim;
         scratch.layout.fill(self.architecture.fields, batch);
-        let slots = scratch.layout.ids.len();
-        scratch.rows.resize(slots, Slot::Refused);
-        scratch.linear.resize(slots);
-        scratch.embedding.resize(slots * dim);
-        let (cut, ..) = scratch.cut_slots(dim, parts::count(executor, slots));
-        let (mut cut, count) = held(cut);
+        let Scratch { layout, slots, .. } = &mut *scratch;
+        slots.resize(layout.ids.len(), dim);
+        let count = parts::count(executor, layout.ids.len());
+        let (mut cut, count) = held(slots.cut(layout, dim, count));
         executor.for_each(&mut cut[..count], |part| {
             if let Some(part) = part {
                 part.read(self);
@@ -160,7 +163,7 @@ impl DeepFm {
     /// Decides what ids without a row are in this batch, slot by slot, and begins the rows of those that are admitted.
     fn admit(&self, scratch: &mut Scratch) {
         let dim = self.params.embedding_dim;
-        let Scratch { layout, embedding, rows, .. } = scratch;
+        let Scratch { layout, slots: Slots { rows, embedding, .. }, .. } = scratch;
         // A batch of more new ids than there can be rows refuses what comes last.
         let mut room = [self.params.admission.rows_max; 2];
         let more = layout.ids.len();
@@ -211,8 +214,22 @@ impl DeepFm {
 
     /// Writes the slots back. Rows of before come first, so that they are not among those that make room for new ones.
     fn write_rows<E: Executor>(&mut self, seconds: u32, scratch: &Scratch, executor: &E) -> Learned {
-        let Scratch { layout, linear, embedding, rows, .. } = scratch;
-        self.table.write_all(rows, linear, embedding, seconds, executor);
+        let Scratch { layout, slots: Slots { rows, linear, embedding, .. }, .. } = scratch;
+        let dim = self.params.embedding_dim;
+        let written = |at: usize, row| {
+            let of_embedding = |values| at_slot(values, at, dim);
+            Written {
+                row,
+                z: (linear.z[at], of_embedding(&embedding.z)),
+                n: (linear.n[at], of_embedding(&embedding.n)),
+                w: (linear.w[at], of_embedding(&embedding.w)),
+            }
+        };
+        let known = |at: usize| match rows[at] {
+            Slot::Row(row) => Some(written(at, row)),
+            _ => None,
+        };
+        self.table.write_all(rows.len(), known, seconds, (executor, parts::count(executor, rows.len())));
         let slots = || layout.ids.iter().zip(rows).enumerate();
         let (mut created, mut ids_refused, mut counted) = (0, 0, Vec::new());
         for (_, (id, slot)) in slots() {
@@ -226,13 +243,11 @@ impl DeepFm {
         }
         let rows_max = self.params.admission.rows_max;
         let rows_evicted = self.table.evict((self.table.len() + created).saturating_sub(rows_max));
-        let dim = self.params.embedding_dim;
         for (at, (id, _)) in slots().filter(|(_, (_, slot))| **slot == Slot::Admitted) {
             self.candidates.remove(*id);
             let row = self.table.insert(*id);
-            let lanes = at * dim..(at + 1) * dim;
-            let (z, n) = (&embedding.z[lanes.clone()], &embedding.n[lanes]);
-            self.table.write(row, (linear.z[at], z), (linear.n[at], n), seconds);
+            let Written { z, n, .. } = written(at, row);
+            self.table.write(row, z, n, seconds);
         }
         let candidates_evicted =
             self.candidates.evict((self.candidates.len() + counted.len()).saturating_sub(rows_max));

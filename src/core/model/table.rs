@@ -12,11 +12,10 @@ mod shard;
 mod since;
 mod touched;
 
+use super::RowError;
 use super::ageing::{Age, Ageing, SHARDS, shard};
-use super::batch::{Group, Slot};
 use super::executor::{Executor, held};
 use super::slot::SlotKey;
-use super::{RowError, parts};
 use crate::feature::FeatureId;
 use index::Found;
 use shard::Shard;
@@ -34,6 +33,15 @@ pub struct RowNumber {
     shard: u32,
     /// Its number there.
     at: u32,
+}
+
+/// A row's new state, each the linear coordinate and the embedding's, and the weights of its old one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Written<'w> {
+    pub(super) row: RowNumber,
+    pub(super) z: (f32, &'w [f32]),
+    pub(super) n: (f32, &'w [f32]),
+    pub(super) w: (f32, &'w [f32]),
 }
 
 /// A look-up between its steps.
@@ -161,33 +169,28 @@ impl Table {
         self.shards[row.shard as usize].write(row.at, z, n, seconds);
     }
 
-    /// Writes the states of all slots back that have a row, and notes that their weights change. Shards are written at once.
-    pub(super) fn write_all<E: Executor>(
+    /// Writes the states of `count` slots back, of those that have a row, and notes that their weights change. So many parts of the
+    /// shards are written at once.
+    pub(super) fn write_all<'w, E: Executor>(
         &mut self,
-        slots: &[Slot],
-        linear: &Group,
-        embedding: &Group,
+        count: usize,
+        written: impl Fn(usize) -> Option<Written<'w>> + Sync,
         seconds: u32,
-        executor: &E,
+        (executor, parts): (&E, usize),
     ) {
-        let dim = self.coordinates - 1;
-        let count = parts::count(executor, slots.len());
-        let some = SHARDS.div_ceil(count);
-        let mut leaving = self.since.as_mut().map(|since| since.leaving(count).iter_mut());
+        let some = SHARDS.div_ceil(parts);
+        let mut leaving = self.since.as_mut().map(|since| since.leaving(parts).iter_mut());
         let numbered = self.shards.chunks_mut(some).zip((0..).step_by(some));
-        let with_leaving = numbered.map(|(shards, first)| (shards, first, leaving.as_mut().and_then(Iterator::next)));
-        let (mut cut, count) = held(with_leaving);
-        executor.for_each(&mut cut[..count], |part| {
+        let numbered = numbered.map(|(shards, first)| (shards, first, leaving.as_mut().and_then(Iterator::next)));
+        let (mut cut, parts) = held(numbered);
+        executor.for_each(&mut cut[..parts], |part| {
             let Some((shards, first, leaving)) = part else { return };
-            for (at, slot) in slots.iter().enumerate() {
-                let Slot::Row(row) = *slot else { continue };
+            for Written { row, z, n, w } in (0..count).filter_map(&written) {
                 let Some(shard) = shards.get_mut((row.shard as usize).wrapping_sub(*first)) else { continue };
-                let lanes = at * dim..(at + 1) * dim;
                 if let Some(leaving) = leaving {
-                    leaving.note(shard, row.at, linear.w[at], &embedding.w[lanes.clone()]);
+                    leaving.note(shard, row.at, w.0, w.1);
                 }
-                let (z, n) = (&embedding.z[lanes.clone()], &embedding.n[lanes]);
-                shard.write(row.at, (linear.z[at], z), (linear.n[at], n), seconds);
+                shard.write(row.at, z, n, seconds);
             }
         });
     }

@@ -224,9 +224,8 @@ fn touch(table: &mut Table, id: u64, dice: u64) {
     let mut v = [0.0; 2];
     let weight = RULE.weights(table.state(row), &mut v);
     let value = (dice % 1000) as f32 / 100.0;
-    let linear = Group { z: vec![value], n: vec![value], w: vec![weight], g: Vec::new() };
-    let embedding = Group { z: vec![-value, 0.5], n: vec![1.0; 2], w: v.to_vec(), g: Vec::new() };
-    table.write_all(&[Slot::Row(row)], &linear, &embedding, (dice % 50) as u32, &Inline);
+    let written = Written { row, z: (value, &[-value, 0.5]), n: (value, &[1.0; 2]), w: (weight, &v) };
+    table.write_all(1, |_| Some(written), (dice % 50) as u32, (&Inline, 1));
 }
 
 #[test]
