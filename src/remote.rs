@@ -78,6 +78,19 @@ pub enum RemoteError {
     Stopped,
 }
 
+impl RemoteError {
+    /// It with its causes, in one line that is no longer than anybody reads.
+    pub fn in_words(&self) -> String {
+        said(self)
+    }
+
+    /// Whether the local disk has no room, for this user at least.
+    pub fn is_full(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Self::Disk(error) if matches!(error.source.kind(), QuotaExceeded | StorageFull))
+    }
+}
+
 /// A place in object storage, and the client that reaches it.
 pub struct Remote {
     store: Box<dyn ObjectStore>,

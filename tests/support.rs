@@ -4,6 +4,7 @@ pub(crate) mod broker;
 pub(crate) mod cluster;
 pub(crate) mod command;
 pub(crate) mod counting;
+pub(crate) mod disk;
 pub(crate) mod http;
 pub(crate) mod python;
 pub(crate) mod raw;

@@ -13,7 +13,7 @@ use object_store::{ObjectStoreExt as _, PutPayload};
 use sha2::{Digest as _, Sha256};
 
 use super::{PART_BYTES, Remote, RemoteError};
-use crate::bounded::{self, Length};
+use crate::bounded::{self, Length, ReadError};
 use crate::durable::failed;
 
 /// One version on its way.
@@ -35,8 +35,8 @@ impl Upload {
     /// When that cannot be read, or has another digest.
     pub fn of(local: &FilePath, model: &str, directory: &str, digest: &str) -> Result<Self, RemoteError> {
         let refused = |reason: String| RemoteError::Local { path: local.to_owned(), reason };
-        let bytes = bounded::read(&local.join(MANIFEST), Length::AtMost(MANIFEST_BYTES_MAX));
-        let bytes = bytes.map_err(|error| refused(format!("{MANIFEST}: {error}")))?;
+        let file = local.join(MANIFEST);
+        let bytes = bounded::read(&file, Length::AtMost(MANIFEST_BYTES_MAX)).map_err(unread(&file))?;
         let found = sha256(&bytes);
         if found != digest {
             return Err(refused(format!("its manifest has digest {found}, {digest} is announced")));
@@ -110,8 +110,7 @@ impl Remote {
 /// Sends a file in parts, of which none is in memory longer than its request takes.
 fn send_file(remote: &Remote, local: &FilePath, object: &Path, expected: &FileDigest) -> Result<(), RemoteError> {
     let refused = |reason: String| RemoteError::Local { path: local.to_owned(), reason };
-    let (mut file, length) =
-        bounded::open(local, Length::Exactly(expected.bytes)).map_err(|error| refused(error.to_string()))?;
+    let (mut file, length) = bounded::open(local, Length::Exactly(expected.bytes)).map_err(unread(local))?;
     let check = |digest: Sha256| {
         let found = hex::encode(digest.finalize());
         if found == expected.sha256 { Ok(()) } else { Err(refused(format!("its digest is {found}"))) }
@@ -141,6 +140,15 @@ fn send_file(remote: &Remote, local: &FilePath, object: &Path, expected: &FileDi
         return Err(error);
     }
     remote.wait("finish", object, upload.complete()).map(|_| ())
+}
+
+/// That a file cannot be read now says nothing of what is in it.
+fn unread(path: &FilePath) -> impl Fn(ReadError) -> RemoteError {
+    let path = path.to_owned();
+    move |error| match error {
+        ReadError::Io(source) => failed("read", &path)(source).into(),
+        error => RemoteError::Local { path: path.clone(), reason: error.to_string() },
+    }
 }
 
 fn read_part(file: &mut File, path: &FilePath) -> Result<Vec<u8>, RemoteError> {

@@ -26,7 +26,7 @@ use super::model::ServedModel;
 use super::places::Places;
 use super::state::LoadStage;
 use super::target::FollowOptions;
-use crate::bounded::{self, Length};
+use crate::bounded::{self, Length, ReadError};
 use crate::remote::fetch::{FETCHING, Fetcher};
 use crate::remote::{Remote, RemoteError};
 
@@ -156,7 +156,7 @@ impl Cache {
         }
         for one in wanted.iter().rev().filter(|one| !one.is_here) {
             let fetched = self.fetcher.files(&one.directory, &one.manifest);
-            if let (Err(RemoteError::Disk { .. }), None) = (&fetched, held) {
+            if held.is_none() && fetched.as_ref().is_err_and(RemoteError::is_full) {
                 // It may be full of what was kept since nothing is served.
                 self.keep(&[&wanted[0].directory]);
             }
@@ -195,13 +195,18 @@ impl Cache {
         Ok(Wanted { directory, manifest, bytes, is_here: true })
     }
 
-    /// Removes everything but these versions with what they stand on, as far as that is known here.
+    /// Removes everything but these versions with what they stand on, as far as that is known here. Where a manifest cannot be read
+    /// now, everything older than its version may be what that stands on, and stays.
     fn keep(&self, directories: &[&str]) {
-        let mut kept: Vec<String> = Vec::new();
+        let (mut kept, mut first) = (Vec::<String>::new(), 0);
         for directory in directories {
             let mut next = Some((*directory).to_owned());
             while let Some(name) = next.filter(|name| !kept.contains(name)) {
-                next = self.parent(&name);
+                next = self.parent(&name).unwrap_or_else(|error| {
+                    tracing::warn!("{}: {error}; what is older stays", self.root.join(&name).display());
+                    first = first.max(names::number_of_directory(&name).unwrap_or_default());
+                    None
+                });
                 kept.push(name);
             }
         }
@@ -209,7 +214,8 @@ impl Cache {
             let name = entry.file_name().to_string_lossy().into_owned();
             let version = name.strip_prefix(FETCHING).unwrap_or(&name);
             // What has not the name of a version is not ours.
-            if names::number_of_directory(version).is_some() && !kept.iter().any(|kept| kept == version) {
+            let is_old = names::number_of_directory(version).is_some_and(|number| number >= first);
+            if is_old && !kept.iter().any(|kept| kept == version) {
                 self.remove(&name);
             }
         }
@@ -220,7 +226,8 @@ impl Cache {
         let mut next = Some(directory.to_owned());
         let mut gone = 0;
         while let Some(name) = next.filter(|_| gone <= CHAIN_MAX) {
-            next = self.parent(&name);
+            // What it stands on is found by itself, if it is not what it was either.
+            next = self.parent(&name).ok().flatten();
             gone += 1;
             if self.root.join(&name).exists() {
                 self.remove(&name);
@@ -228,12 +235,20 @@ impl Cache {
         }
     }
 
-    /// The directory of what a version of the cache stands on.
-    fn parent(&self, directory: &str) -> Option<String> {
-        let places = [directory.to_owned(), format!("{FETCHING}{directory}")];
-        let (bytes, _) = places.iter().find_map(|name| load::read_bytes(&self.root.join(name)).ok())?;
-        let manifest = artefact::read_manifest(&bytes).ok().filter(|manifest| manifest.kind == Kind::Delta)?;
-        manifest.parent.map(|parent| names::directory(parent.version, &parent.manifest_digest))
+    /// The directory of what a version of the cache stands on; nothing where it stands alone, or is not here. That a manifest cannot be
+    /// read, for want of descriptors say, tells nothing of it.
+    fn parent(&self, directory: &str) -> Result<Option<String>, ReadError> {
+        for name in [directory.to_owned(), format!("{FETCHING}{directory}")] {
+            let bytes = match load::read_bytes(&self.root.join(name)) {
+                Ok((bytes, _)) => bytes,
+                Err(error @ ReadError::Io(_)) => return Err(error),
+                Err(_) => continue,
+            };
+            let manifest = artefact::read_manifest(&bytes).ok().filter(|manifest| manifest.kind == Kind::Delta);
+            let parent = manifest.and_then(|manifest| manifest.parent);
+            return Ok(parent.map(|parent| names::directory(parent.version, &parent.manifest_digest)));
+        }
+        Ok(None)
     }
 
     fn remove(&self, name: &str) {

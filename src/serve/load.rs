@@ -288,14 +288,13 @@ fn read_error(file: &str) -> impl FnOnce(ReadError) -> LoadError {
 
 /// The bytes of the manifest of this digest.
 pub(super) fn manifest_of(place: &Path, digest: &str) -> Result<Vec<u8>, LoadError> {
-    let (bytes, found) = read_bytes(place)?;
+    let (bytes, found) = read_bytes(place).map_err(read_error(MANIFEST))?;
     if found == digest { Ok(bytes) } else { Err(LoadError::Digest { found, expected: digest.to_owned() }) }
 }
 
 /// The bytes of a manifest, with their digest.
-pub(super) fn read_bytes(place: &Path) -> Result<(Vec<u8>, String), LoadError> {
-    let bytes =
-        bounded::read(&place.join(MANIFEST), Length::AtMost(MANIFEST_BYTES_MAX)).map_err(read_error(MANIFEST))?;
+pub(super) fn read_bytes(place: &Path) -> Result<(Vec<u8>, String), ReadError> {
+    let bytes = bounded::read(&place.join(MANIFEST), Length::AtMost(MANIFEST_BYTES_MAX))?;
     let digest = sha256(&bytes);
     Ok((bytes, digest))
 }
@@ -304,7 +303,7 @@ pub(super) fn read_bytes(place: &Path) -> Result<(Vec<u8>, String), LoadError> {
 fn read_manifest(place: &Path, offer: &Offer) -> Result<(Vec<u8>, String), LoadError> {
     let (bytes, found) = match &offer.announced {
         Some(announced) => (manifest_of(place, &announced.manifest_digest)?, announced.manifest_digest.clone()),
-        None => read_bytes(place)?,
+        None => read_bytes(place).map_err(read_error(MANIFEST))?,
     };
     // A directory's name has its first digits.
     if names::directory(offer.version, &found) != offer.directory {

@@ -4,7 +4,7 @@
 //!
 //! A delta goes after what it stands on: where that is missing (the last run had no storage, somebody removed it), it is uploaded
 //! first. The search ends at the first version that is there: what that one stands on went before it. What the local disk does not
-//! give is announced without a place; servers on this machine find it, others say so.
+//! give, in several tries where it could not be read, is announced without a place; servers on this machine find it, others say so.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,6 +23,9 @@ use crate::remote::{Remote, RemoteError};
 
 /// How long after a failure storage is tried again, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// How many times a local disk is asked that does not give a version: what is announced waits for it.
+const DISK_TRIES: u32 = 5;
 
 /// How often it is looked whether to stop.
 const LOOK: Duration = Duration::from_millis(50);
@@ -87,7 +90,8 @@ impl Uploader {
             if self.known.contains(&directory) {
                 break;
             }
-            let upload = match Upload::of(&root.join(&directory), &model, &directory, &digest) {
+            let upload = |_: &Remote| Upload::of(&root.join(&directory), &model, &directory, &digest);
+            let upload = match self.patiently(upload)? {
                 Ok(upload) => upload,
                 Err(error) => return Ok(Err(error)),
             };
@@ -106,19 +110,19 @@ impl Uploader {
         Ok(Ok(missing))
     }
 
-    /// Does something until storage takes it; what fails for another reason is told.
+    /// Does something until storage takes it; what fails for another reason is told, and a local disk that fails after some tries.
     fn patiently<T>(
         &self,
         mut step: impl FnMut(&Remote) -> Result<T, RemoteError>,
     ) -> Result<Result<T, RemoteError>, GivenUp> {
-        let (mut pause, mut said) = (RETRY.0, None::<Instant>);
+        let (mut pause, mut said, mut disk_tries) = (RETRY.0, None::<Instant>, 0);
         let since = jiff::Timestamp::now();
         loop {
             let error = match step(&self.remote) {
                 Err(RemoteError::Stopped) => return Err(GivenUp),
-                Err(error) if !is_local(&error) => error,
+                Err(error) if !is_for_good(&error, &mut disk_tries) => error,
                 outcome => {
-                    if said.is_some() {
+                    if said.is_some() && outcome.is_ok() {
                         tracing::info!("{} takes versions again", self.remote.uri());
                     }
                     self.board.note(|status| status.storage_away = None);
@@ -126,7 +130,7 @@ impl Uploader {
                 }
             };
             metrics::counter!("deepfm_storage_failures_total").increment(1);
-            let reason = error.to_string();
+            let reason = error.in_words();
             if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
                 tracing::warn!(
                     "no version goes to {}: {reason}; it is tried again, and learning goes on",
@@ -169,7 +173,8 @@ impl Uploader {
     fn not_uploaded(&self, entry: &OutboxEntry, error: &RemoteError) -> Option<String> {
         metrics::counter!("deepfm_storage_failures_total").increment(1);
         let version = entry.version();
-        tracing::error!("version {version} is announced without a place in {}: {error}", self.remote.uri());
+        let why = error.in_words();
+        tracing::error!("version {version} is announced without a place in {}: {why}", self.remote.uri());
         None
     }
 
@@ -184,7 +189,14 @@ impl Uploader {
     }
 }
 
-/// Whether it is the local disk that fails: waiting for storage does not mend that.
-fn is_local(error: &RemoteError) -> bool {
-    matches!(error, RemoteError::Local { .. } | RemoteError::Disk { .. } | RemoteError::Settings(_))
+/// Whether waiting for storage does not mend it: the version is not what it says, or the local disk has failed in all its tries.
+fn is_for_good(error: &RemoteError, disk_tries: &mut u32) -> bool {
+    match error {
+        RemoteError::Local { .. } | RemoteError::Settings(_) => true,
+        RemoteError::Disk { .. } => {
+            *disk_tries += 1;
+            *disk_tries >= DISK_TRIES
+        }
+        _ => false,
+    }
 }

@@ -1,5 +1,6 @@
 //! Versions in object storage: what a worker uploads, a server on another machine fetches, whatever the storage does meanwhile.
 
+mod cache;
 mod served;
 mod worker;
 

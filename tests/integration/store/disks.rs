@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use deepfm_core::train::Scope;
 use deepfm_stream::store::{Aside, CommitStore, Disk, Engine, Stage, Store, StoreError, Take};
 
 use super::{Effective, assert_is_commit, effective, filled, load, wide};
+use crate::support::disk::SmallDisk;
 use crate::support::{copy_directory, rounds};
 
 /// sled hangs for 20 seconds when a failed database is dropped: everything here is far from that.
@@ -377,37 +377,14 @@ fn a_database_that_failed_is_never_written_again_and_everything_goes_into_a_fres
     }
 }
 
-/// A small file system in memory, unmounted at the end. `None` when that is not allowed here.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(options: &str) -> Option<Self> {
-        let directory = tempfile::tempdir().expect("a directory of our own");
-        let mounted = Self(directory);
-        mounted.mount_again(options).then_some(mounted)
-    }
-
-    fn mount_again(&self, options: &str) -> bool {
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(self.0.path()).output();
-        status.is_ok_and(|output| output.status.success())
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: the handles of a failed database are never closed.
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).output();
-    }
-}
-
 #[test]
 fn a_full_disk_is_an_error_and_the_next_commit_with_room_is_whole() {
     let Some(small) = SmallDisk::mount("size=48m") else {
         println!("skipped: a full disk: mounting a small disk is not allowed here");
         return;
     };
-    let root = small.0.path().join("state");
-    let filler = small.0.path().join("filler");
+    let root = small.path().join("state");
+    let filler = small.path().join("filler");
     let start = Instant::now();
     let plan = Plan::new(usize::MAX);
     let disk = PlannedDisk { disk: CommitStore::disk(&root).expect("nobody else has it"), plan };
@@ -435,13 +412,13 @@ fn a_read_only_disk_is_an_error_and_nothing_is_passed_over() {
         println!("skipped: a read-only disk: mounting a small disk is not allowed here");
         return;
     };
-    filled(small.0.path(), 5);
+    filled(small.path(), 5);
     assert!(small.mount_again("remount,ro"), "nothing there is open");
     let start = Instant::now();
-    assert!(matches!(load(small.0.path()), Err(StoreError::Io { .. })));
+    assert!(matches!(load(small.path()), Err(StoreError::Io { .. })));
     assert!(start.elapsed() < PROMPT, "took {:?}", start.elapsed());
     assert!(small.mount_again("remount,rw"));
-    assert_is_commit(&load(small.0.path()).expect("it is whole").expect("there are commits"), 5);
+    assert_is_commit(&load(small.path()).expect("it is whole").expect("there are commits"), 5);
 }
 
 /// What a copy of a directory holds, while databases in it are still open.

@@ -20,44 +20,44 @@ use crate::support::s3::{self, Harm, S3};
 use crate::support::wait_for;
 
 /// A topic, storage, and a machine with nothing but a cache.
-struct Scene {
-    kafka: Kafka,
-    storage: S3,
-    root: tempfile::TempDir,
+pub(super) struct Scene {
+    pub(super) kafka: Kafka,
+    pub(super) storage: S3,
+    pub(super) root: tempfile::TempDir,
     machine: tempfile::TempDir,
 }
 
 impl Scene {
-    fn new(test: &str, topics: &str) -> Option<Self> {
+    pub(super) fn new(test: &str, topics: &str) -> Option<Self> {
         let kafka = broker::real(test)?.kafka_with_topics(topics, 1);
         let directory = || tempfile::tempdir().expect("a directory of our own");
         Some(Self { kafka, storage: S3::start(), root: directory(), machine: directory() })
     }
 
-    fn cache(&self) -> std::path::PathBuf {
+    pub(super) fn cache(&self) -> std::path::PathBuf {
         self.machine.path().join("cache")
     }
 
-    fn options(&self) -> FollowOptions {
+    pub(super) fn options(&self) -> FollowOptions {
         let remote = RemoteOptions::new(self.storage.storage(self.root.path()), self.cache());
         FollowOptions { target: Target::Latest, remote: Some(remote), ..FollowOptions::new("ctr") }
     }
 
-    fn try_follow(&self, options: FollowOptions) -> Result<Server, FollowError> {
+    pub(super) fn try_follow(&self, options: FollowOptions) -> Result<Server, FollowError> {
         Server::follow_topic(&self.kafka, &self.machine.path().join("versions"), options)
     }
 
-    fn follow(&self) -> Server {
+    pub(super) fn follow(&self) -> Server {
         self.try_follow(self.options()).expect("it can be followed so")
     }
 
     /// Uploads a version and announces it at a place.
-    fn publish(&self, files: &VersionFiles, alter: impl FnOnce(&mut Value)) {
+    pub(super) fn publish(&self, files: &VersionFiles, alter: impl FnOnce(&mut Value)) {
         upload(&remote(&self.storage.storage(self.root.path())), self.root.path(), files).expect("it is taken");
         self.announce(files, alter);
     }
 
-    fn announce(&self, files: &VersionFiles, alter: impl FnOnce(&mut Value)) {
+    pub(super) fn announce(&self, files: &VersionFiles, alter: impl FnOnce(&mut Value)) {
         let uri = format!("s3://bucket/models/ctr/{}", name_of(files));
         let records = records(files, |document| {
             document["uri"] = json!(uri);
@@ -67,17 +67,21 @@ impl Scene {
         topic::write(&self.kafka, &records[..1]).expect("the broker takes it");
     }
 
-    fn cached(&self) -> Vec<String> {
-        let directory = self.cache().join("ctr/latest");
-        let entries = std::fs::read_dir(directory).expect("it is there").flatten();
-        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let mut names: Vec<String> = names.filter(|name| name != "lock" && name != "served").collect();
-        names.sort_unstable();
-        names
+    pub(super) fn cached(&self) -> Vec<String> {
+        versions_in(&self.cache().join("ctr/latest"))
     }
 }
 
-fn scores(server: &Server) -> Vec<f64> {
+/// What of versions is in a follower's part of a cache.
+pub(super) fn versions_in(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).expect("it is there").flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|name| name != "lock" && name != "served").collect();
+    names.sort_unstable();
+    names
+}
+
+pub(super) fn scores(server: &Server) -> Vec<f64> {
     server.scorer().score(ROWS.map(str::as_bytes)).expect("one is served").logits.to_vec()
 }
 
