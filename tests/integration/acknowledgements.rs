@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use deepfm_core::version::acknowledgement::{AcknowledgedArm, Acknowledgement, ServedVersion};
+use deepfm_core::version::acknowledgement::{AcknowledgedArm, Acknowledgement, ServedVersion, written};
 use deepfm_stream::config::kafka::Kafka;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
@@ -157,6 +157,8 @@ fn a_server_that_scores_unlike_the_others_is_flagged_and_hostile_records_are_pas
     let zeros = || "0".repeat(64);
     let (key, odd) = other("c:3", &|served| served.probes_digest = zeros());
     let (foreign_key, foreign) = other("d:4", &|served| served.manifest_digest = zeros());
+    let (fast_key, mut fast) = other("g:7", &|_| ());
+    fast.written_at = written(jiff::Timestamp::now().as_millisecond() + 3_600_000);
     let hidden = own.to_json().replace("a:1", "\\u001b[2J");
     let junk: [(&[u8], &[u8]); 4] = [
         (b"odd/s/e:5", b"\xff\xfe junk"),
@@ -164,13 +166,14 @@ fn a_server_that_scores_unlike_the_others_is_flagged_and_hostile_records_are_pas
         (b"odd/s/\x1b[2J", hidden.as_bytes()),
         (b"odd/s/", b"{}"),
     ];
-    let (odd, foreign) = (odd.to_json(), foreign.to_json());
+    let (odd, foreign, fast) = (odd.to_json(), foreign.to_json(), fast.to_json());
     produce(
         broker,
         &fleet.place.kafka,
         &[
             (key.as_bytes(), Some(odd.as_bytes())),
             (foreign_key.as_bytes(), Some(foreign.as_bytes())),
+            (fast_key.as_bytes(), Some(fast.as_bytes())),
             (b"other/s/a:1", Some(b"another model's")),
             (b"\xff", None),
         ],
@@ -185,16 +188,17 @@ fn a_server_that_scores_unlike_the_others_is_flagged_and_hostile_records_are_pas
         .iter()
         .map(|row| (row["server"].as_str().expect("a name"), &row["flags"]))
         .collect();
-    let (none, differs, foreign) = (json!([]), json!(["differs"]), json!(["foreign"]));
-    assert_eq!(flags, [("a:1", &none), ("b:2", &none), ("c:3", &differs), ("d:4", &foreign)]);
+    let (none, differs, foreign, clock) = (json!([]), json!(["differs"]), json!(["foreign"]), json!(["clock"]));
+    assert_eq!(flags, [("a:1", &none), ("b:2", &none), ("c:3", &differs), ("d:4", &foreign), ("g:7", &clock)]);
     assert_eq!(document["passed_over"], 4);
     assert!(status.stderr.contains("under \"odd/s/e:5\": it does not decode"), "{}", status.stderr);
     assert!(!status.stderr.contains('\u{1b}'), "{}", status.stderr);
     let text = run(&["status", "--config", &fleet.config]).stdout;
     assert!(text.contains("c:3: scores probes of version 1 unlike most servers"), "{text}");
+    assert!(text.contains("g:7: its clock is ahead of this one by more than a minute"), "{text}");
     assert!(text.contains("4 records are not what servers say"), "{text}");
     let list = run(&["versions", "list", "--config", &fleet.config]).stdout;
-    assert!(list.contains("version 1 is served by a:1, b:2, c:3 (differs), d:4 (foreign)\n"), "{list}");
+    assert!(list.contains("version 1 is served by a:1, b:2, c:3 (differs), d:4 (foreign), g:7 (clock)\n"), "{list}");
     for (server, _) in servers {
         assert_eq!(server.terminate().code, Some(0));
     }
