@@ -1,5 +1,7 @@
 //! The reference server as a process: the protocol, requests that do not fit, overload, reloads under load, and its end.
 
+mod idle;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

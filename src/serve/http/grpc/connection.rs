@@ -1,5 +1,6 @@
 //! One connection of HTTP/2: as many requests at once as the server takes, and closed when it has been without one for long, or
-//! when the server ends and what has begun is answered.
+//! when the server ends and what has begun is answered. One that has nothing to wait for does not hold up that end, also when its
+//! peer says nothing any more.
 
 use std::future::Future;
 use std::pin::pin;
@@ -24,21 +25,55 @@ const HEADERS_BYTES_MAX: u32 = 16 << 10;
 /// How often a peer that says nothing is asked whether it is there, and how long it may take to say so.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 
-/// What goes on in a connection: requests, and when the last of them began or ended.
+/// How long a peer is waited for that has nothing to come or to take, and was told of the end: it may have asked meanwhile.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What goes on in a connection.
+#[derive(Clone, Copy, Debug)]
+struct Noted {
+    /// Requests that are not answered yet.
+    requests: usize,
+    /// When the last of them began or ended; the connection itself, before the first.
+    at: Instant,
+    /// When the last of them was answered, if one was. Its answer may still be on its way.
+    answered: Option<Instant>,
+}
+
 #[derive(Debug)]
-struct Activity(Mutex<(usize, Instant)>);
+struct Activity(Mutex<Noted>);
 
 impl Activity {
-    fn note(&self, change: impl FnOnce(usize) -> usize) {
+    fn begun() -> Self {
+        Self(Mutex::new(Noted { requests: 0, at: Instant::now(), answered: None }))
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Noted)) {
         let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *noted = (change(noted.0), Instant::now());
+        noted.at = Instant::now();
+        change(&mut noted);
+    }
+
+    fn noted(&self) -> Noted {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// When it will have been idle for so long, if nothing happens until then.
     fn idle_at(&self, idle_max: Duration) -> Instant {
-        let (requests, at) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Noted { requests, at, .. } = self.noted();
         let since = if requests > 0 { Instant::now() } else { at };
         since + idle_max
+    }
+
+    /// When a peer that was told of the end is waited for no longer, if nothing happens until then: whoever sends a request or takes
+    /// an answer has `request_max` for it.
+    fn over_at(&self, told: Instant, request_max: Duration) -> Instant {
+        let Noted { requests, answered, .. } = self.noted();
+        let (least, most) = (told + FAREWELL, told + request_max);
+        match answered {
+            _ if requests > 0 => most,
+            Some(answered) => least.max(answered + request_max).min(most),
+            None => least.min(most),
+        }
     }
 }
 
@@ -47,14 +82,17 @@ struct Begun(Arc<Activity>);
 
 impl Begun {
     fn of(activity: &Arc<Activity>) -> Self {
-        activity.note(|requests| requests + 1);
+        activity.note(|noted| noted.requests += 1);
         Self(Arc::clone(activity))
     }
 }
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        self.0.note(|requests| requests.saturating_sub(1));
+        self.0.note(|noted| {
+            noted.requests = noted.requests.saturating_sub(1);
+            noted.answered = Some(noted.at);
+        });
     }
 }
 
@@ -68,7 +106,7 @@ pub(in crate::serve::http) async fn serve<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (request_max, mut ending) = (app.limits.request_max, pin!(ending));
-    let activity = Arc::new(Activity(Mutex::new((0, Instant::now()))));
+    let activity = Arc::new(Activity::begun());
     let answer = {
         let activity = Arc::clone(&activity);
         service_fn(move |request| {
@@ -87,10 +125,12 @@ pub(in crate::serve::http) async fn serve<S>(
         .keep_alive_interval(PING.0)
         .keep_alive_timeout(PING.1);
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), answer));
-    // When what has begun is given up.
-    let mut end: Option<Instant> = None;
+    // When the peer was told that it ends.
+    let mut told: Option<Instant> = None;
     loop {
-        let wake = end.unwrap_or_else(|| activity.idle_at(idle_max));
+        let over_at = told.map(|told| activity.over_at(told, request_max));
+        // What goes on may end before the time that it has.
+        let wake = over_at.map_or_else(|| activity.idle_at(idle_max), |at| at.min(Instant::now() + FAREWELL));
         tokio::select! {
             done = connection.as_mut() => {
                 if let Err(error) = done {
@@ -98,19 +138,39 @@ pub(in crate::serve::http) async fn serve<S>(
                 }
                 return;
             }
-            () = &mut ending, if end.is_none() => {
+            () = &mut ending, if told.is_none() => {
                 connection.as_mut().graceful_shutdown();
-                end = Some(Instant::now() + request_max);
+                told = Some(Instant::now());
             }
-            () = sleep_until(wake) => {
-                if end.is_some() {
-                    return;
-                }
-                if activity.idle_at(idle_max) <= Instant::now() {
+            () = sleep_until(wake) => match told {
+                Some(told) if activity.over_at(told, request_max) <= Instant::now() => return,
+                None if activity.idle_at(idle_max) <= Instant::now() => {
                     connection.as_mut().graceful_shutdown();
-                    end = Some(Instant::now() + request_max);
+                    told = Some(Instant::now());
                 }
-            }
+                _ => {}
+            },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_is_waited_for_as_long_as_it_may_send_or_take_something() {
+        let (request_max, told) = (Duration::from_secs(10), Instant::now() + Duration::from_mins(1));
+        let activity = Arc::new(Activity::begun());
+        let over_at = |activity: &Activity| activity.over_at(told, request_max) - told;
+        assert_eq!(over_at(&activity), FAREWELL, "nothing was asked");
+        let begun = Begun::of(&activity);
+        assert_eq!(over_at(&activity), request_max, "something is being answered");
+        sleep_until(told - Duration::from_secs(4)).await;
+        drop(begun);
+        assert_eq!(over_at(&activity), Duration::from_secs(6), "the answer may be on its way");
+        let later = told + Duration::from_secs(20);
+        assert_eq!(activity.over_at(later, request_max) - later, FAREWELL, "it was taken long ago");
+        assert_eq!(activity.over_at(later, Duration::from_millis(10)) - later, Duration::from_millis(10));
     }
 }
