@@ -11,7 +11,8 @@ use deepfm_stream::config::Config;
 use deepfm_stream::config::kafka::Kafka;
 use deepfm_stream::http::get::{self, GetError};
 use deepfm_stream::kafka::BrokerError;
-use deepfm_stream::publish::{servers, topic};
+use deepfm_stream::publish::servers::{self, FleetSeen};
+use deepfm_stream::publish::topic;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -45,9 +46,9 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let config = config::load(&args.config)?;
     let port = port(args, &config)?;
     let worker = port.as_ref().map(|port| get::json(port, "/status"));
-    let (seen, unseen) = match Seen::read(&config) {
+    let (seen, unseen) = match Servers::read(&config) {
         Ok(seen) => (seen, None),
-        Err(failure) => (Seen::unknown(&failure.words()), Some(failure)),
+        Err(failure) => (Servers::unknown(&failure.words()), Some(failure)),
     };
     let now_ms = Timestamp::now().as_millisecond();
     if args.json {
@@ -103,38 +104,38 @@ fn said(error: &GetError) -> String {
 
 /// What servers say.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
+pub(crate) struct Servers {
     pub(crate) rows: Vec<FleetRow>,
     /// Why nothing is known of them.
     unknown: Option<String>,
     passed_over: u64,
 }
 
-impl Seen {
+impl Servers {
     /// Nothing, and why.
     fn unknown(why: &str) -> Self {
         Self { unknown: Some(plain(why, TEXT_MAX)), ..Self::default() }
     }
 
-    /// Reads what the topics say, now: first that of servers, so that what they serve was announced by then.
+    /// Reads what the topics say, now.
     fn read(config: &Config) -> Result<Self, Failure> {
         let kafka = Kafka {
             retry_max_seconds: config.kafka.retry_max_seconds.min(BROKERS_SECONDS_MAX),
             ..config.kafka.clone()
         };
         let model = &config.model.name;
-        let read = match servers::read(&kafka, model) {
-            Err(error) if !matches!(error, BrokerError::MissingTopic { .. }) => return Err(broker_failure(error)),
-            read => read,
-        };
-        let known = topic::read(&kafka, model).map_err(|error| Failure::new(topic_exit(&error), error))?;
-        Ok(match read {
-            Ok(read) => {
-                let rows = read.fleet.rows(&known, Timestamp::now().as_millisecond());
-                Self { rows, unknown: None, passed_over: read.passed_over }
+        let mut unknown = String::new();
+        let servers = || match servers::read(&kafka, model) {
+            Ok(read) => Ok(Some(read)),
+            Err(missing @ BrokerError::MissingTopic { .. }) => {
+                unknown = missing.to_string();
+                Ok(None)
             }
-            Err(missing) => Self::unknown(&missing.to_string()),
-        })
+            Err(error) => Err(broker_failure(error)),
+        };
+        let versions = || topic::read(&kafka, model).map_err(|error| Failure::new(topic_exit(&error), error));
+        let FleetSeen { rows, passed_over, .. } = FleetSeen::read(servers, versions)?;
+        Ok(rows.map_or_else(|| Self::unknown(&unknown), |rows| Self { rows, unknown: None, passed_over }))
     }
 }
 

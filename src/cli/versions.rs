@@ -17,7 +17,8 @@ use deepfm_core::version::manifest::{FileDigest, Kind};
 use deepfm_core::version::moves::Order;
 use deepfm_stream::config::Config;
 use deepfm_stream::kafka::BrokerError;
-use deepfm_stream::publish::{self, topic};
+use deepfm_stream::publish::servers::{self, FleetSeen, ServersRead};
+use deepfm_stream::publish::topic;
 
 use self::moves::{Told, Training};
 use super::failure::{Exit, Failure};
@@ -96,8 +97,8 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::List { config, json } => {
             let config = config::load(&config)?;
-            let versions = read(&config)?;
-            let servers = servers(&config, &versions);
+            let FleetSeen { versions, rows, .. } = FleetSeen::read(|| Ok(servers(&config)), || read(&config))?;
+            let servers = rows.unwrap_or_default();
             if json {
                 let document = serde_json::json!({
                     "versions": versions.announced.values().collect::<Vec<_>>(),
@@ -146,13 +147,13 @@ fn read(config: &Config) -> Result<KnownVersions, Failure> {
 }
 
 /// What servers say that they serve. A list of versions is one without it, too.
-fn servers(config: &Config, versions: &KnownVersions) -> Vec<FleetRow> {
-    match publish::servers::read(&config.kafka, &config.model.name) {
-        Ok(read) => read.fleet.rows(versions, jiff::Timestamp::now().as_millisecond()),
-        Err(BrokerError::MissingTopic { .. }) => Vec::new(),
+fn servers(config: &Config) -> Option<ServersRead> {
+    match servers::read(&config.kafka, &config.model.name) {
+        Ok(read) => Some(read),
+        Err(BrokerError::MissingTopic { .. }) => None,
         Err(error) => {
             tracing::warn!("what servers serve is not known: {error}");
-            Vec::new()
+            None
         }
     }
 }
