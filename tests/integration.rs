@@ -2,6 +2,7 @@
 mod integration {
     mod acknowledgements;
     mod alarms;
+    mod announcing;
     mod believable;
     mod breaker;
     mod commands;

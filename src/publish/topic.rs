@@ -1,7 +1,6 @@
 //! The versions topic: one partition, compacted; the newest record of each key counts. Readers ignore a record equal to the
 //! one they know, so that announcing twice does no harm.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::config::kafka::Kafka;
@@ -9,7 +8,7 @@ use crate::kafka::BrokerError;
 use crate::kafka::ask::{ASK, denied, is_denial, is_unknown_topic, retry_bound};
 use crate::kafka::client::{self, Deliveries};
 use crate::kafka::contact::{SAY_AGAIN, Voice};
-use crate::kafka::read::read_on;
+use crate::kafka::read::TopicReader;
 use deepfm_core::event::DETAIL_CHARS_MAX;
 use deepfm_core::event::plain::plain;
 use deepfm_core::version::alias::{Alias, Hold};
@@ -24,6 +23,12 @@ const TRANSACTION_MIN: Duration = Duration::from_mins(1);
 
 /// How long a transaction lasts at most: brokers allow 15 minutes unless they are set up otherwise.
 const TRANSACTION_MAX: Duration = Duration::from_mins(10);
+
+/// How long a record may take to be shown that a broker has taken.
+const SHOWN: Duration = Duration::from_secs(5);
+
+/// How long after a look for it the next is.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// The most records that are written as one step.
 const RECORDS: usize = 500;
@@ -65,11 +70,11 @@ pub fn read(kafka: &Kafka, model: &str) -> Result<KnownVersions, TopicError> {
 }
 
 /// What the topic says of a model, as far as it was read.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Reading {
     /// What it says.
     pub known: KnownVersions,
-    next: BTreeMap<i32, i64>,
+    reader: TopicReader,
 }
 
 impl Reading {
@@ -78,8 +83,35 @@ impl Reading {
     /// # Errors
     /// As [`read`]; what was read by then is known.
     pub fn go_on(&mut self, kafka: &Kafka, model: &str, voice: Voice) -> Result<(), TopicError> {
-        let Self { known, next } = self;
+        self.hear(kafka, model, voice, &mut |_| ())
+    }
+
+    /// Reads on until this record is shown, which has just been written. A broker ends a transaction some time after it has said so,
+    /// and until then shows nothing of what others have written behind it. Where it takes too long for that, nobody waits for it.
+    ///
+    /// # Errors
+    /// As [`go_on`](Self::go_on).
+    pub fn go_on_past(&mut self, kafka: &Kafka, model: &str, voice: Voice, written: &Record) -> Result<(), TopicError> {
+        let (start, mut is_shown) = (Instant::now(), false);
+        loop {
+            self.hear(kafka, model, voice, &mut |message| is_shown |= written.is(message))?;
+            if is_shown || start.elapsed() >= SHOWN {
+                return Ok(());
+            }
+            std::thread::park_timeout(LOOK);
+        }
+    }
+
+    fn hear(
+        &mut self,
+        kafka: &Kafka,
+        model: &str,
+        voice: Voice,
+        see: &mut dyn FnMut(&BorrowedMessage<'_>),
+    ) -> Result<(), TopicError> {
+        let Self { known, reader } = self;
         let take = &mut |message: &BorrowedMessage<'_>| {
+            see(message);
             let Some(key) = message.key() else { return };
             if let Err(error) = known.take(model, key, message.payload()) {
                 let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
@@ -87,7 +119,7 @@ impl Reading {
                 tracing::warn!("the record under {key:?} of the versions topic is passed over: {error}{cause}");
             }
         };
-        read_on(kafka, &kafka.versions_topic, next, voice, take).map_err(|error| unread(kafka, error))
+        reader.read_on(kafka, &kafka.versions_topic, voice, take).map_err(|error| unread(kafka, error))
     }
 }
 
@@ -132,6 +164,11 @@ impl Record {
     /// The record that says that a key is no more.
     pub fn tombstone(key: &str) -> Self {
         Self { key: key.to_owned(), payload: None }
+    }
+
+    /// Whether a message is this record.
+    fn is(&self, message: &BorrowedMessage<'_>) -> bool {
+        message.key() == Some(self.key.as_bytes()) && message.payload() == self.payload.as_deref().map(str::as_bytes)
     }
 
     fn to<'r>(&'r self, topic: &'r str) -> BaseRecord<'r, String, String> {

@@ -2,8 +2,8 @@
 //! holds `live` elsewhere; then those are removed that are kept no longer. Its queue is the outbox, which is bounded: at
 //! [`OUTBOX_MAX`] no further version is cut until the broker has taken one.
 //!
-//! People move aliases at any time. So the topic is read on before `live` is moved, and once more after: what a hold says that
-//! was written between the two is done then.
+//! People move aliases at any time. So the topic is read on before `live` is moved, and once more after, until what was written is
+//! shown: what a hold says that was written between the two is done then.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -192,8 +192,9 @@ impl Desk {
         let records: Vec<Record> =
             std::iter::once(Record::version(announcement)).chain(moved.as_ref().map(Record::alias)).collect();
         self.announcer.write(&records)?;
-        if moved.is_some() {
-            self.read_on()?;
+        if let Some(moved) = &moved {
+            let Self { config, reading, .. } = self;
+            reading.go_on_past(&config.kafka, &config.model.name, Voice::Quiet, &Record::alias(moved))?;
             if let Some(alias) = self.move_live(None) {
                 self.announcer.write(&[Record::alias(&alias)])?;
             }

@@ -34,7 +34,7 @@ fn delete_before(kafka: &Kafka, topic: &str, offset: i64) {
 }
 
 /// Deletes a topic and makes it again, without its records.
-fn recreate(kafka: &Kafka, topic: &str) {
+pub(super) fn recreate(kafka: &Kafka, topic: &str) {
     let (admin, runtime) = admin(kafka);
     runtime.block_on(admin.delete_topics(&[topic], &AdminOptions::new())).expect("the broker answers");
     wait_for("the topic made again", || {
