@@ -180,6 +180,17 @@ pub fn check_parent(delta: &Manifest, at: &ParentVersion) -> Result<(), DeltaErr
     Ok(())
 }
 
+/// How many of these ids, which ascend, are below one. It is looked for in steps that double, since it is near: changes lie all over the
+/// rows.
+fn below(ids: &[FeatureId], id: FeatureId) -> usize {
+    let mut most = 1;
+    while ids.get(most - 1).is_some_and(|other| *other < id) {
+        most *= 2;
+    }
+    let least = most / 2;
+    least + ids[least..ids.len().min(most)].partition_point(|other| *other < id)
+}
+
 /// Rows of weights on their way into a version.
 struct Merged<'w> {
     before: &'w Servable,
@@ -198,7 +209,7 @@ impl Merged<'_> {
     /// Copies the rows below an id, and passes over its own, if there is one.
     fn copy_below(&mut self, id: FeatureId) {
         let Servable { ids, linear, embeddings, .. } = self.before;
-        let end = self.next + ids[self.next..].partition_point(|other| *other < id);
+        let end = self.next + below(&ids[self.next..], id);
         self.copy_to(end);
         if ids.get(end) == Some(&id) {
             let row = &embeddings[end * self.dim..][..self.dim];
@@ -249,4 +260,19 @@ fn merge(before: &Servable, changed: &Servable, removed: &[FeatureId]) -> (Vec<F
     removed.for_each(|gone| merged.copy_below(gone));
     merged.copy_to(before.rows());
     (merged.ids, merged.linear, merged.embeddings, merged.moved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_looked_for_in_doubling_steps_and_found_where_it_belongs() {
+        for length in 0..70_u64 {
+            let ids: Vec<FeatureId> = (0..length).map(|n| 2 * n + 1).collect();
+            for id in 0..2 * length + 3 {
+                assert_eq!(below(&ids, id), ids.partition_point(|other| *other < id), "{id} of {length}");
+            }
+        }
+    }
 }
