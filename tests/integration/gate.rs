@@ -148,4 +148,10 @@ fn a_rollback_of_the_state_takes_training_back_at_the_workers_next_start() {
     let outcome = run(&["run", "--config", &config, "--until-end", "--json"]);
     assert!(!outcome.stderr.contains("training goes back"), "{}", outcome.stderr);
     assert_eq!(outcome.json()["versions"], json!([4]));
+    // Who moves the alias on withdraws what was asked of training, and is told so.
+    let back = moved(&config, &["rollback", "--to", "1", "--state"]);
+    assert!(back["training_goes_back_to"].is_string() && back["withdrawn"] == false, "{back}");
+    let on = moved(&config, &["promote", "1"]);
+    assert!(on["training_goes_back_to"].is_null() && on["withdrawn"] == true, "{on}");
+    assert_eq!(moved(&config, &["pin", "1"])["withdrawn"], false, "nothing is asked any more");
 }

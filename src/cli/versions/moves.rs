@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use deepfm_core::version::alias::{Act, Alias, Hold, LIVE};
 use deepfm_core::version::announcement::TEXT_CHARS_MAX;
+use deepfm_core::version::known::KnownVersions;
 use deepfm_core::version::moves::{self, HoldChange, Moved, OnUnfit, Order};
 use deepfm_stream::config::Config;
 use deepfm_stream::publish::topic::{self, Record};
@@ -62,20 +63,30 @@ pub(crate) fn follow(order: Order, told: Told, training: Training) -> Result<(),
     let known = super::read(&config)?;
     let act = Act::new(by, why, jiff::Timestamp::now().to_string());
     let on_unfit = if force { OnUnfit::Accept } else { OnUnfit::Refuse };
-    let moved = moves::plan(&known, &alias, order, on_unfit, act.clone()).or_exit(Exit::Usage)?;
+    let mut moved = moves::plan(&known, &alias, order, on_unfit, act.clone()).or_exit(Exit::Usage)?;
     let at = moved.alias.as_ref().or_else(|| known.aliases.get(&alias)).map(|alias| alias.version);
     let version = at.and_then(|at| known.announced.get(&at)).filter(|_| training == Training::TurnsBack);
     // Looked for before anything is written: an order is followed as a whole or not at all.
     let export = version.map(|version| turning_back::export_of(&config.exports.of(model), version, &known)).transpose();
     let export = export.or_exit(Exit::Disk)?;
     if let (Some(export), Some(version)) = (&export, version) {
-        turning_back::ask(&config.state.dir, export.clone(), version.version, act).or_exit(Exit::Disk)?;
+        turning_back::ask(&config.state.dir, export.clone(), version.version, act.clone()).or_exit(Exit::Disk)?;
     }
-    if let Err(failure) = write(&config, &alias, &moved) {
-        if export.is_some() {
-            turning_back::done(&config.state.dir).or_exit(Exit::Disk)?;
+    let after = match write(&config, &alias, &moved) {
+        Ok(after) => after,
+        Err(failure) => {
+            if export.is_some() {
+                turning_back::done(&config.state.dir).or_exit(Exit::Disk)?;
+            }
+            return Err(failure);
         }
-        return Err(failure);
+    };
+    if order == Order::Resume
+        && alias == LIVE
+        && let Some(newer) = moves::resumed(&after, act)
+    {
+        moved.alias = Some(newer);
+        write(&config, &alias, &Moved { hold: HoldChange::None, ..moved.clone() })?;
     }
     // Who moves it on has changed their mind.
     let is_withdrawn = !matches!(order, Order::Rollback(_)) && alias == LIVE && withdraw(&config.state.dir)?;
@@ -92,6 +103,7 @@ pub(crate) fn follow(order: Order, told: Told, training: Training) -> Result<(),
             "moved": moved_alias.is_some(),
             "hold": held,
             "training_goes_back_to": export,
+            "withdrawn": is_withdrawn,
         }));
     }
     let back = export.map(|export| format!("at its next start the worker goes on from training export {export}"));
@@ -100,8 +112,9 @@ pub(crate) fn follow(order: Order, told: Told, training: Training) -> Result<(),
     output::lines(std::iter::once(said(&alias, before, &moved)).chain(back).chain(withdrawn))
 }
 
-/// Writes what was decided, and looks whether what it leads to is still there: a worker removes old versions at any time.
-fn write(config: &Config, alias: &str, moved: &Moved) -> Result<(), Failure> {
+/// Writes what was decided, and looks whether what it leads to is still there: a worker removes old versions at any time. What the topic
+/// says then.
+fn write(config: &Config, alias: &str, moved: &Moved) -> Result<KnownVersions, Failure> {
     let hold_key = Hold::key(&config.model.name, alias);
     let hold = match &moved.hold {
         HoldChange::None => None,
@@ -121,7 +134,7 @@ fn write(config: &Config, alias: &str, moved: &Moved) -> Result<(), Failure> {
             let error = anyhow::anyhow!("version {version} was removed meanwhile: point {alias} at another one");
             Err(Failure::new(Exit::Unreachable, error))
         }
-        _ => Ok(()),
+        _ => Ok(after),
     }
 }
 

@@ -119,6 +119,15 @@ pub fn plan(known: &KnownVersions, alias: &str, order: Order, on_unfit: OnUnfit,
     }
 }
 
+/// Where `live` goes once it has been let go, if somewhere: a version that passed its gate may have been announced meanwhile by a worker
+/// that still saw the hold.
+pub fn resumed(known: &KnownVersions, act: Act) -> Option<Alias> {
+    let live = known.aliases.get(LIVE);
+    let is_held = known.holds.contains_key(LIVE);
+    let newest = known.newest_good().filter(|one| !is_held && live.is_none_or(|live| live.version < one.version))?;
+    Some(Alias::moved(live, LIVE, newest, act))
+}
+
 fn fit(known: &KnownVersions, version: u64, on_unfit: OnUnfit) -> Result<&Announcement, MoveError> {
     let found = known.announced.get(&version).ok_or(MoveError::NoVersion(version))?;
     match (on_unfit, &found.held, &found.abandoned) {
@@ -242,6 +251,21 @@ mod tests {
         assert_eq!(on(Order::Rollback(None)), Err(MoveError::NoAlias("candidate".to_owned())));
         assert_eq!(on(Order::Promote(6)).expect("it is there").alias.map(|alias| alias.moves[0].previous), Some(None));
         assert!(matches!(plan(&known, "../x", Order::Pin(6), OnUnfit::Refuse, act("t")), Err(MoveError::Name(_))));
+    }
+
+    #[test]
+    fn what_was_announced_while_live_was_let_go_is_live_then_and_nothing_that_was_not_good() {
+        let mut known = known();
+        assert_eq!(resumed(&known, act("later")).map(|alias| alias.version), Some(6), "nobody holds it");
+        follow(&mut known, Order::Pin(2)).expect("it is there");
+        assert_eq!(resumed(&known, act("later")), None, "it is held");
+        follow(&mut known, Order::Resume).expect("it is held");
+        assert_eq!((live(&known), resumed(&known, act("later"))), ((6, None), None));
+        // The worker saw the hold, and did not move it.
+        known.announced.insert(7, announced(7));
+        known.announced.insert(8, Announcement { held: Some("calibration is 9".to_owned()), ..announced(8) });
+        let moved = resumed(&known, act("later")).expect("version 7 is good");
+        assert_eq!((moved.version, moved.moves[0].version), (7, 7));
     }
 
     #[test]
