@@ -13,7 +13,7 @@ const DEPTH: usize = 256;
 
 /// Below this many rows the weights are read as they lie: packing them costs more. Products with a transposed matrix are then
 /// added up in another order.
-pub(crate) const FEW_ROWS: usize = 4;
+pub(crate) const FEW_ROWS: usize = 8;
 
 /// A panel of the right matrix, `[depth, WIDTH]`.
 type Panel = [[f32; WIDTH]; DEPTH];
