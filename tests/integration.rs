@@ -4,6 +4,7 @@ mod integration {
     mod alarms;
     mod announcing;
     mod believable;
+    mod bench_serve;
     mod breaker;
     mod commands;
     mod configuration;
@@ -31,7 +32,6 @@ mod integration {
     mod losses;
     mod memory;
     mod outages;
-    mod peers;
     mod poison;
     mod progress;
     mod readme;

@@ -37,7 +37,7 @@ const ON_FIRST_CORE: [&str; 3] = ["taskset", "-c", "0"];
 
 fn main() {
     let Some(python) = std::env::var_os("DEEPFM_BENCH_PYTHON").map(PathBuf::from) else {
-        println!("peers: run by `./dev bench serve`, which installs them");
+        println!("serve: run by `./dev bench serve`, which installs them");
         return;
     };
     let own = std::process::id().to_string();
