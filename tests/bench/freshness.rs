@@ -11,24 +11,25 @@ mod freshness {
     pub(crate) mod traffic;
     pub(crate) mod watch;
 }
+mod brokers;
 mod made;
+mod process;
 mod served;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use brokers::{configure, deepfm};
 use deepfm_core::feature::field::FieldKind;
-use deepfm_stream::config::Config;
 use deepfm_stream::config::kafka::Kafka;
-use deepfm_stream::kafka::administration;
 use deepfm_stream::simulate;
 use freshness::traffic::{Click, send};
 use freshness::watch::{Announced, Answered, Log, answers, tail};
-use served::Process;
+use process::Process;
 
 /// Partitions of either kind.
 const PARTITIONS: i32 = 4;
@@ -71,18 +72,8 @@ fn configuration(brokers: &str, place: &Path) -> String {
     )
 }
 
-fn deepfm(command: &str, config: &Path) -> Command {
-    let mut program = Command::new(env!("CARGO_BIN_EXE_deepfm"));
-    program.args(["--log", "info", command, "--config"]).arg(config).stdin(Stdio::null());
-    program
-}
-
 fn clicks(brokers: &str, place: &Path, duration: Duration) {
-    let file = place.join("deepfm.toml");
-    let text = configuration(brokers, place);
-    std::fs::write(&file, &text).expect("the disk takes it");
-    let config = Config::parse(&text, "freshness", []).unwrap_or_else(|errors| panic!("{errors}"));
-    administration::apply(&config.kafka, PARTITIONS, 1).expect("the broker makes topics");
+    let (file, config) = configure(place, "freshness", &configuration(brokers, place), PARTITIONS);
     let log = std::fs::File::create(place.join("worker.log")).expect("the disk takes it");
     let worker = Process::start(deepfm("run", &file).stdout(Stdio::null()).stderr(log));
     let (server, address) = Process::serve(deepfm("serve", &file).args(["--listen", "127.0.0.1:0"]));

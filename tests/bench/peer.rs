@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::served::{Connection, Process, request};
+use super::cpu;
+use super::process::Process;
+use super::served::{Connection, request};
 
 /// Connections that ask, each for the next answer when it has the one before.
 pub(crate) const CONNECTIONS: usize = 4;
@@ -43,11 +45,8 @@ impl Peer {
 
     /// CPU time that the process has taken, in seconds.
     pub(crate) fn cpu(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.0.id())).expect("it is running");
-        // After the name, which may have blanks: the state is the first, and user and system time are in hundredths of a second.
-        let (_, values) = stat.rsplit_once(')').expect("it has a name");
-        values.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<f64>().expect("a number")).sum::<f64>()
-            / 100.0
+        let stat = format!("/proc/{}/stat", self.process.0.id());
+        cpu::taken(Path::new(&stat)).expect("it is running").1
     }
 
     /// The scores of a ranking.

@@ -4,8 +4,11 @@
 //!
 //! Nothing is timed before both give the same scores.
 
+mod cores;
+mod cpu;
 mod made;
 mod peer;
+mod process;
 mod rankings;
 mod served;
 
@@ -18,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use deepfm_stream::serve::{FollowOptions, Server, Target};
 use peer::{CONNECTIONS, Peer, command, difference};
+use process::Process;
 use rankings::{CONTEXT_FIELDS, rankings};
-use served::Process;
 
 const ROWS: usize = 1_000_000;
 const BODIES: u64 = 500;
@@ -40,9 +43,7 @@ fn main() {
         println!("serve: run by `./dev bench serve`, which installs them");
         return;
     };
-    let own = std::process::id().to_string();
-    let pinned = Command::new("taskset").args(["-a", "-c", "-p", "1", &own]).stdout(Stdio::null()).status();
-    assert!(pinned.is_ok_and(|status| status.success()), "two cores and taskset (util-linux) are needed");
+    cores::pin("1");
     let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory of our own");
     let (files, manifest) = made::version(ROWS);
     let version = made::install(root.path(), &files, &manifest, None, 1);

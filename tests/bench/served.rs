@@ -2,16 +2,11 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-/// A process, which is ended with this.
-pub(crate) struct Process(pub(crate) Child);
+use super::process::Process;
 
 impl Process {
-    pub(crate) fn start(command: &mut Command) -> Self {
-        Self(command.spawn().expect("it starts"))
-    }
-
     /// Starts `deepfm serve`; where it listens, which it logs.
     pub(crate) fn serve(command: &mut Command) -> (Self, SocketAddr) {
         let mut process = Self::start(command.stderr(Stdio::piped()));
@@ -20,14 +15,6 @@ impl Process {
         // Nobody may be held up by a full pipe.
         std::thread::spawn(move || log.for_each(drop));
         (process, line.expect("it says where it is").trim().parse().expect("an address"))
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

@@ -8,10 +8,14 @@ use deepfm_stream::serve::{FollowOptions, Server, Target};
 use crate::support::python::python;
 use crate::support::wait_for;
 
+#[path = "../bench/cpu.rs"]
+mod cpu;
 #[path = "../bench/made.rs"]
 mod made;
 #[path = "../bench/peer.rs"]
 mod peer;
+#[path = "../bench/process.rs"]
+mod process;
 #[path = "../bench/rankings.rs"]
 mod rankings;
 #[path = "../bench/served.rs"]

@@ -10,7 +10,9 @@ rotate, ids of the large fields are replaced at their own random times, and the 
     gen_ctr.py --out DIR --n 1000000 --drift none
 
 writes impressions.jsonl, clicks.jsonl (a second after their impression) and truth.json: the log loss of the true probabilities
-over the last fifth, and that of a constant.
+over the last fifth, and that of a constant. With --arrays it also writes what the lines say as plain little-endian arrays:
+ids.i32 [n, 20], labels.u8 [n] and probabilities.f64 [n]. --rate is the events a second of event time; nothing else depends on it.
+With --closed an impression without features follows a minute later, so that the windows of all others are over.
 """
 import argparse
 import json
@@ -19,7 +21,7 @@ import os
 import numpy as np
 
 RANK, ZIPF, FIELDS, TILT = 4, 1.1, 20, 0.15
-RATE, CLICK_RATE, START_MS = 2.0, 0.05, 1_700_000_000_000
+CLICK_RATE, START_MS = 0.05, 1_700_000_000_000
 LINEAR, PAIRS, NET = 0.7, 0.9, 0.6
 
 
@@ -38,13 +40,16 @@ def main():
     parser.add_argument("--n", type=int, default=1_000_000)
     parser.add_argument("--drift", choices=["none", "slow", "fast"], default="none")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=2.0)
+    parser.add_argument("--arrays", action="store_true")
+    parser.add_argument("--closed", action="store_true")
     given = parser.parse_args()
     rng = np.random.default_rng(given.seed)
     n, drift = given.n, {"none": 0.0, "slow": 1.0, "fast": 3.0}[given.drift]
     vocabularies = np.unique(np.round(np.geomspace(10, 1_000_000, FIELDS)).astype(np.int64))
     rng.shuffle(vocabularies)
     through = (np.arange(n) + 0.5) / n
-    times = START_MS + np.cumsum(rng.exponential(1000.0 / RATE, n)).astype(np.int64)
+    times = START_MS + np.cumsum(rng.exponential(1000.0 / given.rate, n)).astype(np.int64)
 
     ids = np.empty((n, FIELDS), np.int64)
     linear, sums, squares, kept = np.zeros(n), np.zeros((n, RANK), np.float32), np.zeros(n, np.float32), {}
@@ -102,8 +107,14 @@ def main():
         for at in range(n):
             features = ",".join(f'"f{f:02d}":"{ids[at, f]}"' for f in range(FIELDS))
             impressions.write(f'{{"impression_id":"i{at}","event_time":{times[at]},"features":{{{features}}}}}\n')
+        if given.closed:
+            impressions.write(f'{{"impression_id":"end","event_time":{times[-1] + 60_000},"features":{{}}}}\n')
         for at in np.flatnonzero(y):
             clicks.write(f'{{"impression_id":"i{at}","event_time":{times[at] + 1000}}}\n')
+    if given.arrays:
+        ids.astype("<i4").tofile(f"{given.out}/ids.i32")
+        y.tofile(f"{given.out}/labels.u8")
+        p.astype("<f8").tofile(f"{given.out}/probabilities.f64")
     cut = n * 4 // 5
     truth = {
         "best_possible": log_loss(y[cut:], p[cut:]),

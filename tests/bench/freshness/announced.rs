@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -18,14 +17,13 @@ use deepfm_core::version::delta::{DELTA, Delta, DeltaError, Digested};
 use deepfm_core::version::manifest::{Kind, Manifest, ParentVersion, WeightsNote, sha256};
 use deepfm_core::version::safetensors::{self, Tensor};
 use deepfm_core::version::servable::Servable;
-use deepfm_stream::config::Config;
 use deepfm_stream::config::kafka::Kafka;
-use deepfm_stream::kafka::administration;
 use deepfm_stream::publish::topic::{self, Record};
 
 use super::watch::{Announced, Answered, Log, answers, tail};
+use crate::brokers::{configure, deepfm};
 use crate::made::{self, DIM};
-use crate::served::Process;
+use crate::process::Process;
 
 const ROWS: usize = 1_000_000;
 
@@ -37,7 +35,6 @@ const CHANGED: usize = 100;
 
 /// Announces versions, and prints how long they took to be answered with.
 pub(crate) fn measure(brokers: &str, place: &Path) {
-    let file = place.join("announced.toml");
     let versions = place.join("announced");
     let text = format!(
         "[kafka]\nbrokers = {brokers:?}\nimpressions_topic = \"bench-impressions\"\nclicks_topic = \"bench-clicks\"\n\
@@ -45,12 +42,8 @@ pub(crate) fn measure(brokers: &str, place: &Path) {
          [versions]\ndir = \"{}\"\n[[fields]]\nname = \"f0\"\nkind = \"categorical\"\n",
         versions.display()
     );
-    std::fs::write(&file, &text).expect("the disk takes it");
-    let config = Config::parse(&text, "announced", []).unwrap_or_else(|errors| panic!("{errors}"));
-    administration::apply(&config.kafka, 1, 1).expect("the broker makes topics");
-    let mut serve = Command::new(env!("CARGO_BIN_EXE_deepfm"));
-    serve.args(["--log", "info", "serve", "--listen", "127.0.0.1:0", "--config"]).arg(&file).stdin(Stdio::null());
-    let (_server, address) = Process::serve(&mut serve);
+    let (file, config) = configure(place, "announced", &text, 1);
+    let (_server, address) = Process::serve(deepfm("serve", &file).args(["--listen", "127.0.0.1:0"]));
     let (fulls, deltas) = announce_all(&config.kafka, &versions.join("bench"), address);
     println!();
     crate::line(&format!("{ROWS} rows: announced to answered"), fulls.into_iter());
