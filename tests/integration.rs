@@ -4,6 +4,7 @@ mod integration {
     mod alarms;
     mod announcing;
     mod believable;
+    mod bench_growth;
     mod bench_peers;
     mod bench_serve;
     mod breaker;

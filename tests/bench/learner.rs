@@ -1,43 +1,19 @@
 //! The learner alone: encoded examples of 20 one-hot fields with Zipf-distributed ids, dimension 10, MLP 64-32.
 
+mod encoded;
+
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use deepfm_core::feature::{Entry, Features, hash};
+use deepfm_core::feature::Features;
 use deepfm_core::model::params::ModelParams;
-use deepfm_core::model::{DeepFm, Example, Importance, Inline, Scratch};
+use deepfm_core::model::{DeepFm, Inline, Scratch};
+use encoded::{events, examples, zipf};
 
 const FIELDS: usize = 20;
 
-/// A Zipf-like id out of `vocabulary`: the inverse of a density that falls with the rank.
-fn rank(unit: f64, vocabulary: f64) -> u64 {
-    (vocabulary.powf(unit) - 1.0) as u64
-}
-
-/// Examples whose fields have vocabularies from 10 to 1,000,000.
-fn events(count: u64) -> Vec<Features> {
-    let field = |n: u64, f: u64| {
-        let unit = (hash::hash(7, n, f) >> 11) as f64 / (1_u64 << 53) as f64;
-        let vocabulary = 10_f64.powf(1.0 + 5.0 * f as f64 / (FIELDS - 1) as f64);
-        vec![Entry { id: hash::mix64(f << 40 | rank(unit, vocabulary)), x: 1.0 }]
-    };
-    (0..count).map(|n| Features::new(&(0..FIELDS as u64).map(|f| field(n, f)).collect::<Vec<_>>())).collect()
-}
-
-fn examples(events: &[Features]) -> Vec<Example<'_>> {
-    let label = |n: usize| if hash::unit(3, n as u64) < 0.1 { 1.0 } else { 0.0 };
-    let example = |(n, features)| Example {
-        features,
-        label: label(n),
-        weight: 1.0,
-        importance: Importance::None,
-        number: n as u64,
-    };
-    events.iter().enumerate().map(example).collect()
-}
-
 fn learn(criterion: &mut Criterion) {
-    let events = events(400_000);
+    let events = events(0..400_000, FIELDS, zipf(10.0, 1e6, FIELDS));
     let examples = examples(&events);
     let params = ModelParams { fields: FIELDS, ..ModelParams::default() };
     let mut group = criterion.benchmark_group("learn");
