@@ -7,6 +7,7 @@ mod integration {
     mod bench_growth;
     mod bench_peers;
     mod bench_serve;
+    mod bench_worker;
     mod breaker;
     mod commands;
     mod configuration;
