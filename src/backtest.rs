@@ -30,7 +30,10 @@ use deepfm_core::stream::{Arrival, Control, Partition, Positions, StreamError};
 use deepfm_core::train::{Observer, ParamsError, Scored, Step, TrainParams, Trainer};
 use deepfm_core::version::journal::JournalError;
 
-/// How long a file is waited for at a time.
+/// The kinds of events, impressions first.
+const KINDS: [EventKind; 2] = [EventKind::Impression, EventKind::Click];
+
+/// How long files are waited for at a time.
 const WAIT: Duration = Duration::from_millis(20);
 
 /// When a backtest knows an impression's label.
@@ -157,7 +160,9 @@ pub fn replay_files(config: &Config, from: Files<'_>, progress: &Progress) -> Re
         LabelTiming::Immediate => Some(clicked_impressions(from.directory, decoder.clone(), progress)?),
     };
     let ingest = Ingest::new(decoder, 0, |_, _| ());
-    let (source, starts) = files::FileSource::open(from.directory, ingest, from.order, progress)?;
+    // Where labels are known the clicks were read for it.
+    let kinds = if clicked.is_some() { &KINDS[..1] } else { &KINDS };
+    let (source, starts) = files::FileSource::open(from.directory, kinds, ingest, from.order, progress)?;
     files::warn_without_clicks(from.directory);
     let ends = starts.keys().map(|partition| (*partition, i64::MAX)).collect();
     match clicked {
@@ -222,29 +227,21 @@ fn learn_labelled(
     clicked: Clicked,
     since: Instant,
 ) -> Result<BacktestReport, BacktestError> {
-    let impressions: Positions =
-        starts.iter().filter(|(partition, _)| partition.kind == EventKind::Impression).map(|(p, o)| (*p, *o)).collect();
     let crew = Crew::new(config.training.threads);
-    let mut trainer = started(config.train_params(), &impressions)?.with_executor(crew);
+    let mut trainer = started(config.train_params(), starts)?.with_executor(crew);
     let mut scores = Scores::default();
     let Clicked { ids, mut seen, refused } = clicked;
-    let mut open = impressions.len();
+    let mut open = starts.len();
     while open > 0 {
         match source.next(WAIT)? {
             Some(SourceEvent::Records { partition, arrivals }) => {
                 source.consumed(partition, arrivals.iter().map(Arrival::weight).sum());
                 for arrival in arrivals {
-                    if impressions.contains_key(&partition) {
-                        seen.note(partition, arrival.offset, arrival.body.as_ref().err().map(|refused| &**refused));
-                        trainer.push(partition, arrival)?;
-                    }
+                    seen.note(partition, arrival.offset, arrival.body.as_ref().err().map(|refused| &**refused));
+                    trainer.push(partition, arrival)?;
                 }
             }
-            Some(SourceEvent::EndOfPartition { partition, .. }) => {
-                if impressions.contains_key(&partition) {
-                    open -= 1;
-                }
-            }
+            Some(SourceEvent::EndOfPartition { .. }) => open -= 1,
             Some(SourceEvent::PartitionAdded { .. } | SourceEvent::Reconnected { .. }) | None => {}
         }
         while let Some(unlearned) = trainer.step_labelled(&|id| ids.contains(id), &mut |scored| scores.add(scored)) {

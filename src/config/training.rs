@@ -31,7 +31,7 @@ section! {
         batch_span_ms: u64 = 500, whole(1, 86_400_000, "it is at most a day"), Converts;
         /// Threads that work on a micro-batch, beside those that read and decode. What is learned is the same, to the bit. It pays
         /// where batches are large, and cores have nothing else to do.
-        #[serde(skip_serializing_if = "is_one")]
+        #[serde(skip_serializing_if = "is_unsaid")]
         threads: usize = 1, whole(1, THREADS_MAX as u64, "a batch is cut into so many parts at most"), Free;
         /// The share of negatives that is learned, chosen by a hash of the impression. Less is faster; scores and metrics are
         /// corrected for it. Not with labels = "fake_negative".
@@ -55,16 +55,16 @@ section! {
     }
 }
 
-/// Whether a key has its default, and the canonical form need not know of it.
+/// Whether a number of threads is the one that no file can have.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
-fn is_one(threads: &usize) -> bool {
-    *threads == 1
+fn is_unsaid(threads: &usize) -> bool {
+    *threads == 0
 }
 
 impl Training {
-    /// The same but for what does not decide the state.
+    /// The same without what does not decide the state: the canonical form does not say it.
     pub(super) fn deciding(&self) -> Self {
-        Self { threads: 1, ..self.clone() }
+        Self { threads: 0, ..self.clone() }
     }
 
     pub(super) fn read(section: &Section<'_>) -> Self {

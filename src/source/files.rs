@@ -106,12 +106,13 @@ pub fn next_line(lines: &mut Lines) -> Result<Option<Line<'_>>, SourceError> {
 }
 
 impl FileSource {
-    /// Opens a directory. Gives the source, and the positions from which its partitions are read, to their end.
+    /// Opens the files of some kinds in a directory. Gives the source, and the positions from which its partitions are read, to their end.
     ///
     /// # Errors
     /// When there are no impressions, or a file cannot be opened or sorted.
     pub fn open(
         directory: &Path,
+        kinds: &[EventKind],
         ingest: Ingest,
         order: LineOrder,
         progress: &Progress,
@@ -119,7 +120,8 @@ impl FileSource {
         let mut files = VecDeque::new();
         let mut decoder = ingest.decoder().clone();
         let clicks = (EventKind::Click, ingest.unobserved());
-        for (kind, ingest) in [(EventKind::Impression, ingest), clicks] {
+        let wanted = |(kind, _): &(EventKind, Ingest)| kinds.contains(kind);
+        for (kind, ingest) in [(EventKind::Impression, ingest), clicks].into_iter().filter(wanted) {
             let mut file = open(directory, kind, ingest.record_bytes_max(), progress)?;
             if order == LineOrder::ByTime {
                 file = file.map(|file| sorted(kind, file, &mut decoder, progress)).transpose()?;
@@ -230,8 +232,9 @@ impl Reading {
 impl Source for FileSource {
     fn next(&mut self, wait: Duration) -> Result<Option<SourceEvent>, SourceError> {
         self.files.iter_mut().for_each(Reading::ask);
-        // In turn, so that no file runs ahead of the other by more than it must; whichever has something comes first.
-        for wait in [Duration::ZERO, wait] {
+        // In turn, so that no file runs ahead of the other by more than it must; whichever has something comes first. Where none has,
+        // each is waited for.
+        for wait in [Duration::ZERO, wait / self.files.len().max(1) as u32] {
             for _ in 0..self.files.len() {
                 self.files.rotate_left(1);
                 let Some(file) = self.files.front_mut() else { break };
@@ -272,7 +275,15 @@ mod tests {
         let options = EventOptions { record_bytes_max: 100_000, ..EventOptions::default() };
         let decoder = Decoder::new(fields.expect("they are valid"), options).expect("it is valid");
         let ingest = Ingest::new(decoder, 65_536, |_, _| ());
-        FileSource::open(directory.path(), ingest, LineOrder::AsTheyStand, &Progress::default()).expect("it is there").0
+        FileSource::open(
+            directory.path(),
+            &[EventKind::Impression, EventKind::Click],
+            ingest,
+            LineOrder::AsTheyStand,
+            &Progress::default(),
+        )
+        .expect("it is there")
+        .0
     }
 
     /// What the source gives until it wants room, with the room that it takes.

@@ -6,7 +6,6 @@
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
-use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,8 +31,8 @@ const NUMBER: u32 = 32;
 pub struct Crew {
     shared: Arc<Shared>,
     members: Vec<JoinHandle<()>>,
-    /// It may go to another thread, and not be shared between threads.
-    not_sync: PhantomData<Cell<()>>,
+    /// Whether work is open. A crew may go to another thread, and not be shared between threads.
+    is_busy: Cell<bool>,
 }
 
 /// Work, and how it is called. Valid while it is open, or somebody is in.
@@ -82,45 +81,52 @@ impl Crew {
             super::aside("learning", move || shared.serve())
         };
         let members = (1..threads.min(THREADS_MAX)).map(member).collect();
-        Self { shared, members, not_sync: PhantomData }
+        Self { shared, members, is_busy: Cell::new(false) }
     }
 
-    /// Calls `work` here and on every member that comes before it has returned here; returns when nobody is at it any more.
-    fn work_on<F: Fn() + Sync>(&self, work: &F) {
+    /// Calls `work` here and on every member that comes before it has returned here, of whom `more` are woken; returns when nobody is at
+    /// it any more.
+    ///
+    /// # Panics
+    /// When it does, here or there.
+    fn work_on<F: Fn() + Sync>(&self, more: usize, work: &F) {
         unsafe fn call<F: Fn()>(data: *const ()) {
             // SAFETY: `data` is the `work` of `work_on`, which does not return before the last call has.
             unsafe { (*data.cast::<F>())() }
         }
         let shared = &*self.shared;
+        self.is_busy.set(true);
+        drop(shared.said());
         let number = (shared.state.load(Ordering::Relaxed) >> NUMBER).wrapping_add(1);
-        // SAFETY: it is closed and nobody is in: that is how the last call left it, and `&self` is not shared between threads, since
-        // `Crew` is not `Sync`.
+        // SAFETY: it is closed and nobody is in: that is how the last call left it. Nobody else calls meanwhile: `&self` is not shared
+        // between threads, since `Crew` is not `Sync`, and a call from within `work` has found `is_busy`.
         unsafe { *shared.work.get() = Work { data: std::ptr::from_ref(work).cast(), call: call::<F> } };
         shared.state.store(number << NUMBER | OPEN, Ordering::SeqCst);
         if shared.asleep.load(Ordering::SeqCst) > 0 {
-            self.members.iter().for_each(|member| member.thread().unpark());
+            self.members.iter().take(more).for_each(|member| member.thread().unpark());
         }
         // Also when it panics: members have borrowed what is above us.
-        let closing = Closing(shared);
+        let closing = Closing(self);
         work();
         drop(closing);
-        let panic = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(panic) = panic {
+        if let Some(panic) = shared.said() {
             resume_unwind(panic);
         }
     }
 }
 
 /// Closes the work and waits until nobody is in.
-struct Closing<'s>(&'s Shared);
+struct Closing<'c>(&'c Crew);
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
-        self.0.state.fetch_and(!OPEN, Ordering::AcqRel);
+        let state = &self.0.shared.state;
+        state.fetch_and(!OPEN, Ordering::AcqRel);
         let mut looks = 0;
-        while self.0.state.load(Ordering::Acquire) & (IN * u64::from(u16::MAX)) != 0 {
+        while state.load(Ordering::Acquire) & (IN * u64::from(u16::MAX)) != 0 {
             looks = pause(looks);
         }
+        self.0.is_busy.set(false);
     }
 }
 
@@ -152,11 +158,21 @@ impl Shared {
                 let Work { data, call } = unsafe { *self.work.get() };
                 // SAFETY: as `Work` says.
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(|| unsafe { call(data) })) {
-                    *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
+                    // Of several the first: nothing is dropped here that could panic again.
+                    let mut said = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
+                    match &*said {
+                        Some(_) => std::mem::forget(panic),
+                        None => *said = Some(panic),
+                    }
                 }
                 self.state.fetch_sub(IN, Ordering::AcqRel);
             }
         }
+    }
+
+    /// Takes what a member's panic said.
+    fn said(&self) -> Option<Box<dyn Any + Send>> {
+        self.panic.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Sleeps until there may be work that is not the last one.
@@ -178,12 +194,13 @@ impl Executor for Crew {
     }
 
     fn for_each<T: Send, F: Fn(&mut T) + Sync>(&self, items: &mut [T], job: F) {
-        if self.members.is_empty() || items.len() < 2 {
+        if self.members.is_empty() || items.len() < 2 || self.is_busy.get() {
             items.iter_mut().for_each(job);
             return;
         }
+        let more = items.len() - 1;
         let items = Items { first: items.as_mut_ptr(), len: items.len(), next: AtomicUsize::new(0) };
-        self.work_on(&|| {
+        self.work_on(more, &|| {
             while let Some(item) = items.take() {
                 job(item);
             }
@@ -264,8 +281,35 @@ mod tests {
             let caught = catch_unwind(AssertUnwindSafe(|| crew.for_each(&mut items, |item| assert_ne!(*item, bad))));
             assert!(caught.is_err(), "{bad}");
         }
+        // Also when everybody panics: nothing of it is left for the next.
+        for _ in 0..20 {
+            let both = std::sync::Barrier::new(2);
+            let panic = |(): &mut ()| {
+                both.wait();
+                panic!("both");
+            };
+            let crew = Crew::new(2);
+            assert!(catch_unwind(AssertUnwindSafe(|| crew.for_each(&mut [(), ()], panic))).is_err());
+            crew.for_each(&mut [(), ()], |()| ());
+        }
         let mut items = [1, 2, 3];
         crew.for_each(&mut items, |item| *item *= 2);
         assert_eq!(items, [2, 4, 6]);
+    }
+
+    #[test]
+    fn work_within_work_is_done_by_whoever_asks() {
+        thread_local! {
+            static CREW: Crew = Crew::new(2);
+        }
+        let mut items = [0; 50];
+        CREW.with(|crew| {
+            crew.for_each(&mut items, |item| {
+                let mut inner = [1, 2, 3];
+                CREW.with(|crew| crew.for_each(&mut inner, |inner| *inner *= 2));
+                *item = inner.iter().sum();
+            });
+        });
+        assert_eq!(items, [12; 50]);
     }
 }

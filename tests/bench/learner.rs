@@ -8,6 +8,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use deepfm_core::feature::Features;
 use deepfm_core::model::params::ModelParams;
 use deepfm_core::model::{DeepFm, Inline, Scratch};
+use deepfm_stream::thread::crew::Crew;
 use encoded::{events, examples, zipf};
 
 const FIELDS: usize = 20;
@@ -27,14 +28,16 @@ fn learn(criterion: &mut Criterion) {
             model.learn(batch, 256.0, 0, &mut scratch, &Inline).expect("finite");
         }
         group.throughput(Throughput::Elements(64 * batch as u64));
-        group.bench_function(BenchmarkId::new("batch", batch), |bencher| {
-            bencher.iter(|| {
-                for _ in 0..64 {
-                    let batch = batches.next().expect("it cycles");
-                    black_box(model.learn(batch, batch.len() as f32, 0, &mut scratch, &Inline)).expect("finite");
-                }
+        for (name, crew) in [("batch", Crew::new(1)), ("batch on two threads", Crew::new(2))] {
+            group.bench_function(BenchmarkId::new(name, batch), |bencher| {
+                bencher.iter(|| {
+                    for _ in 0..64 {
+                        let batch = batches.next().expect("it cycles");
+                        black_box(model.learn(batch, batch.len() as f32, 0, &mut scratch, &crew)).expect("finite");
+                    }
+                });
             });
-        });
+        }
         // What each impression costs beside that, since it is scored when it is shown.
         let shown: Vec<&Features> = events.iter().collect();
         let mut arrivals = shown.chunks_exact(batch).cycle();

@@ -15,6 +15,7 @@ use deepfm_core::stream::{Arrival, Control, JournalEntry, Partition, Refused, Sc
 use deepfm_core::train::{BatchParams, BreakerParams, Scope, StateDigest, TrainParams, Trainer};
 use deepfm_core::version::outbox::Outbox;
 use deepfm_stream::config::Config;
+use deepfm_stream::thread::crew::Crew;
 
 use sha2::{Digest as _, Sha256};
 
@@ -193,7 +194,11 @@ fn plain_run(params: &TrainParams, log: &Log) -> StateDigest {
 }
 
 pub(super) fn plainly_trained(params: &TrainParams, log: &Log) -> Trainer {
-    let mut trainer = started(params, log);
+    plainly_trained_by(Inline, params, log)
+}
+
+fn plainly_trained_by<E: Executor>(executor: E, params: &TrainParams, log: &Log) -> Trainer<E> {
+    let mut trainer = started(params, log).with_executor(executor);
     for (partition, arrivals) in log {
         for arrival in arrivals {
             trainer.push(*partition, arrival.clone()).expect("in order");
@@ -305,27 +310,30 @@ fn the_state_is_a_function_of_the_log_in_1000_random_logs_interleavings_checkpoi
     assert!(digests.len() > 990, "different logs must give different states: only {}", digests.len());
 }
 
-/// 3,000 impressions with six fields and a click on some, as JSON through the decoder, learned at the default settings.
-fn trained_at_the_defaults(labels: &str) -> Trainer {
+/// Six fields, and how labels are emitted; the default settings otherwise.
+fn config(labels: &str) -> Config {
     let fields: String = ["user", "item", "place"]
         .map(|name| format!("[[fields]]\nname = \"{name}\"\nkind = \"categorical\"\n"))
         .concat();
     let more = "[[fields]]\nname = \"price\"\nkind = \"numeric\"\n[[fields]]\nname = \"tags\"\nkind = \"multi\"\n";
     let join = format!("[join]\nattribution_window_seconds = 60\n{labels}\n");
-    let config = Config::parse(&format!("{fields}{more}{join}"), "fixed", []).expect("it is valid");
+    Config::parse(&format!("{fields}{more}{join}"), "fixed", []).expect("it is valid")
+}
+
+/// Impressions with some tags, and a click on some, as JSON through the decoder.
+fn decoded_log(config: &Config, impressions: u64, tags: impl Fn(&mut Dice) -> String) -> Log {
     let decoder = Decoder::new(config.field_set().expect("they are valid"), config.event_options());
     let mut decoder = decoder.expect("the mapping is sound");
     let mut dice = Dice::new(20_261_126);
     let mut log: Log =
         [EventKind::Impression, EventKind::Click].map(|kind| (Partition { kind, number: 0 }, Vec::new())).into();
-    for n in 0..3_000_u64 {
+    for n in 0..impressions {
         let (user, item, place) = (dice.below(200), dice.below(60), dice.below(4));
         let time = 1_700_000_000_000 + 250 * n as i64;
         let price = dice.below(100_000) as f64 / 64.0;
         let impression = format!(
-            r#"{{"impression_id":"i{n}","event_time":{time},"features":{{"user":"u{user}","item":"i{item}","place":{place},"price":{price},"tags":{{"a{}":0.5,"b{}":2}}}}}}"#,
-            dice.below(30),
-            dice.below(5)
+            r#"{{"impression_id":"i{n}","event_time":{time},"features":{{"user":"u{user}","item":"i{item}","place":{place},"price":{price},"tags":{{{}}}}}}}"#,
+            tags(&mut dice)
         );
         let clicked = dice.below(10) < 1 + 4 * u64::from((user + item) % 5 == 0);
         let click = format!(r#"{{"impression_id":"i{n}","event_time":{}}}"#, time + 100 + dice.below(90_000) as i64);
@@ -337,7 +345,42 @@ fn trained_at_the_defaults(labels: &str) -> Trainer {
             lane.push(Arrival { offset: lane.len() as i64, hash: hash::hash(n, 0, 0), body });
         }
     }
-    plainly_trained(&config.train_params(), &log)
+    log
+}
+
+/// 3,000 impressions, learned at the default settings.
+fn trained_at_the_defaults(labels: &str) -> Trainer {
+    let config = config(labels);
+    let tags = |dice: &mut Dice| format!(r#""a{}":0.5,"b{}":2"#, dice.below(30), dice.below(5));
+    plainly_trained(&config.train_params(), &decoded_log(&config, 3_000, tags))
+}
+
+/// 1,500 impressions of many ids, learned in batches that are cut for threads, with every kind of step.
+fn trained_in_large_batches<E: Executor>(executor: E) -> Trainer<E> {
+    let config = config("emit = \"at_maturity\"");
+    let tags = |dice: &mut Dice| {
+        let tags: BTreeMap<u64, u64> = (0..30).map(|_| (dice.below(3_000), 1 + dice.below(4))).collect();
+        tags.iter().map(|(tag, weight)| format!(r#""t{tag}":{weight}"#)).collect::<Vec<_>>().join(",")
+    };
+    let mut params = config.train_params();
+    params.batch = BatchParams { min: 65, max: 131, growth_examples: 3, span_ms: 1 << 40 };
+    params.model.sgd.clip_norm = 0.05;
+    params.model.mlp.dropout = vec![0.2; params.model.mlp.layers.len()];
+    params.model.admission.min_count = 2;
+    params.model.admission.rows_max = 2_500;
+    plainly_trained_by(executor, &params, &decoded_log(&config, 1_500, tags))
+}
+
+#[test]
+fn however_many_threads_learn_the_state_is_the_same() {
+    let mut alone = trained_in_large_batches(Inline);
+    let counters = alone.counters().learner.clone();
+    assert!(counters.rows_evicted > 100 && counters.learned / counters.batches > 64, "{counters:?}");
+    let expected = alone.state_digest();
+    for threads in 1..=4 {
+        assert_eq!(trained_in_large_batches(Crew::new(threads)).state_digest(), expected, "{threads} threads");
+    }
+    assert_eq!(trained_in_large_batches(Backwards).state_digest(), expected);
 }
 
 /// What was learned, and what it scored: weights with their optimizer state, ids on their way to a row, scores, metrics. Nothing
@@ -386,6 +429,9 @@ fn fixed_digests() -> String {
         found.push(format!("{labels} state {}", trainer.state_digest()));
         found.push(format!("{labels} learned {}", hex::encode(learned(&mut trainer))));
     }
+    let mut trainer = trained_in_large_batches(Inline);
+    found.push(format!("large batches state {}", trainer.state_digest()));
+    found.push(format!("large batches learned {}", hex::encode(learned(&mut trainer))));
     found.join("\n")
 }
 

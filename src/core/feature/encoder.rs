@@ -61,7 +61,8 @@ pub struct Encoding {
     seen: Vec<bool>,
     /// The field of the key that was read last.
     last: Option<u16>,
-    /// Which field came after each one, and at first, when that was read last: most often it comes there again.
+    /// At `f + 1` the field whose key came after that of field f when that was last seen, at 0 the one whose key came first: most often
+    /// it comes there again.
     following: Vec<u16>,
     text: String,
     bytes: Vec<u8>,

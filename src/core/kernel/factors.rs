@@ -69,9 +69,9 @@ kernels! {
     }
 
     /// Adds the gradients of entries up on their slots, in the order of examples: `x` times those of the logits
-    /// (`[examples]`) to the linear ones, and of the field vectors (`[examples, fields · dim]`) to the embeddings'. Slots are those from
+    /// (`[examples]`) to the linear ones, and of the field vectors (`[examples, fields · dim]`) to the embeddings'. Sums are those from
     /// `first` on, as many as are given; the others' entries are passed over.
-    pub fn scatter(batch: Entries<'_>, from: (&[f32], &[f32]), first: usize, linear: Slots<'_>, embedding: Slots<'_>, repeats: &mut Repeats) {
+    pub fn scatter(batch: Entries<'_>, from: (&[f32], &[f32]), first: usize, linear: Sums<'_>, embedding: Sums<'_>, repeats: &mut Repeats) {
         by_dim!(batch.dim, scatter_of(batch, from, first, (linear, embedding), repeats));
     }
 }
@@ -203,9 +203,9 @@ fn add_interaction_gradients_of<const DIM: usize, const FUSED: bool>(
     }
 }
 
-/// Gradients of a parameter group by slot, and what bounds what one example adds to one.
+/// Gradients of a parameter group by slot, added up, and what bounds what one example adds to one.
 #[derive(Debug)]
-pub struct Slots<'a> {
+pub struct Sums<'a> {
     /// Gradients, summed over a batch.
     pub g: &'a mut [f32],
     /// FTRL state n: what one example adds is shortened so that no coordinate's part is beyond `bound · max(1, √n)`.
@@ -214,7 +214,7 @@ pub struct Slots<'a> {
     pub bound: Option<f32>,
 }
 
-impl Slots<'_> {
+impl Sums<'_> {
     /// Adds `x · d` to coordinates from a place on. Not finite stays so.
     #[inline(always)]
     fn add<const FUSED: bool>(&mut self, start: usize, x: f32, d: &[f32]) {
@@ -274,7 +274,7 @@ fn scatter_of<const DIM: usize, const FUSED: bool>(
     batch: Entries<'_>,
     (dlogits, gradients): (&[f32], &[f32]),
     first: usize,
-    (mut linear, mut embedding): (Slots<'_>, Slots<'_>),
+    (mut linear, mut embedding): (Sums<'_>, Sums<'_>),
     repeats: &mut Repeats,
 ) {
     let dim = width_of::<DIM>(batch.dim);

@@ -1,7 +1,7 @@
 use ndarray::{Array2, ArrayView2};
 use proptest::prelude::*;
 
-use super::factors::{Entries, Repeats, Slots};
+use super::factors::{Entries, Repeats, Sums};
 use super::{InstructionSet, LANES, dense, factors, product, rounded_once, rows, total};
 use crate::feature::hash;
 
@@ -165,14 +165,14 @@ proptest! {
             factors::add_interaction_gradients(dim, &dlogits, &vectors, &all, &mut gradients);
             let (mut g, mut h) = (vec![0.0; SLOTS], vec![0.0; SLOTS * dim]);
             let bound = bounded.then_some(0.25);
-            let (linear, embedding) = (Slots { g: &mut g, n: &n[..SLOTS], bound }, Slots { g: &mut h, n: &n, bound });
+            let (linear, embedding) = (Sums { g: &mut g, n: &n[..SLOTS], bound }, Sums { g: &mut h, n: &n, bound });
             factors::scatter(batch, (&dlogits, &gradients), 0, linear, embedding, &mut Repeats::default());
             // Cut in two, it is the same.
             let (mut cut_g, mut cut_h) = (vec![0.0; SLOTS], vec![0.0; SLOTS * dim]);
             for part in [0..SLOTS / 3, SLOTS / 3..SLOTS] {
                 let lanes = part.start * dim..part.end * dim;
-                let linear = Slots { g: &mut cut_g[part.clone()], n: &n[part.clone()], bound };
-                let embedding = Slots { g: &mut cut_h[lanes.clone()], n: &n[lanes], bound };
+                let linear = Sums { g: &mut cut_g[part.clone()], n: &n[part.clone()], bound };
+                let embedding = Sums { g: &mut cut_h[lanes.clone()], n: &n[lanes], bound };
                 factors::scatter(batch, (&dlogits, &gradients), part.start, linear, embedding, &mut Repeats::default());
             }
             assert_eq!((bits(&cut_g), bits(&cut_h)), (bits(&g), bits(&h)));

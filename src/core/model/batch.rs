@@ -109,8 +109,8 @@ pub(super) struct Chunk {
     logits: Vec<f32>,
     dlogits: Vec<f32>,
     work: Activations,
-    /// A bound on the norm of the MLP's gradient.
-    mlp_bound: f64,
+    /// The norm of the MLP's gradient of each example, or a bound on it.
+    mlp_norms: Vec<f64>,
 }
 
 /// The weights that a batch is evaluated with, beside those of its slots.
@@ -262,8 +262,8 @@ impl Part<'_> {
         linear.g.fill(0.0);
         embedding.g.fill(0.0);
         for chunk in chunks {
-            let linear = factors::Slots { g: linear.g, n: linear.n, bound: gradient_max };
-            let embedding = factors::Slots { g: embedding.g, n: embedding.n, bound: gradient_max };
+            let linear = factors::Sums { g: linear.g, n: linear.n, bound: gradient_max };
+            let embedding = factors::Sums { g: embedding.g, n: embedding.n, bound: gradient_max };
             let entries = layout.chunk(chunk.start, chunk.dlogits.len(), architecture.dim);
             let from = (&*chunk.dlogits, &*chunk.dx);
             factors::scatter(entries, from, self.first, linear, embedding, &mut self.scratch.repeats);
@@ -293,9 +293,9 @@ pub(super) fn add_mlp_gradient(
     }
 }
 
-/// A bound on the norm of that gradient; not finite when the gradient is not.
+/// A bound on the norm of that gradient, the sum of the norms of the examples' in their order; not finite when the gradient is not.
 pub(super) fn mlp_gradient_bound(chunks: &[Chunk]) -> f64 {
-    chunks.iter().map(|chunk| chunk.mlp_bound).sum()
+    chunks.iter().flat_map(|chunk| &chunk.mlp_norms).sum()
 }
 
 /// How many examples there are.
@@ -347,7 +347,7 @@ impl Chunk {
             self.dx.fill(0.0);
         }
         architecture.mlp.backward(dense.mlp, &self.dlogits, &mut self.work, &mut self.dx);
-        self.mlp_bound = architecture.mlp.gradient_bound(&self.x, &self.dlogits, &self.work);
+        architecture.mlp.gradient_norms(&self.x, &self.dlogits, &self.work, &mut self.mlp_norms);
         if architecture.parts != Parts::Linear {
             let dim = architecture.dim;
             factors::add_interaction_gradients(dim, &self.dlogits, &self.x, &self.sums, &mut self.dx);

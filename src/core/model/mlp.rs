@@ -222,9 +222,9 @@ impl MlpShape {
         }
     }
 
-    /// The sum of the norms of the rows' gradients, which is a bound on the norm of their sum; not finite when something is not. The
-    /// gradient of a row is an outer product in each layer, so that its norm needs no gradient. `work` is what `backward` left.
-    pub fn gradient_bound(&self, x: &[f32], dlogit: &[f32], work: &Activations) -> f64 {
+    /// Writes the norm of each row's gradient to `norms`; not finite when something is not. The gradient of a row is an outer product
+    /// in each layer, so that its norm needs no gradient. Without an MLP there are none. `work` is what `backward` left.
+    pub fn gradient_norms(&self, x: &[f32], dlogit: &[f32], work: &Activations, norms: &mut Vec<f64>) {
         // In f64 they neither overflow nor vanish.
         let square = kernel::dense::sum_of_squares;
         let norm = |(row, d): (usize, &f32)| {
@@ -237,7 +237,10 @@ impl MlpShape {
             }
             (sum + f64::from(*d) * f64::from(*d) * input).sqrt()
         };
-        if self.is_empty() { 0.0 } else { dlogit.iter().enumerate().map(norm).sum() }
+        norms.clear();
+        if !self.is_empty() {
+            norms.extend(dlogit.iter().enumerate().map(norm));
+        }
     }
 
     /// Applies the activation of the hidden layers.

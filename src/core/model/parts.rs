@@ -19,7 +19,7 @@ pub(super) enum Slot {
     Admitted,
     /// It is counted towards its admission.
     Counted,
-    /// There is no room for it.
+    /// There is no room for it; or, before that is known, it has no row.
     Refused,
 }
 

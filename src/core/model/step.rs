@@ -4,7 +4,7 @@
 use super::ageing::Ageing as _;
 use super::batch::{Chunk, Example, MlpScratch, Scratch};
 use super::descent::{MlpStep, all_finite};
-use super::executor::{Executor, held};
+use super::executor::{Executor, Inline, held};
 use super::gather::Layout;
 use super::params::ModelParams;
 use super::parts::{self, Part, Slot, Slots};
@@ -102,17 +102,23 @@ impl DeepFm {
         let (bias_z, bias_n) = self.next_bias(scratch);
         let Scratch { layout, slots, mlp, chunks, .. } = scratch;
         let (layout, chunks) = (&*layout, &**chunks);
-        let count = parts::count(executor, layout.ids.len());
+        let parts = parts::count(executor, layout.ids.len());
         // The longest first.
         let jobs = std::iter::once(Job::Mlp(mlp, None));
-        let (mut jobs, count) = held(jobs.chain(slots.cut(layout, self.params.embedding_dim, count).map(Job::Rounds)));
-        executor.for_each(&mut jobs[..count], |job| match job {
+        let (mut jobs, count) = held(jobs.chain(slots.cut(layout, self.params.embedding_dim, parts).map(Job::Rounds)));
+        let work = |job: &mut Option<Job<'_>>| match job {
             Some(Job::Mlp(mlp, step)) => {
                 *step = MlpStep::of(&self.params.sgd, &self.architecture, &self.dense, divisor, chunks, mlp);
             }
             Some(Job::Rounds(part)) => part.round(self, layout, chunks),
             None => {}
-        });
+        };
+        // What is not worth cutting is not worth waking anybody for.
+        if parts == 1 {
+            Inline.for_each(&mut jobs[..count], work);
+        } else {
+            executor.for_each(&mut jobs[..count], work);
+        }
         let (mut mlp, mut finite) = (None, bias_z.is_finite() && bias_n.is_finite());
         for job in jobs.into_iter().flatten() {
             match job {

@@ -1,6 +1,6 @@
 //! Weights only: what a server scores with. Reads an artefact's tensors as hostile bytes: shapes, order and finiteness are
 //! checked before anything is used. Scoring shares the forward code of training. The rows lie in the bytes that they were read
-//! from, which the shell may have mapped: a version costs no memory of its own then.
+//! from, which the shell may have mapped: they cost no memory of their own then.
 
 use std::ops::Range;
 use std::slice;
