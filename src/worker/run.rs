@@ -221,26 +221,23 @@ impl Worker<'_> {
 
     /// Cuts a version, or takes a checkpoint, if one is due.
     fn save_if_due(&mut self) -> Result<(), WorkerError> {
+        let unsaved = self.drive.trainer.unsaved_bytes();
+        // Before anybody has the next turn: a checkpoint that follows upon the last one would leave a version none.
+        if self.committer.is_busy() && unsaved >= 2 * UNSAVED_BYTES_MAX {
+            self.wait_for_commit()?;
+        }
         let (now, trainer) = (Instant::now(), &self.drive.trainer);
         let is_paused = trainer.intake().breaker().is_open();
         let learned = Progressed { examples: trainer.learned(), has_matured: trainer.has_matured(), is_paused };
         if self.publication.is_version_due(now, learned, self.committer.is_busy()) {
             self.cut_version();
         }
-        if self.is_checkpoint_due()? {
+        // A checkpoint is due by time, or when much has changed.
+        let has_changed_much = unsaved >= UNSAVED_BYTES_MAX || self.letters.is_due();
+        if self.publication.is_checkpoint_due(Instant::now(), has_changed_much, self.committer.is_busy()) {
             self.checkpoint();
         }
         Ok(())
-    }
-
-    /// A checkpoint is due by time, or when much has changed; learning waits for a commit in flight only when very much has.
-    fn is_checkpoint_due(&mut self) -> Result<bool, WorkerError> {
-        let unsaved = self.drive.trainer.unsaved_bytes();
-        if self.committer.is_busy() && unsaved >= 2 * UNSAVED_BYTES_MAX {
-            self.wait_for_commit()?;
-        }
-        let has_changed_much = unsaved >= UNSAVED_BYTES_MAX || self.letters.is_due();
-        Ok(self.publication.is_checkpoint_due(Instant::now(), has_changed_much, self.committer.is_busy()))
     }
 
     /// Takes a checkpoint between two records, and gives it to the writing thread.
