@@ -18,7 +18,7 @@ use crate::kernel::product::FEW_ROWS;
 const CHUNK_EXAMPLES: usize = 64;
 
 /// Examples that are worth a chunk of their own where chunks are worked off at once.
-const CHUNK_EXAMPLES_MIN: usize = 16;
+const CHUNK_EXAMPLES_MIN: usize = 32;
 
 const _: () =
     assert!(CHUNK_EXAMPLES_MIN / 2 >= FEW_ROWS && CHUNK_EXAMPLES_MIN <= CHUNK_EXAMPLES, "a cut leaves no chunk of few");
