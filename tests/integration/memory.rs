@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
+use deepfm_core::feature::{Entry, Features, hash};
+use deepfm_core::model::params::ModelParams;
+use deepfm_core::model::{DeepFm, Example, Importance, Inline, Scratch};
+
 use crate::support::command::{Running, deepfm};
+use crate::support::counting::allocations;
 use crate::support::rounds;
 
 #[test]
@@ -43,5 +48,41 @@ fn under_steady_traffic_memory_does_not_grow() {
         let (before, last) = (most(&samples[third..2 * third]), most(&samples[2 * third..]));
         assert!(third > 100, "{} samples", samples.len());
         assert!(last < 1.15 * before && last < 160.0, "{before:.0} MB, then {last:.0} MB: {samples:.0?}");
+    }
+}
+
+/// The model alone: whoever hands it a batch makes a list of the batch's examples.
+#[test]
+fn a_model_learns_and_scores_known_ids_without_allocating() {
+    let field = |example: u64, field: u64| vec![Entry { id: hash::hash(1, example, field) % 500, x: 1.0 }];
+    let features: Vec<Features> = (0..256_u64)
+        .map(|example| Features::new(&(0..20).map(|number| field(example, number)).collect::<Vec<_>>()))
+        .collect();
+    let shown: Vec<&Features> = features.iter().collect();
+    let example = |(number, features)| Example {
+        features,
+        label: f32::from(u8::from(hash::unit(3, number) < 0.2)),
+        weight: 1.0,
+        importance: Importance::None,
+        number,
+    };
+    let examples: Vec<Example<'_>> = (0..).zip(&features).map(example).collect();
+    for (momentum, dropout) in [(0.0, Vec::new()), (0.9, vec![0.1, 0.1])] {
+        let mut params = ModelParams { fields: 20, ..ModelParams::default() };
+        params.sgd.momentum = momentum;
+        params.mlp.dropout = dropout;
+        for size in [1, 8, 80, 256] {
+            let (mut model, mut scratch) = (DeepFm::new(params.clone()), Scratch::default());
+            let mut once = || {
+                for (examples, shown) in examples.chunks(size).zip(shown.chunks(size)) {
+                    model.score(shown, &mut scratch, &Inline);
+                    model.learn(examples, size as f32, 7, &mut scratch, &Inline).expect("they are finite");
+                }
+            };
+            let (warm_up, ()) = allocations(&mut once);
+            let (after, ()) = allocations(|| (0..3).for_each(|_| once()));
+            assert!(warm_up > 0, "what is allocated is counted");
+            assert_eq!(after, 0, "batches of {size}, momentum {momentum}");
+        }
     }
 }

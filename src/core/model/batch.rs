@@ -80,6 +80,7 @@ pub struct Scratch {
     pub(super) slots: Slots,
     pub(super) mlp: MlpScratch,
     pub(super) chunks: Vec<Chunk>,
+    spare: Vec<Chunk>,
     logits: Vec<f32>,
     dlogits: Vec<f32>,
 }
@@ -223,7 +224,13 @@ impl Scratch {
         let count = self.layout.examples();
         let size = count.div_ceil(width.max(1)).clamp(CHUNK_EXAMPLES_MIN, CHUNK_EXAMPLES);
         let chunks = count.div_ceil(size);
-        self.chunks.resize_with(chunks, Chunk::default);
+        // A small batch costs the next large one no memory.
+        while self.chunks.len() > chunks {
+            self.spare.extend(self.chunks.pop());
+        }
+        while self.chunks.len() < chunks {
+            self.chunks.push(self.spare.pop().unwrap_or_default());
+        }
         for (number, chunk) in self.chunks.iter_mut().enumerate() {
             let end = (number + 1) * count / chunks;
             chunk.start = number * count / chunks;
