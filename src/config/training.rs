@@ -6,7 +6,7 @@ use super::declare::{Readable, section};
 use super::keys::Bounds;
 use super::kinds::{OffAtZero, Whole, number, whole};
 use super::section::Section;
-use deepfm_core::model::executor::PARTS_MAX as THREADS_MAX;
+use crate::thread::crew::THREADS_MAX;
 
 const SIZE: Whole = whole(
     1,

@@ -14,6 +14,7 @@ use deepfm_core::version::artefact::{self, MANIFEST, MODEL};
 use deepfm_core::version::journal::JOURNAL;
 use deepfm_core::version::manifest::sha256;
 use deepfm_core::version::storage_uri::StorageUri;
+use deepfm_stream::config::Config;
 use deepfm_stream::config::storage::Storage;
 use deepfm_stream::remote::fetch::Fetcher;
 use deepfm_stream::remote::upload::Upload;
@@ -28,6 +29,16 @@ use crate::support::s3::{self, Harm, S3};
 fn remote(storage: &Storage) -> Remote {
     Remote::open(storage, storage.fetched_from().expect("there is a place"), Arc::default())
         .expect("the settings make a client")
+}
+
+/// The configuration of a worker that keeps its versions below `root` and uploads them.
+fn uploading(storage: &S3, root: &Path) -> Config {
+    let text = format!(
+        "[[fields]]\nname = \"user\"\nkind = \"categorical\"\n[model]\nname = \"ctr\"\n[versions]\ndir = \"{}\"\n{}",
+        root.display(),
+        storage.section(root)
+    );
+    Config::parse(&text, "uploads", []).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 /// A version of which one file takes three parts.

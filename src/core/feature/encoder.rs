@@ -172,18 +172,18 @@ impl Encoder {
     /// The same for the next key of an object: that which followed the one before in the last object is tried first.
     fn next_field(&self, name: &str, encoding: &mut Encoding) -> Option<u16> {
         let fields = self.fields.as_slice();
-        let place = encoding.last.map_or(0, |last| usize::from(last) + 1);
-        let guess = encoding.following.get(place).copied();
+        let Encoding { last, following, .. } = encoding;
+        let place = last.map_or(0, |last| usize::from(last) + 1);
         let is_it = |guess: &u16| fields.get(usize::from(*guess)).is_some_and(|field| field.name == name);
-        if let Some(field) = guess.filter(is_it) {
-            encoding.last = Some(field);
-            return Some(field);
+        if let Some(guess) = following.get(place).copied().filter(is_it) {
+            *last = Some(guess);
+        } else {
+            let field = self.field(name)?;
+            following.resize(following.len().max(fields.len() + 1), field);
+            following[place] = field;
+            *last = Some(field);
         }
-        let field = self.field(name)?;
-        encoding.following.resize(encoding.following.len().max(fields.len() + 1), field);
-        encoding.following[place] = field;
-        encoding.last = Some(field);
-        Some(field)
+        *last
     }
 
     /// Reads the value of a key of the features object, whatever the key is.

@@ -12,7 +12,6 @@ use deepfm_core::version::announcement::Announcement;
 use deepfm_core::version::artefact::{Artefact, MANIFEST, MODEL};
 use deepfm_core::version::journal::JOURNAL;
 use deepfm_core::version::outbox::OutboxEntry;
-use deepfm_stream::config::Config;
 use deepfm_stream::publish::topic::{self, Record};
 use deepfm_stream::serve::{FollowOptions, LoadStage, RemoteOptions, Server, Target};
 use deepfm_stream::worker::status::StatusBoard;
@@ -23,8 +22,8 @@ use super::super::deltas::chain;
 use super::super::reload::{VersionFiles, install, name_of, numbered, wait_for_failure, wait_for_version};
 use super::super::serving::address_in;
 use super::super::versions::artefact;
-use super::large;
 use super::served::{Scene, scores, versions_in};
+use super::{large, uploading};
 use crate::support::command::Running;
 use crate::support::disk::{SmallDisk, unprivileged};
 use crate::support::http::Client;
@@ -155,12 +154,7 @@ fn a_directory_of_versions_that_cannot_be_read_is_looked_into_again() {
 #[test]
 fn a_version_that_the_local_disk_does_not_give_now_is_uploaded_when_it_does() {
     let (storage, root) = (S3::start(), tempfile::tempdir().expect("a directory of our own"));
-    let text = format!(
-        "[[fields]]\nname = \"user\"\nkind = \"categorical\"\n[model]\nname = \"ctr\"\n[versions]\ndir = \"{}\"\n{}",
-        root.path().display(),
-        storage.section(root.path())
-    );
-    let config = Config::parse(&text, "uploads", []).unwrap_or_else(|errors| panic!("{errors}"));
+    let config = uploading(&storage, root.path());
     for (version, file) in (1..).zip([MANIFEST, MODEL]) {
         let artefact = artefact(version, 0);
         let file = install(&root.path().join("ctr"), &artefact.files).join(file);

@@ -12,7 +12,6 @@ use deepfm_core::model::weights::Precision;
 use deepfm_core::version::announcement::Announcement;
 use deepfm_core::version::artefact::Artefact;
 use deepfm_core::version::outbox::OutboxEntry;
-use deepfm_stream::config::Config;
 use deepfm_stream::serve::{FollowOptions, Server, Target};
 use deepfm_stream::worker::status::StatusBoard;
 use deepfm_stream::worker::uploader::{GivenUp, Uploader};
@@ -22,6 +21,7 @@ use super::super::deltas::chain;
 use super::super::keeping::change;
 use super::super::live::Live;
 use super::super::reload::{install, wait_for_version};
+use super::uploading;
 use crate::support::command::{Running, run};
 use crate::support::s3::{Harm, S3};
 use crate::support::{broker, python, wait_for};
@@ -88,12 +88,7 @@ fn listed(config: &str) -> Vec<Value> {
 #[test]
 fn a_delta_is_uploaded_after_all_that_it_stands_on_and_what_the_disk_does_not_give_is_announced_without_a_place() {
     let (storage, root) = (S3::start(), tempfile::tempdir().expect("a directory of our own"));
-    let text = format!(
-        "[[fields]]\nname = \"user\"\nkind = \"categorical\"\n[model]\nname = \"ctr\"\n[versions]\ndir = \"{}\"\n{}",
-        root.path().display(),
-        storage.section(root.path())
-    );
-    let config = Config::parse(&text, "uploads", []).unwrap_or_else(|errors| panic!("{errors}"));
+    let config = uploading(&storage, root.path());
     let artefacts = chain(Precision::F32);
     for artefact in &artefacts {
         install(&root.path().join("ctr"), &artefact.files);
