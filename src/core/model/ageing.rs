@@ -43,9 +43,23 @@ pub(super) trait Ageing {
     /// Removes one that is there.
     fn remove_aged(&mut self, id: FeatureId);
 
+    /// Before this time none of a shard was last seen; it need not be the latest such time.
+    fn none_before(&mut self, shard: usize) -> &mut u32;
+
     /// Removes what a shard has that was last seen before a time; says how many.
     fn sweep(&mut self, shard: usize, before_seconds: u32) -> usize {
-        let mut old: Vec<Age> = self.ages(shard).filter(|age| age.last_seen < before_seconds).collect();
+        if *self.none_before(shard) >= before_seconds {
+            return 0;
+        }
+        let (mut old, mut oldest_kept) = (Vec::new(), u32::MAX);
+        for age in self.ages(shard) {
+            if age.last_seen < before_seconds {
+                old.push(age);
+            } else {
+                oldest_kept = oldest_kept.min(age.last_seen);
+            }
+        }
+        *self.none_before(shard) = oldest_kept;
         old.sort_unstable();
         self.remove_all(&old)
     }

@@ -29,6 +29,8 @@ pub struct Candidate {
 #[derive(Debug)]
 pub struct Candidates {
     shards: Vec<HashTable<Candidate>>,
+    /// Of each shard: see [`Ageing::none_before`].
+    none_before: [u32; SHARDS],
     key: SlotKey,
     len: usize,
     sum: u128,
@@ -57,7 +59,14 @@ impl Candidate {
 
 impl Default for Candidates {
     fn default() -> Self {
-        Self { shards: vec![HashTable::new(); SHARDS], key: SlotKey::default(), len: 0, sum: 0, changes: None }
+        Self {
+            shards: vec![HashTable::new(); SHARDS],
+            none_before: [0; SHARDS],
+            key: SlotKey::default(),
+            len: 0,
+            sum: 0,
+            changes: None,
+        }
     }
 }
 
@@ -68,6 +77,10 @@ impl Ageing for Candidates {
 
     fn ages(&self, shard: usize) -> impl Iterator<Item = Age> {
         self.shards[shard].iter().map(|found| Age { last_seen: found.last_seen, id: found.id })
+    }
+
+    fn none_before(&mut self, shard: usize) -> &mut u32 {
+        &mut self.none_before[shard]
     }
 
     fn remove_aged(&mut self, id: FeatureId) {
@@ -162,8 +175,9 @@ impl Candidates {
     fn insert(&mut self, candidate: Candidate) {
         self.sum = self.sum.wrapping_add(candidate.hash());
         self.len += 1;
-        let key = self.key;
-        self.shards[shard(candidate.id)].insert_unique(key.hash(candidate.id), candidate, |other| key.hash(other.id));
+        let (key, shard) = (self.key, shard(candidate.id));
+        self.none_before[shard] = self.none_before[shard].min(candidate.last_seen);
+        self.shards[shard].insert_unique(key.hash(candidate.id), candidate, |other| key.hash(other.id));
     }
 
     fn remove_silently(&mut self, id: FeatureId) -> Option<Candidate> {

@@ -84,6 +84,10 @@ impl Ageing for Table {
         self.shards[shard].ages()
     }
 
+    fn none_before(&mut self, shard: usize) -> &mut u32 {
+        self.shards[shard].none_before()
+    }
+
     fn remove_aged(&mut self, id: FeatureId) {
         self.weights_go(id);
         self.shards[shard(id)].remove(id, self.key);
@@ -239,6 +243,7 @@ impl Table {
         let RowNumber { shard, at } = self.insert(id);
         let row = self.shards[shard as usize].row_mut(at);
         row.iter_mut().zip(words).for_each(|(word, bytes)| *word = u32::from_le_bytes(*bytes));
+        *self.shards[shard as usize].none_before() = 0;
         Ok(())
     }
 

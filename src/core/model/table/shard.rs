@@ -50,6 +50,8 @@ struct Notes {
     /// Whether there was a copy: nothing is noted for a checkpoint before the first.
     is_saved: bool,
     touched: Touched,
+    /// Before this time no row was last seen: see [`Ageing::none_before`](super::Ageing::none_before).
+    none_before: u32,
     /// The sum of the rows' hashes. Invariant: it covers exactly the rows that the digest has not to take.
     sum: u128,
 }
@@ -66,8 +68,15 @@ impl Notes {
 impl Shard {
     /// An empty shard of rows of so many words.
     pub(super) fn new(row_words: usize) -> Self {
-        let notes =
-            Notes { used: 0, free: Vec::new(), gone: Vec::new(), is_saved: false, touched: Touched::default(), sum: 0 };
+        let notes = Notes {
+            used: 0,
+            free: Vec::new(),
+            gone: Vec::new(),
+            is_saved: false,
+            touched: Touched::default(),
+            none_before: 0,
+            sum: 0,
+        };
         Self { index: Index::default(), words: Box::default(), row_words, notes: Box::new(notes) }
     }
 
@@ -167,7 +176,11 @@ impl Shard {
     }
 
     pub(super) fn ages(&self) -> impl Iterator<Item = Age> {
-        self.index.rows().map(|row| Age { last_seen: self.row(row)[2], id: self.id(row) })
+        self.numbers().map(|row| Age { last_seen: self.row(row)[2], id: self.id(row) })
+    }
+
+    pub(super) fn none_before(&mut self) -> &mut u32 {
+        &mut self.notes.none_before
     }
 
     /// The optimizer state of a row.
@@ -189,6 +202,7 @@ impl Shard {
     /// Writes a row's state back: see [`Table::write`](super::Table::write).
     #[inline]
     pub(super) fn write(&mut self, row: u32, z: (f32, &[f32]), n: (f32, &[f32]), seconds: u32) {
+        self.notes.none_before = self.notes.none_before.min(seconds);
         let words = self.change(row);
         words[2] = words[2].max(seconds);
         words[3] = words[3].saturating_add(1);

@@ -1,7 +1,10 @@
 //! What a table keeps, forgets and says of itself.
 
+use std::collections::BTreeMap;
+
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::super::candidates::Candidates;
 use super::super::executor::Inline;
 use super::super::slot::SlotKey;
 use super::super::weights::{Precision, RowHasher, WeightRule};
@@ -153,6 +156,40 @@ fn a_copy_has_what_changed_since_the_last_one_whatever_digests_were_taken_betwee
     let expected: Vec<u8> = changed.iter().flat_map(bytes).collect();
     assert_eq!(copied, expected);
     assert_eq!(table.copy_unsaved(), Some(Vec::new()));
+}
+
+#[test]
+fn a_sweep_removes_exactly_what_was_last_seen_before_whatever_was_swept_and_seen_meanwhile() {
+    let (mut table, mut candidates) = (Table::new(2), Candidates::default());
+    let (mut rows, mut counted) = (BTreeMap::new(), BTreeMap::new());
+    let mut dice = 5_u64;
+    let mut roll = |sides: u64| {
+        dice = mix64(dice);
+        dice % sides
+    };
+    let mut removed = 0;
+    for round in 0..400_u32 {
+        for _ in 0..roll(30) {
+            // Times grow, and some lie far back.
+            let (id, seconds) = (mix64(roll(2000)), round + 50 - roll(50) as u32);
+            let row = table.find(id).unwrap_or_else(|| table.insert(id));
+            table.write(row, (1.0, &[1.0; 2]), (1.0, &[1.0; 2]), seconds);
+            candidates.count_once(id, seconds);
+            for seen in [&mut rows, &mut counted] {
+                let seen = seen.entry(id).or_insert(seconds);
+                *seen = seconds.max(*seen);
+            }
+        }
+        let before = (round + 20).saturating_sub(roll(60) as u32);
+        for number in 0..SHARDS {
+            let is_old = |id: &u64, seen: &mut u32| shard(*id) == number && *seen < before;
+            let (old_rows, old) = (rows.extract_if(.., is_old).count(), counted.extract_if(.., is_old).count());
+            assert_eq!((table.sweep(number, before), candidates.sweep(number, before)), (old_rows, old));
+            removed += old;
+        }
+        assert_eq!((table.len(), candidates.len()), (rows.len(), counted.len()));
+    }
+    assert!(removed > 1000 && !rows.is_empty());
 }
 
 #[test]
