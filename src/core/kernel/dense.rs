@@ -18,6 +18,70 @@ fn inner<const FUSED: bool>(a: &[f32], b: &[f32]) -> f32 {
     total(sums)
 }
 
+/// What is multiplied at once where there is enough of it.
+const SOME: usize = 4;
+
+/// Lanes of half a step.
+const HALF: usize = LANES / 2;
+
+/// The inner products of a vector with [`SOME`] others, each as [`inner`] has it: what is loaded of it serves all, and the chains of
+/// all are added up side by side. Lanes are counted by constants, so that they stay in registers; what is left of a step may not.
+#[inline(always)]
+fn inners<const FUSED: bool>(x: &[f32], others: [&[f32]; SOME]) -> [f32; SOME] {
+    let (inputs, steps) = (x.len(), x.len() / LANES);
+    let whole = &x.as_chunks::<LANES>().0[..steps];
+    let [first, second, third, fourth] = others;
+    let (first, second) = (&first.as_chunks::<LANES>().0[..steps], &second.as_chunks::<LANES>().0[..steps]);
+    let (third, fourth) = (&third.as_chunks::<LANES>().0[..steps], &fourth.as_chunks::<LANES>().0[..steps]);
+    let mut sums = [[0.0_f32; LANES]; SOME];
+    for at in 0..steps {
+        for lane in 0..LANES {
+            sums[0][lane] = fma::<FUSED>(whole[at][lane], first[at][lane], sums[0][lane]);
+            sums[1][lane] = fma::<FUSED>(whole[at][lane], second[at][lane], sums[1][lane]);
+            sums[2][lane] = fma::<FUSED>(whole[at][lane], third[at][lane], sums[2][lane]);
+            sums[3][lane] = fma::<FUSED>(whole[at][lane], fourth[at][lane], sums[3][lane]);
+        }
+    }
+    let mut halves = [[[0.0_f32; HALF]; 2]; SOME];
+    for k in 0..SOME {
+        for lane in 0..HALF {
+            (halves[k][0][lane], halves[k][1][lane]) = (sums[k][lane], sums[k][lane + HALF]);
+        }
+    }
+    let (mut at, mut half) = (steps * LANES, 0);
+    if let Some(x) = x[at..].first_chunk::<HALF>() {
+        for k in 0..SOME {
+            let other = others[k][at..].first_chunk::<HALF>().expect("all are of one length");
+            for lane in 0..HALF {
+                halves[k][0][lane] = fma::<FUSED>(x[lane], other[lane], halves[k][0][lane]);
+            }
+        }
+        (at, half) = (at + HALF, 1);
+    }
+    if at < inputs {
+        let mut finished = halves;
+        for k in 0..SOME {
+            for (sum, (x, other)) in finished[k][half].iter_mut().zip(x[at..].iter().zip(&others[k][at..])) {
+                *sum = fma::<FUSED>(*x, *other, *sum);
+            }
+        }
+        halves = finished;
+    }
+    // As `total` adds them up.
+    let mut quarters = [[0.0_f32; HALF / 2]; SOME];
+    for k in 0..SOME {
+        let [low, high] = halves[k];
+        for lane in 0..HALF / 2 {
+            quarters[k][lane] = (low[lane] + high[lane]) + (low[lane + HALF / 2] + high[lane + HALF / 2]);
+        }
+    }
+    let mut totals = [0.0_f32; SOME];
+    for k in 0..SOME {
+        totals[k] = (quarters[k][0] + quarters[k][2]) + (quarters[k][1] + quarters[k][3]);
+    }
+    totals
+}
+
 kernels! {
     /// The inner product of two vectors of one length.
     pub fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -26,7 +90,16 @@ kernels! {
 
     /// Adds the inner product of `x` with each row of `matrix` (`[outputs, inputs]`) to `out` (`[outputs]`).
     pub fn add_dots(x: &[f32], matrix: &[f32], out: &mut [f32]) {
-        for (out, row) in out.iter_mut().zip(matrix.chunks_exact(x.len())) {
+        let inputs = x.len();
+        let (mut some, mut to) = (matrix.chunks_exact(SOME * inputs), out.chunks_exact_mut(SOME));
+        for (rows, out) in (&mut some).zip(&mut to) {
+            let ((low, high), middle) = (rows.split_at(2 * inputs), inputs);
+            let sums = inners::<FUSED>(x, [&low[..middle], &low[middle..], &high[..middle], &high[middle..]]);
+            for at in 0..SOME {
+                out[at] += sums[at];
+            }
+        }
+        for (out, row) in to.into_remainder().iter_mut().zip(some.remainder().chunks_exact(inputs)) {
             *out += inner::<FUSED>(x, row);
         }
     }

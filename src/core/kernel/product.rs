@@ -1,6 +1,9 @@
 //! The matrix product. Each element of the result is one chain of fused multiply-adds, along the inner dimension in order, however
 //! the matrices are cut.
 
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+
 use ndarray::{ArrayView2, ArrayViewMut2};
 
 use super::{InstructionSet, dense, fma};
@@ -11,12 +14,15 @@ const WIDTH: usize = 16;
 /// Inner dimension that is packed at once: a panel of it stays in the first cache.
 const DEPTH: usize = 256;
 
+/// Rows of a panel that are copied at once where the matrix is a transpose: as many values lie side by side there.
+const TILE: usize = 2;
+
 /// Below this many rows the weights are read as they lie: packing them costs more. Products with a transposed matrix are then
 /// added up in another order.
 pub(crate) const FEW_ROWS: usize = 8;
 
-/// A panel of the right matrix, `[depth, WIDTH]`.
-type Panel = [[f32; WIDTH]; DEPTH];
+/// Room for a panel of the right matrix, `[depth, WIDTH]`.
+type Panel = [MaybeUninit<[f32; WIDTH]>; DEPTH];
 
 fn view(data: &[f32], rows: usize, columns: usize) -> ArrayView2<'_, f32> {
     ArrayView2::from_shape((rows, columns), &data[..rows * columns]).expect("the slice has the shape's length")
@@ -104,41 +110,88 @@ fn multiply<const ROWS: usize, const FUSED: bool>(
         return;
     }
     assert!(columns == 1 || out.strides()[1] == 1, "a row of the result is contiguous");
-    let mut panel: Panel = [[0.0; WIDTH]; DEPTH];
+    let mut panel: Panel = [MaybeUninit::uninit(); DEPTH];
     for start in (0..inner).step_by(DEPTH) {
         let depth = DEPTH.min(inner - start);
         for column in (0..columns).step_by(WIDTH) {
             let width = WIDTH.min(columns - column);
-            pack(&b, start..start + depth, column..column + width, &mut panel);
+            let lanes = lanes(&b, start..start + depth, column..column + width, &mut panel);
             let mut row = 0;
             while row < rows {
                 let place = Place { row, column, width, start };
                 row += match rows - row {
-                    left if left >= ROWS => block::<ROWS, FUSED>(&a, &panel[..depth], &mut out, place),
-                    left if left >= 8 => block::<8, FUSED>(&a, &panel[..depth], &mut out, place),
-                    left if left >= 4 => block::<4, FUSED>(&a, &panel[..depth], &mut out, place),
-                    left if left >= 2 => block::<2, FUSED>(&a, &panel[..depth], &mut out, place),
-                    _ => block::<1, FUSED>(&a, &panel[..depth], &mut out, place),
+                    left if left >= ROWS => block::<ROWS, FUSED>(&a, lanes, &mut out, place),
+                    left if left >= 8 => block::<8, FUSED>(&a, lanes, &mut out, place),
+                    left if left >= 4 => block::<4, FUSED>(&a, lanes, &mut out, place),
+                    left if left >= 2 => block::<2, FUSED>(&a, lanes, &mut out, place),
+                    _ => block::<1, FUSED>(&a, lanes, &mut out, place),
                 };
             }
         }
     }
 }
 
-/// Copies a panel of the right matrix; columns that there are not are zeros.
+/// The lanes that a panel is multiplied by: `depth` times [`WIDTH`] of them, side by side, within the right matrix or a copy.
+#[derive(Clone, Copy)]
+struct Lanes<'p> {
+    first: *const f32,
+    stride: isize,
+    depth: usize,
+    /// What they lie in.
+    borrowed: PhantomData<&'p f32>,
+}
+
+impl Lanes<'_> {
+    /// # Safety
+    /// There must be a lane of this number.
+    #[inline(always)]
+    unsafe fn at(&self, number: usize) -> &[f32; WIDTH] {
+        // SAFETY: the caller's.
+        unsafe { &*self.first.offset(number as isize * self.stride).cast() }
+    }
+}
+
+/// A panel of the right matrix. What lies as it is needed is read there; else it is copied, and columns that there are not are zeros.
 #[inline(always)]
-fn pack(b: &ArrayView2<'_, f32>, inner: std::ops::Range<usize>, columns: std::ops::Range<usize>, panel: &mut Panel) {
-    let width = columns.len();
+fn lanes<'p>(
+    b: &'p ArrayView2<'_, f32>,
+    inner: std::ops::Range<usize>,
+    columns: std::ops::Range<usize>,
+    panel: &'p mut Panel,
+) -> Lanes<'p> {
+    let (width, depth) = (columns.len(), inner.len());
     let (down, across) = (b.strides()[0], b.strides()[1]);
-    let source = b.slice(ndarray::s![inner.clone(), columns]);
+    let source = b.slice(ndarray::s![inner, columns]);
     let source = source.as_ptr();
-    for (at, row) in panel[..inner.len()].iter_mut().enumerate() {
+    if across == 1 && width == WIDTH {
+        return Lanes { first: source, stride: down, depth, borrowed: PhantomData };
+    }
+    let mut copied = 0;
+    if down == 1 && width == WIDTH {
+        while copied + TILE <= depth {
+            let mut columns = [[0.0_f32; TILE]; WIDTH];
+            for (lane, column) in columns.iter_mut().enumerate() {
+                // SAFETY: the slice has `depth` rows side by side and `WIDTH` columns with this stride, and a tile is within its rows.
+                *column = unsafe { *source.offset(copied as isize + lane as isize * across).cast() };
+            }
+            for at in 0..TILE {
+                let mut row = [0.0_f32; WIDTH];
+                for lane in 0..WIDTH {
+                    row[lane] = columns[lane][at];
+                }
+                panel[copied + at].write(row);
+            }
+            copied += TILE;
+        }
+    }
+    for (at, place) in panel.iter_mut().enumerate().take(depth).skip(copied) {
+        let row = place.write([0.0; WIDTH]);
         for (lane, value) in row[..width].iter_mut().enumerate() {
-            // SAFETY: the slice has `inner.len()` rows and `width` columns with these strides.
+            // SAFETY: the slice has `depth` rows and `width` columns with these strides.
             *value = unsafe { *source.offset(at as isize * down + lane as isize * across) };
         }
-        row[width..].fill(0.0);
     }
+    Lanes { first: panel.as_ptr().cast(), stride: WIDTH as isize, depth, borrowed: PhantomData }
 }
 
 /// Where a block of the result begins, and from where on the inner dimension is taken.
@@ -154,35 +207,69 @@ struct Place {
 #[inline(always)]
 fn block<const ROWS: usize, const FUSED: bool>(
     a: &ArrayView2<'_, f32>,
-    panel: &[[f32; WIDTH]],
+    lanes: Lanes<'_>,
     out: &mut ArrayViewMut2<'_, f32>,
     Place { row, column, width, start }: Place,
 ) -> usize {
-    let depth = panel.len();
-    assert!(row + ROWS <= a.nrows() && start + depth <= a.ncols(), "the block is within the left matrix");
+    assert!(row + ROWS <= a.nrows() && start + lanes.depth <= a.ncols(), "the block is within the left matrix");
     assert!(row + ROWS <= out.nrows() && column + width <= out.ncols(), "the block is within the result");
-    let (down, along) = (a.strides()[0], a.strides()[1]);
+    let strides = (a.strides()[0], a.strides()[1]);
     // SAFETY: the place is within the matrix, as was asserted.
-    let a = unsafe { a.as_ptr().offset(row as isize * down + start as isize * along) };
-    let mut sums = [[0.0_f32; WIDTH]; ROWS];
-    for (at, sums) in sums.iter_mut().enumerate() {
-        let from = out.row(row + at);
-        let from = &from.as_slice().expect("a row of the result is contiguous")[column..column + width];
-        sums[..width].copy_from_slice(from);
+    let a = unsafe { a.as_ptr().offset(row as isize * strides.0 + start as isize * strides.1) };
+    if width == WIDTH {
+        let apart = out.strides()[0];
+        // SAFETY: as above; `multiply` has asserted that a row is contiguous.
+        let out = unsafe { out.as_mut_ptr().offset(row as isize * apart).add(column) };
+        // SAFETY: the block is within all three.
+        unsafe { add_block::<ROWS, FUSED>((a, strides), lanes, (out.cast(), apart)) };
+        return ROWS;
     }
-    for (at, lanes) in panel.iter().enumerate() {
+    // The columns that there are, beside what is not looked at.
+    let mut whole = [[0.0_f32; WIDTH]; ROWS];
+    let columns = column..column + width;
+    let contiguous = "a row of the result is contiguous";
+    for (number, lanes) in whole.iter_mut().enumerate() {
+        lanes[..width].copy_from_slice(&out.row(row + number).as_slice().expect(contiguous)[columns.clone()]);
+    }
+    // SAFETY: the block is within the left matrix, and `whole` has as many rows.
+    unsafe { add_block::<ROWS, FUSED>((a, strides), lanes, (whole.as_mut_ptr(), WIDTH as isize)) };
+    for (number, lanes) in whole.iter().enumerate() {
+        let mut to = out.row_mut(row + number);
+        to.as_slice_mut().expect(contiguous)[columns.clone()].copy_from_slice(&lanes[..width]);
+    }
+    ROWS
+}
+
+/// The inner loop. All counts but the depth are constants, so that the sums stay in registers.
+///
+/// # Safety
+/// `a` must have `ROWS` rows and the lanes' depth of columns, `out` `ROWS` rows of [`WIDTH`] that nobody else refers to; each with its
+/// strides, of `out` that between its rows, in numbers.
+#[inline(always)]
+unsafe fn add_block<const ROWS: usize, const FUSED: bool>(
+    (a, (down, along)): (*const f32, (isize, isize)),
+    lanes: Lanes<'_>,
+    (out, apart): (*mut [f32; WIDTH], isize),
+) {
+    let out = out.cast::<f32>();
+    let mut sums = [[0.0_f32; WIDTH]; ROWS];
+    for (number, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: the caller's.
+        *sums = unsafe { *out.offset(number as isize * apart).cast() };
+    }
+    for at in 0..lanes.depth {
+        // SAFETY: `at` is below the depth.
+        let lanes = unsafe { lanes.at(at) };
         for (number, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: `number` is below ROWS and `at` below the depth: within the matrix, as was asserted.
+            // SAFETY: the caller's.
             let factor = unsafe { *a.offset(number as isize * down + at as isize * along) };
             for lane in 0..WIDTH {
                 sums[lane] = fma::<FUSED>(factor, lanes[lane], sums[lane]);
             }
         }
     }
-    for (at, sums) in sums.iter().enumerate() {
-        let mut to = out.row_mut(row + at);
-        let to = to.as_slice_mut().expect("a row of the result is contiguous");
-        to[column..column + width].copy_from_slice(&sums[..width]);
+    for (number, sums) in sums.iter().enumerate() {
+        // SAFETY: the caller's.
+        unsafe { *out.offset(number as isize * apart).cast() = *sums };
     }
-    ROWS
 }
