@@ -2,6 +2,7 @@
 
 pub mod attendance;
 pub mod losses;
+mod pipeline;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -11,7 +12,8 @@ use crate::thread::crew::Crew;
 use attendance::{Attendance, Verdict};
 use deepfm_core::model::Executor;
 use deepfm_core::stream::{Arrival, Control, Partition, Script, StreamError};
-use deepfm_core::train::{Observer, Step, Trainer};
+use deepfm_core::train::{Consumed, Observer, Step, Trainer};
+use pipeline::Pipeline;
 
 /// Records consumed between two looks at what has arrived.
 const STEPS_PER_TURN: usize = 2048;
@@ -72,6 +74,7 @@ pub struct Drive<S> {
     pub trainer: Trainer<Crew>,
     source: S,
     pilot: Pilot,
+    pipeline: Pipeline,
     /// Records of partitions that a script adds later. Bounded by the source's queues, since none is consumed.
     early: BTreeMap<Partition, Vec<Arrival>>,
     /// Partitions that the source has read to their end.
@@ -90,6 +93,7 @@ impl<S: Source> Drive<S> {
             trainer: trainer.with_executor(crew),
             source,
             pilot,
+            pipeline: Pipeline::new(),
             early: BTreeMap::new(),
             at_end: BTreeSet::new(),
             resumed_at: BTreeMap::new(),
@@ -223,12 +227,19 @@ impl<S: Source> Drive<S> {
         let mut consumed = 0;
         while consumed < steps && self.trainer.released() < until && !witness.is_full() {
             self.follow_script()?;
-            let Some(step) = self.trainer.step(witness) else {
-                break;
+            let next = match &self.pilot {
+                Pilot::Script(script) => script.next_at(),
+                Pilot::Attendance(_) => None,
             };
-            self.source.consumed(step.record.partition, step.record.weight);
-            witness.consumed(step);
-            consumed += 1;
+            let due = next.unwrap_or(until).min(until) - self.trainer.released();
+            let count = usize::try_from(due).unwrap_or(usize::MAX).min(steps - consumed);
+            let Self { trainer, source, pipeline, .. } = self;
+            let mut left = |record: &Consumed| source.consumed(record.partition, record.weight);
+            let done = pipeline.run(trainer, count, witness, &mut left);
+            if done == 0 {
+                break;
+            }
+            consumed += done;
         }
         Ok(consumed)
     }

@@ -4,6 +4,7 @@
 //! |---|---|---|---|---|---|
 //! | the learner (`run`) | the command | the readers | a turn of 2,048 records | ends the process | everything |
 //! | `impressions-reading`, `clicks-reading` | `source::topics` | the brokers | `kafka.queue_records_max` a partition | ends the run, 70 | the learner |
+//! | `intake` | [`crate::drive`], where there is a second core | the learner | 6 lots of 64 records ahead of it | is the learner's | the learner |
 //! | `learning` | `start` | the learner | `training.threads` less one, who are waited for | is the learner's | the learner |
 //! | `ends-asking` | `source::topics` | the learner | 64 questions, a second each | ends the run, 70 | who goes idle |
 //! | `farewell` | a reader whose client hangs | nothing | ends by itself | is its own | nothing |

@@ -123,8 +123,6 @@ pub struct Trainer<E = Inline> {
     delivery: Delivery,
     /// Of a change of parameters, for people; not part of the state.
     largest_change: f32,
-    /// Impressions that were there when the first example was learned, for people; not part of the state.
-    taught_at: Option<u64>,
 }
 
 impl Trainer {
@@ -139,13 +137,13 @@ impl Trainer {
 
 impl<E: Executor> Trainer<E> {
     fn of(intake: Intake, learner: Learner<E>) -> Self {
-        Self { intake, learner, delivery: Delivery::default(), largest_change: 0.0, taught_at: None }
+        Self { intake, learner, delivery: Delivery::default(), largest_change: 0.0 }
     }
 
     /// The same trainer, whose learner hands its work to another executor.
     pub fn with_executor<F: Executor>(self, executor: F) -> Trainer<F> {
-        let Self { intake, learner, delivery, largest_change, taught_at } = self;
-        Trainer { intake, learner: learner.with_executor(executor), delivery, largest_change, taught_at }
+        let Self { intake, learner, delivery, largest_change } = self;
+        Trainer { intake, learner: learner.with_executor(executor), delivery, largest_change }
     }
 
     /// Queues a record that was read.
@@ -176,7 +174,13 @@ impl<E: Executor> Trainer<E> {
     /// Consumes the next record of the merged order; nothing while a live partition's queue is empty.
     pub fn step(&mut self, observer: &mut dyn Observer) -> Option<Step> {
         let record = self.intake.step(&mut self.delivery)?;
-        Some(Step { record, unlearned: self.hear(observer) })
+        Some(Step { record, unlearned: self.learner.take(&mut self.delivery, observer) })
+    }
+
+    /// The two halves. They may go on at once, one ahead of the other, and be together again when the learner has taken every
+    /// delivery of the intake in its order: then the state is that of as many [`step`](Self::step)s.
+    pub fn halves(&mut self) -> (&mut Intake, &mut Learner<E>) {
+        (&mut self.intake, &mut self.learner)
     }
 
     /// Consumes the next record, and learns an impression at once with the label that `clicked` knows of it. Nothing while a
@@ -187,27 +191,12 @@ impl<E: Executor> Trainer<E> {
         observer: &mut dyn Observer,
     ) -> Option<Vec<Unlearned>> {
         let is_there = self.intake.step_labelled(clicked, &mut self.delivery);
-        is_there.then(|| self.hear(observer))
-    }
-
-    /// Gives the learner what the intake said.
-    fn hear(&mut self, observer: &mut dyn Observer) -> Vec<Unlearned> {
-        let unlearned = self.learner.take(&mut self.delivery, observer);
-        self.note_teaching();
-        unlearned
-    }
-
-    fn note_teaching(&mut self) {
-        if self.taught_at.is_none() && self.learned() > 0 {
-            self.taught_at = Some(self.intake.counters.impressions);
-        }
+        is_there.then(|| self.learner.take(&mut self.delivery, observer))
     }
 
     /// Learns the half-filled batch: the end of a run with `step_labelled`. Gives what could not be learned of it.
     pub fn learn_rest(&mut self, observer: &mut dyn Observer) -> Vec<Unlearned> {
-        let unlearned = self.learner.finish(observer);
-        self.note_teaching();
-        unlearned
+        self.learner.finish(observer)
     }
 
     /// What was read.
@@ -291,9 +280,9 @@ impl<E: Executor> Trainer<E> {
         &self.intake.join
     }
 
-    /// Number of the first impression that was scored after an example had been learned, as far as this trainer saw it.
+    /// The least number of an impression that arrives after an example was learned, as far as this trainer saw it.
     pub fn taught_at(&self) -> Option<u64> {
-        self.taught_at
+        self.learner.beginning.taught_at
     }
 
     /// The shown scores that wait for their label: of impressions whose window the log does not cover yet.

@@ -1,4 +1,5 @@
-//! Kernel: a crew that works off the parts of a learning step, with the thread that asks. All `unsafe` of it is here.
+//! Kernel: a crew that works off the parts of a learning step with the thread that asks, or does what is done beside it. All `unsafe` of
+//! it is here.
 //!
 //! A step has a handful of phases of some ten microseconds, so nobody is sent to sleep between them at once: a member looks for work
 //! for a while before it does. A member that comes late, because the machine has something else to do, is not waited for: work is
@@ -68,6 +69,11 @@ impl std::fmt::Debug for Shared {
 impl Crew {
     /// A crew of so many threads, whoever asks included: one is nobody else.
     pub fn new(threads: usize) -> Self {
+        Self::named("learning", threads)
+    }
+
+    /// The same, whose members have this name.
+    pub fn named(name: &str, threads: usize) -> Self {
         let nothing = Work { data: std::ptr::null(), call: |_| () };
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
@@ -78,18 +84,41 @@ impl Crew {
         });
         let member = |_| {
             let shared = Arc::clone(&shared);
-            super::aside("learning", move || shared.serve())
+            super::aside(name, move || shared.serve())
         };
         let members = (1..threads.min(THREADS_MAX)).map(member).collect();
         Self { shared, members, is_busy: Cell::new(false) }
     }
 
-    /// Calls `work` here and on every member that comes before it has returned here, of whom `more` are woken; returns when nobody is at
-    /// it any more.
+    /// Does `job` here while a member does what is done beside it; returns when both have ended. Done one after the other where there is
+    /// nobody else, or nobody is free.
     ///
     /// # Panics
-    /// When it does, here or there.
-    fn work_on<F: Fn() + Sync>(&self, more: usize, work: &F) {
+    /// When one of them does, or `job` waits for a member that there is not.
+    pub fn beside<T>(&self, company: impl FnOnce() + Send, job: impl FnOnce() -> T) -> T {
+        if self.members.is_empty() || self.is_busy.get() {
+            company();
+            return job();
+        }
+        let company = Mutex::new(Some(company));
+        let work = || {
+            let company = company.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(company) = company {
+                company();
+            }
+        };
+        let done = self.work_on(1, &work, job);
+        // A job that did not need it may be done before a member came.
+        work();
+        done
+    }
+
+    /// Does `job` here, and calls `work` on every member that comes before that has returned, of whom `more` are woken; returns when
+    /// nobody is at it any more.
+    ///
+    /// # Panics
+    /// When one of them does, here or there.
+    fn work_on<F: Fn() + Sync, T>(&self, more: usize, work: &F, job: impl FnOnce() -> T) -> T {
         unsafe fn call<F: Fn()>(data: *const ()) {
             // SAFETY: `data` is the `work` of `work_on`, which does not return before the last call has.
             unsafe { (*data.cast::<F>())() }
@@ -107,11 +136,12 @@ impl Crew {
         }
         // Also when it panics: members have borrowed what is above us.
         let closing = Closing(self);
-        work();
+        let done = job();
         drop(closing);
         if let Some(panic) = shared.said() {
             resume_unwind(panic);
         }
+        done
     }
 }
 
@@ -200,11 +230,12 @@ impl Executor for Crew {
         }
         let more = items.len() - 1;
         let items = Items { first: items.as_mut_ptr(), len: items.len(), next: AtomicUsize::new(0) };
-        self.work_on(more, &|| {
+        let work = || {
             while let Some(item) = items.take() {
                 job(item);
             }
-        });
+        };
+        self.work_on(more, &work, work);
     }
 }
 
@@ -233,7 +264,7 @@ impl Drop for Crew {
         for member in self.members.drain(..) {
             member.thread().unpark();
             if member.join().is_err() {
-                tracing::error!("a learning thread has panicked");
+                tracing::error!("a thread of a crew has panicked");
             }
         }
     }
@@ -271,6 +302,38 @@ mod tests {
             *seen = Some(std::thread::current().id());
         });
         assert!(seen.contains(&Some(ours)) && seen.iter().flatten().any(|id| *id != ours), "{seen:?}");
+    }
+
+    #[test]
+    fn what_is_done_beside_a_job_is_done_once_and_with_it() {
+        for threads in [1, 2, 3] {
+            let crew = Crew::named("company", threads);
+            for round in 0..500 {
+                let (mut done, mut beside) = (0, 0);
+                let result = crew.beside(
+                    || beside += 1,
+                    || {
+                        done += 1;
+                        // Some are over before a member comes.
+                        if round % 3 == 0 {
+                            std::thread::yield_now();
+                        }
+                        round
+                    },
+                );
+                assert_eq!((result, done, beside), (round, 1, 1));
+            }
+        }
+        let crew = Crew::named("company", 2);
+        let (to_job, from_company) = std::sync::mpsc::channel();
+        let company = move || to_job.send(std::thread::current().name().map(str::to_owned)).expect("it listens");
+        let name = crew.beside(company, || from_company.recv().expect("it comes"));
+        assert_eq!(name.as_deref(), Some("company"));
+        let caught = catch_unwind(AssertUnwindSafe(|| crew.beside(|| panic!("beside"), || ())));
+        assert!(caught.is_err());
+        let caught = catch_unwind(AssertUnwindSafe(|| crew.beside(|| (), || panic!("here"))));
+        assert!(caught.is_err());
+        assert_eq!(crew.beside(|| (), || 7), 7, "it goes on");
     }
 
     #[test]

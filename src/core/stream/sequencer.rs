@@ -198,6 +198,11 @@ impl<T> Sequencer<T> {
         self.lanes.get(&partition).map_or(0, |lane| lane.queue.len())
     }
 
+    /// Records queued for all partitions.
+    pub fn queued_in_all(&self) -> usize {
+        self.lanes.values().map(|lane| lane.queue.len()).sum()
+    }
+
     /// What is queued for a partition before an offset.
     pub fn queued_before(&self, partition: Partition, offset: i64) -> impl Iterator<Item = &T> {
         let queue = self.lanes.get(&partition).into_iter().flat_map(|lane| &lane.queue);

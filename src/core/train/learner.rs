@@ -51,6 +51,16 @@ pub struct Learner<E> {
     scratch: Scratch,
     /// What could not be learned since it was last told.
     unlearned: Vec<Unlearned>,
+    pub(super) beginning: Beginning,
+}
+
+/// When learning began, for people; not part of the state.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Beginning {
+    /// The number that the next impression has at least.
+    next_number: u64,
+    /// What that was when the first example was learned.
+    pub(super) taught_at: Option<u64>,
 }
 
 impl<E: Executor> Learner<E> {
@@ -67,14 +77,30 @@ impl<E: Executor> Learner<E> {
             executor,
             scratch: Scratch::default(),
             unlearned: Vec::new(),
+            beginning: Beginning::default(),
             params,
         }
     }
 
     /// The same learner with another executor.
     pub(super) fn with_executor<F: Executor>(self, executor: F) -> Learner<F> {
-        let Self { params, model, batch, windows, shown, refusals, counters, log_time, scratch, unlearned, .. } = self;
-        Learner { params, model, batch, windows, shown, refusals, counters, log_time, executor, scratch, unlearned }
+        let Self { params, model, batch, windows, shown, refusals, counters, log_time, unlearned, beginning, .. } =
+            self;
+        let scratch = Scratch::default();
+        Learner {
+            params,
+            model,
+            batch,
+            windows,
+            shown,
+            refusals,
+            counters,
+            log_time,
+            executor,
+            scratch,
+            unlearned,
+            beginning,
+        }
     }
 
     /// The model.
@@ -135,6 +161,7 @@ impl<E: Executor> Learner<E> {
 
     /// An impression arrived: its score is that of the weights as they are now.
     fn show(&mut self, id: &str, time: i64, shown: Arc<Shown>, observer: &mut dyn Observer) {
+        self.beginning.next_number = shown.number + 1;
         if !is_sampled(METRICS_LANE, self.params.metrics_sampling_rate, id) {
             self.counters.unscored += 1;
             return;
@@ -271,6 +298,9 @@ impl<E: Executor> Learner<E> {
             }
             self.counters.batches += 1;
             self.counters.learned += pending.len() as u64;
+            if self.counters.learned > 0 {
+                self.beginning.taught_at.get_or_insert(self.beginning.next_number);
+            }
             self.counters.ids_refused += learned.ids_refused as u64;
             self.counters.rows_evicted += learned.rows_evicted as u64;
             self.counters.candidates_evicted += learned.candidates_evicted as u64;
