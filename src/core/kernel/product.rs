@@ -160,9 +160,10 @@ fn lanes<'p>(
     panel: &'p mut Panel,
 ) -> Lanes<'p> {
     let (width, depth) = (columns.len(), inner.len());
+    assert!(inner.end <= b.nrows() && columns.end <= b.ncols(), "the panel is within the right matrix");
     let (down, across) = (b.strides()[0], b.strides()[1]);
-    let source = b.slice(ndarray::s![inner, columns]);
-    let source = source.as_ptr();
+    // SAFETY: the place is within the matrix, as was asserted.
+    let source = unsafe { b.as_ptr().offset(inner.start as isize * down + columns.start as isize * across) };
     if across == 1 && width == WIDTH {
         return Lanes { first: source, stride: down, depth, borrowed: PhantomData };
     }
@@ -171,7 +172,7 @@ fn lanes<'p>(
         while copied + TILE <= depth {
             let mut columns = [[0.0_f32; TILE]; WIDTH];
             for (lane, column) in columns.iter_mut().enumerate() {
-                // SAFETY: the slice has `depth` rows side by side and `WIDTH` columns with this stride, and a tile is within its rows.
+                // SAFETY: the panel has `depth` rows side by side and `WIDTH` columns with this stride, and a tile is within its rows.
                 *column = unsafe { *source.offset(copied as isize + lane as isize * across).cast() };
             }
             for at in 0..TILE {
@@ -187,7 +188,7 @@ fn lanes<'p>(
     for (at, place) in panel.iter_mut().enumerate().take(depth).skip(copied) {
         let row = place.write([0.0; WIDTH]);
         for (lane, value) in row[..width].iter_mut().enumerate() {
-            // SAFETY: the slice has `depth` rows and `width` columns with these strides.
+            // SAFETY: the panel has `depth` rows and `width` columns with these strides.
             *value = unsafe { *source.offset(at as isize * down + lane as isize * across) };
         }
     }
