@@ -63,7 +63,7 @@ impl Census {
             return;
         };
         for (field, books) in self.fields.iter_mut().enumerate() {
-            books.present += u64::from(!impression.features.field(field).is_empty());
+            books.present += u64::from(impression.features.field(field).len() > 0);
         }
         self.seen += 1;
         if self.seen == self.window {

@@ -51,7 +51,7 @@ impl Gatekeeper {
             return;
         }
         let fits = |field: &usize| *field < shown.features.fields();
-        let slice = self.params.slice_field.filter(fits).and_then(|field| shown.features.field(field).first());
+        let slice = self.params.slice_field.filter(fits).and_then(|field| shown.features.field(field).next());
         // Where the log is read again, after a reset, the version that is live has seen its labels: that is no comparison.
         let incumbent = self.incumbent.as_ref().filter(|incumbent| incumbent.watermark < time);
         let incumbent = incumbent.and_then(|incumbent| score(incumbent, &self.fields, shown, &mut self.scratch));

@@ -42,7 +42,7 @@ fn events_make_every_id_known_and_then_draw_some_more_often() {
         let Event::Impression(impression) = decode(EventKind::Impression, &drawn.impression(number, START_MS)) else {
             panic!("it is an impression");
         };
-        let ids: Vec<u64> = impression.features.ids().collect();
+        let ids = impression.features.ids();
         assert_eq!(ids.len(), fields.len());
         firsts += usize::from(ids[0] == first);
         if number < VALUES {

@@ -51,7 +51,7 @@ fn the_encoder_reproduces_every_vector() {
             .unwrap_or_else(|misfit| panic!("{case}: {misfit}"));
         let id = |text: &str| text.parse::<FeatureId>().expect("an id is 64 bits");
         let expected: Vec<Entry> = entries.iter().map(|entry| Entry { id: id(&entry.id), x: entry.x }).collect();
-        assert_eq!(features.entries(), expected, "{case}");
+        assert_eq!(features.entries().collect::<Vec<_>>(), expected, "{case}");
     }
 }
 

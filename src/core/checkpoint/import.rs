@@ -313,8 +313,8 @@ fn id_of(field: &Field, encoder: &Encoder, number: usize, value: &Value) -> Resu
     let features = serde_json::json!({ &field.name: value }).to_string();
     let features =
         encoder.encode_json(&features).map_err(|source| ImportError::NoValue { field: name(), number, source })?;
-    match features.entries() {
-        [entry] => Ok(entry.id),
+    match features.ids() {
+        [id] => Ok(*id),
         _ => Err(ImportError::NotOne { field: name(), number }),
     }
 }

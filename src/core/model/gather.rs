@@ -36,11 +36,11 @@ impl Layout {
         for features in batch {
             assert!(features.fields() <= fields, "the encoder has no more fields than the model");
             let base = self.entries.len() as u32;
-            for entry in features.entries() {
-                let slot = self.slot(entry.id);
-                self.entries.push((slot, entry.x));
+            match features.weights() {
+                None => self.append(features.ids().iter().map(|id| (*id, 1.0))),
+                Some(weights) => self.append(features.ids().iter().copied().zip(weights.iter().copied())),
             }
-            self.ends.extend(features.ends().iter().map(|end| base + end));
+            self.ends.extend(features.ends().map(|end| base + end));
             self.ends.resize(self.ends.len() + fields - features.fields(), self.entries.len() as u32);
         }
     }
@@ -58,6 +58,15 @@ impl Layout {
         Entries { entries: &self.entries, start, ends, fields: self.fields, dim }
     }
 
+    fn append(&mut self, entries: impl ExactSizeIterator<Item = (FeatureId, f32)>) {
+        self.entries.reserve(entries.len());
+        for (id, x) in entries {
+            let slot = self.slot(id);
+            self.entries.push((slot, x));
+        }
+    }
+
+    #[inline]
     fn slot(&mut self, id: FeatureId) -> u32 {
         let (ids, key) = (&mut self.ids, self.key);
         let next = ids.len() as u32;

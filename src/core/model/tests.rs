@@ -133,7 +133,7 @@ fn a_full_table_keeps_learning_new_ids_and_the_rows_unseen_the_longest_go() {
     assert_eq!(learned.rows_created - learned.rows_evicted, 100);
     assert!(learned.rows_evicted > 1000 && learned.ids_refused == 0, "{learned:?}");
     let newest = batch_features(299);
-    let ids = newest.iter().flat_map(|features| features.entries().iter().map(|entry| entry.id));
+    let ids = newest.iter().flat_map(|features| features.ids().iter().copied());
     assert!(ids.into_iter().all(|id| model.table().find(id).is_some()), "what was learned last is there");
     let oldest = model.table().numbers().map(|row| model.table().head(row).last_seen).min();
     assert!(oldest > Some(285), "100 rows are those of some seven batches: {oldest:?}");

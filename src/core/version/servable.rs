@@ -81,7 +81,7 @@ impl Servable {
     /// As much of a model as scores these features as the whole model does.
     pub(super) fn sample(model: &DeepFm, logit_offset: f64, features: &[Features]) -> Self {
         let dim = model.params().embedding_dim;
-        let mut ids: Vec<FeatureId> = features.iter().flat_map(Features::ids).collect();
+        let mut ids: Vec<FeatureId> = features.iter().flat_map(Features::ids).copied().collect();
         ids.sort_unstable();
         ids.dedup();
         ids.retain(|id| model.table().find(*id).is_some());

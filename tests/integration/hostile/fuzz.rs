@@ -243,7 +243,7 @@ fn decode(payload: Option<&[u8]>, headers: &Headers, timestamp: Option<i64>) {
                     if let Event::Impression(impression) = &decoded.event {
                         assert_eq!(impression.features.fields(), 3);
                         assert!(impression.weight.is_finite() && impression.weight >= 0.0);
-                        assert!(impression.features.entries().iter().all(|entry| entry.x.is_finite()));
+                        assert!(impression.features.entries().all(|entry| entry.x.is_finite()));
                     }
                 }
                 Err(refusal) => assert!(refusal.detail().chars().count() <= DETAIL_CHARS_MAX, "{}", refusal.detail()),
