@@ -16,10 +16,13 @@ mod changes;
 mod checkpoint;
 mod counters;
 mod digest;
+mod form;
 mod held;
 mod memory;
+mod order;
 pub mod params;
 mod record;
+mod records;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -28,16 +31,15 @@ mod watermark;
 
 use std::sync::Arc;
 
-use serde::Serialize;
-
 use crate::event::EventKind;
 
 pub use changes::{ChangeRecord, first_record};
 pub use checkpoint::{JoinEntry, JoinRestoreError, JoinScalars};
 pub use counters::JoinCounters;
-pub use record::{ClickIn, Emission, EmissionKind, EventIdHash, ImpressionIn, WaitingClick, Weigh};
+pub use record::{ClickIn, Emission, EmissionKind, EventIdHash, ImpressionIn, Pack, WaitingClick, Weigh};
 pub use state::{Attributed, ImpressionState};
 
+use form::Packed;
 use held::HeldImpressions;
 use memory::{Memory, Remembered};
 use params::{JoinParams, LabelPolicy};
@@ -226,7 +228,7 @@ impl<P: Weigh> Join<P> {
     }
 }
 
-impl<P: Clone + Serialize + Weigh> Join<P> {
+impl<P: Clone + Pack> Join<P> {
     /// Takes an impression in, and appends what follows from it to `out`; says whether it was taken.
     ///
     /// # Panics
@@ -266,7 +268,7 @@ impl<P: Clone + Serialize + Weigh> Join<P> {
 
     fn take_impression(&mut self, impression: ImpressionIn<P>, out: &mut Vec<Emission<P>>) -> Taken {
         let ImpressionIn { impression_id: id, time, payload, .. } = impression;
-        if self.held.contains(&id) {
+        if self.held.find(&id).is_some() {
             self.counters.conflicting_impression += 1;
             return Taken::Conflicting;
         }
@@ -303,27 +305,32 @@ impl<P: Clone + Serialize + Weigh> Join<P> {
     fn take_click(&mut self, click: ClickIn, out: &mut Vec<Emission<P>>) {
         let ClickIn { partition, offset, impression_id: id, event_id, time } = click;
         let event_id = event_id.map(Arc::from);
-        let Some(impression_time) = self.held.time(&id) else {
+        let Some(number) = self.held.find(&id) else {
             self.waiting.insert(id, WaitingClick { time, event_id, partition, offset });
             return;
         };
+        let impression_time = self.held.time(number);
         if !self.in_window(impression_time, time) {
             self.counters.click_outside_window += 1;
             return;
         }
         let JoinParams { labels, late_clicks, .. } = self.params;
         let click = Attributed { time, event_id };
-        match self.held.update(&id, |state| state.clicked(click, labels, late_clicks)) {
-            None | Some(ClickEffect::HeldBack) => {}
-            Some(ClickEffect::Label(label)) => self.emit((id, impression_time), label, out),
-            Some(ClickEffect::Late(label)) => {
+        let effect = self.held.update(number, |state| {
+            let (state, effect) = state.clicked(click, labels, late_clicks);
+            (state, effect.map(unpacked::<P>))
+        });
+        match effect {
+            ClickEffect::HeldBack => {}
+            ClickEffect::Label(label) => self.emit((id, impression_time), label, out),
+            ClickEffect::Late(label) => {
                 self.counters.late_click += 1;
                 if let Some(label) = label {
                     self.emit((id, impression_time), label, out);
                 }
             }
-            Some(ClickEffect::Extra) => self.counters.extra_click += 1,
-            Some(ClickEffect::Unlabelled) => self.counters.unlabelled_click += 1,
+            ClickEffect::Extra => self.counters.extra_click += 1,
+            ClickEffect::Unlabelled => self.counters.unlabelled_click += 1,
         }
     }
 
@@ -345,20 +352,18 @@ impl<P: Clone + Serialize + Weigh> Join<P> {
     }
 
     fn close_oldest_open(&mut self, out: &mut Vec<Emission<P>>) {
-        let Some((time, id)) = self.held.oldest_open().cloned() else {
+        let Some((time, number)) = self.held.oldest_open() else {
             return;
         };
-        let closed = self.held.update(&id, |state| (ImpressionState::Unlabelled, state));
+        let (payload, was_clicked) = self.held.update(number, |state| {
+            let was_clicked = matches!(state, ImpressionState::Clicked(..));
+            let payload = state.payload().copied().map(unpacked::<P>);
+            (ImpressionState::Unlabelled, (payload, was_clicked))
+        });
         self.counters.closed_unlabelled += 1;
-        let payload = match closed {
-            Some(ImpressionState::Clicked(kept, _)) => {
-                self.counters.unlabelled_click += 1;
-                Some(kept.payload)
-            }
-            Some(ImpressionState::Open(kept) | ImpressionState::Faked(kept)) => Some(kept.payload),
-            _ => None,
-        };
+        self.counters.unlabelled_click += u64::from(was_clicked);
         if let Some(payload) = payload {
+            let id = self.held.id(number);
             self.emit((id, time), Label { kind: EmissionKind::Unlabelled, click: None, payload }, out);
         }
     }
@@ -366,15 +371,23 @@ impl<P: Clone + Serialize + Weigh> Join<P> {
     /// Matures and forgets what the watermark has passed.
     fn expire(&mut self, out: &mut Vec<Emission<P>>) {
         let late = self.params.late_clicks;
-        while let Some((time, id)) = self.held.oldest_open()
-            && self.watermark.passed(self.matures_after(*time))
+        while let Some((time, number)) = self.held.oldest_open()
+            && self.watermark.passed(self.matures_after(time))
         {
-            let (time, id) = (*time, Arc::clone(id));
-            if let Some(label) = self.held.update(&id, |state| state.matured(late)).flatten() {
+            let label = self.held.update(number, |state| {
+                let (state, label) = state.matured(late);
+                (state, label.map(|label| label.map(unpacked::<P>)))
+            });
+            if let Some(label) = label {
+                let id = self.held.id(number);
                 self.emit((id, time), label, out);
             }
         }
         self.forget();
         self.hold_bounds();
     }
+}
+
+fn unpacked<P: Pack>(payload: Packed<'_>) -> P {
+    P::unpack(payload.bytes)
 }

@@ -5,6 +5,7 @@
 //! The modules are declared in reading order, and **a module may import only modules declared above it** (a test checks this).
 
 pub mod math;
+pub mod packed;
 pub mod kernel;
 pub mod feature;
 pub mod event;

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use deepfm_core::event::EventKind;
+use deepfm_core::feature::{Entry, Features};
 use deepfm_core::join::params::{JoinParams, LabelPolicy, LatePolicy};
-use deepfm_core::join::{ClickIn, Emission, ImpressionIn, Join, Weigh};
+use deepfm_core::join::{ClickIn, Emission, ImpressionIn, Join};
 use deepfm_core::stream::Partition;
-use serde::Serialize;
+use deepfm_core::train::Shown;
 
 const IMPRESSIONS: Partition = Partition { kind: EventKind::Impression, number: 0 };
 const CLICKS: Partition = Partition { kind: EventKind::Click, number: 0 };
@@ -21,15 +22,8 @@ const CLICK_EVERY: i64 = 33;
 /// Inputs made at a time, outside the measurement.
 const CHUNK: i64 = 10_000;
 
-/// Stands for the encoded features of 20 one-hot fields.
-#[derive(Clone, Serialize)]
-struct Payload {
-    entries: Box<[(u64, f32)]>,
-    ends: Box<[u32]>,
-}
-
 enum Input {
-    Impression(ImpressionIn<Payload>),
+    Impression(ImpressionIn<Arc<Shown>>),
     Click(ClickIn),
 }
 
@@ -38,16 +32,15 @@ fn inputs(at: i64) -> impl Iterator<Item = Input> {
     let time = START_MS + at / PER_MS;
     let spread = |number: i64| (number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let id = move |number: i64| format!("{:016x}-{:016x}", spread(number), spread(!number));
+    let field = |field| vec![Entry { id: spread(at + field), x: 1.0 }];
+    let features = Features::new(&(0..20).map(field).collect::<Vec<_>>());
     let impression = Input::Impression(ImpressionIn {
         partition: IMPRESSIONS,
         offset: at,
         impression_id: Arc::from(id(at)),
         event_id: Some(format!("i-{}", id(at)).into()),
         time,
-        payload: Payload {
-            entries: (0..20).map(|field| (spread(at + field), 1.0)).collect(),
-            ends: (1..=20).collect(),
-        },
+        payload: Arc::new(Shown { number: at as u64, partition: IMPRESSIONS, offset: at, weight: 1.0, features }),
     });
     let clicked = at - 1000 * PER_MS;
     let click = (at % CLICK_EVERY == 0 && clicked >= 0).then(|| {
@@ -62,17 +55,11 @@ fn inputs(at: i64) -> impl Iterator<Item = Input> {
     std::iter::once(impression).chain(click)
 }
 
-impl Weigh for Payload {
-    fn weight(&self) -> usize {
-        size_of::<Self>()
-    }
-}
-
 /// A join and its place in the log.
 struct Running {
-    join: Join<Payload>,
+    join: Join<Arc<Shown>>,
     at: i64,
-    out: Vec<Emission<Payload>>,
+    out: Vec<Emission<Arc<Shown>>>,
 }
 
 impl Running {

@@ -1,13 +1,19 @@
 //! What the program takes of the machine's memory: an allocator that gives back, and no more with time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use deepfm_core::event::EventKind;
 use deepfm_core::feature::{Entry, Features, hash};
+use deepfm_core::join::params::{JoinParams, LabelPolicy, LatePolicy};
+use deepfm_core::join::{ImpressionIn, Join};
 use deepfm_core::model::params::ModelParams;
 use deepfm_core::model::{DeepFm, Example, Importance, Inline, Scratch};
+use deepfm_core::stream::Partition;
+use deepfm_core::train::Shown;
 
 use crate::support::command::{Running, deepfm};
-use crate::support::counting::allocations;
+use crate::support::counting::{allocations, held_bytes};
 use crate::support::rounds;
 
 #[test]
@@ -84,5 +90,52 @@ fn a_model_learns_and_scores_known_ids_without_allocating() {
             assert!(warm_up > 0, "what is allocated is counted");
             assert_eq!(after, 0, "batches of {size}, momentum {momentum}");
         }
+    }
+}
+
+/// An impression of twenty plain fields, whose id has twelve characters, from far into a log.
+fn impression(number: u64) -> ImpressionIn<Arc<Shown>> {
+    const FAR: u64 = 10_000_000_000;
+    let partition = Partition { kind: EventKind::Impression, number: 11 };
+    let field = |field| vec![Entry { id: hash::hash(2, number, field), x: 1.0 }];
+    let features = Features::new(&(0..20).map(field).collect::<Vec<_>>());
+    let offset = (FAR + number) as i64;
+    ImpressionIn {
+        partition,
+        offset,
+        impression_id: Arc::from(format!("{number:012}")),
+        event_id: None,
+        time: 1_700_000_000_000 + number as i64 / 20,
+        payload: Arc::new(Shown { number: FAR + number, partition, offset, weight: 1.0, features }),
+    }
+}
+
+/// Each count is one after which the table of ids is as empty as it ever is, or as full; what is allocated is the largest
+/// part in blocks of 64 KiB, which an allocator does not round up.
+#[test]
+fn an_open_impression_of_twenty_plain_fields_takes_at_most_250_bytes() {
+    for (count, at_most) in [(10_000, 250), (114_688, 244), (114_689, 250), (400_000, 250)] {
+        let params = JoinParams {
+            window_ms: 600_000,
+            click_before_ms: 0,
+            lateness_ms: 0,
+            retention_ms: 600_000,
+            labels: LabelPolicy::AtMaturity,
+            late_clicks: LatePolicy::Correct,
+            open_impressions_max: usize::MAX,
+            held_bytes_max: usize::MAX,
+            waiting_clicks_max: usize::MAX,
+            remembered_max: usize::MAX,
+        };
+        let (bytes, join) = held_bytes(|| {
+            let (mut join, mut out) = (Join::new(params), Vec::new());
+            (0..count).for_each(|number| {
+                join.impression(impression(number), &mut out);
+            });
+            join
+        });
+        assert_eq!(join.open() as u64, count);
+        let each = bytes as f64 / count as f64;
+        assert!((200.0..=f64::from(at_most)).contains(&each), "{each:.1} bytes each of {count}");
     }
 }

@@ -8,6 +8,7 @@
 //! only if it says something, so that equal features have equal words.
 
 use super::{Entry, FeatureId};
+use crate::packed::{Reader, put_varint};
 
 /// The encoded features of one event, grouped by field.
 #[derive(Clone, Default)]
@@ -143,6 +144,40 @@ impl Features {
             let weights: &mut [f32] = bytemuck::cast_slice_mut(&mut self.words[self.entries as usize..]);
             weights[place] = entry.x;
         }
+    }
+
+    /// Appends them, packed.
+    pub fn pack(&self, bytes: &mut Vec<u8>) {
+        let Self { words, fields, entries, form } = self;
+        let ends = match form.ends {
+            Ends::OneEach => 0,
+            Ends::Short => 1,
+            Ends::Long => 2,
+        };
+        put_varint(bytes, u64::from(*fields) << 3 | ends << 1 | u64::from(form.is_weighted));
+        if form.ends != Ends::OneEach {
+            put_varint(bytes, u64::from(*entries));
+        }
+        bytes.extend_from_slice(bytemuck::cast_slice(words));
+    }
+
+    /// The features that were packed.
+    ///
+    /// # Panics
+    /// When these are not they.
+    pub fn unpack(reader: &mut Reader<'_>) -> Self {
+        let head = reader.varint();
+        let ends = match head >> 1 & 3 {
+            0 => Ends::OneEach,
+            1 => Ends::Short,
+            _ => Ends::Long,
+        };
+        let (form, fields) = (Form { is_weighted: head & 1 == 1, ends }, (head >> 3) as u32);
+        let entries = if ends == Ends::OneEach { fields } else { reader.varint() as u32 };
+        let mut words: Box<[u64]> = vec![0; form.words(fields as usize, entries as usize)].into();
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+        bytes.copy_from_slice(reader.take(bytes.len()));
+        Self { words, fields, entries, form }
     }
 
     /// The same of the first `fields` fields only.

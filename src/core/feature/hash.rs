@@ -1,6 +1,11 @@
 //! The one keyed hash of the core, by which everything that looks random is a function of the log: initial weights,
 //! negative sampling, dropout masks. Defined bit for bit in the golden vectors (`sampling_*.json`).
 
+use std::hash::BuildHasher;
+use std::sync::LazyLock;
+
+use xxhash_rust::xxh3::xxh3_64_with_secret;
+
 /// The odd constant of `splitmix64` (2^64 over the golden ratio).
 const GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
 
@@ -44,3 +49,33 @@ pub type SlotMap<K, V> = std::collections::HashMap<K, V, SlotHash>;
 /// A set that nothing iterates.
 #[expect(clippy::disallowed_types, reason = "looked up, never iterated")]
 pub type SlotSet<K> = std::collections::HashSet<K, SlotHash>;
+
+/// Bytes of a secret of XXH3.
+const SECRET_BYTES: usize = 192;
+
+/// Drawn once.
+static SECRET: LazyLock<[u8; SECRET_BYTES]> = LazyLock::new(|| {
+    let (state, mut secret) = (SlotHash::new(), [0; SECRET_BYTES]);
+    for (number, bytes) in (0_u64..).zip(secret.chunks_exact_mut(8)) {
+        bytes.copy_from_slice(&state.hash_one(number).to_ne_bytes());
+    }
+    secret
+});
+
+/// Hashes texts for tables that nothing iterates: XXH3-64 under a secret of the process, for the same reason.
+#[derive(Clone, Copy, Debug)]
+pub struct TextHash(&'static [u8; SECRET_BYTES]);
+
+impl Default for TextHash {
+    fn default() -> Self {
+        Self(&SECRET)
+    }
+}
+
+impl TextHash {
+    /// The hash of a text.
+    #[inline]
+    pub fn of(self, text: &[u8]) -> u64 {
+        xxh3_64_with_secret(text, self.0)
+    }
+}

@@ -5,6 +5,7 @@ use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use super::{Entry, Features};
+use crate::packed::{put_varint, write_varint};
 
 impl Serialize for Features {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -12,6 +13,29 @@ impl Serialize for Features {
         parts.serialize_field("entries", &List(self.entries()))?;
         parts.serialize_field("ends", &List(self.ends()))?;
         parts.end()
+    }
+}
+
+/// Bytes of an entry's block while it is written; it needs 14 of them at most.
+const BLOCK: usize = 16;
+
+impl Features {
+    /// Appends their form in postcard: what their serialisation makes, in a fraction of the time.
+    pub fn write(&self, bytes: &mut Vec<u8>) {
+        let entries = self.entries();
+        put_varint(bytes, entries.len() as u64);
+        let mut at = bytes.len();
+        bytes.resize(at + BLOCK * entries.len(), 0);
+        for Entry { id, x } in entries {
+            let mut block = [0; BLOCK];
+            let length = write_varint(&mut block, id);
+            block[length..length + 4].copy_from_slice(&x.to_le_bytes());
+            bytes[at..at + BLOCK].copy_from_slice(&block);
+            at += length + 4;
+        }
+        bytes.truncate(at);
+        put_varint(bytes, self.fields() as u64);
+        self.ends().for_each(|end| put_varint(bytes, u64::from(end)));
     }
 }
 
@@ -45,6 +69,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::packed::Reader;
 
     /// Features as they were held when their form on the wire was set.
     #[derive(Debug, serde::Serialize)]
@@ -71,6 +96,9 @@ mod tests {
         assert!(features.ends().eq(plain.ends.iter().copied()));
         let written = postcard::to_stdvec(&features).expect("features have a form in postcard");
         assert_eq!(written, postcard::to_stdvec(&plain).expect("lists have a form in postcard"));
+        let mut appended = Vec::from(*b"before");
+        features.write(&mut appended);
+        assert_eq!(appended.strip_prefix(b"before"), Some(written.as_slice()));
         assert_eq!(serde_json::json!(features), serde_json::json!(plain));
         let read: Features = postcard::from_bytes(&written).expect("what was written is read");
         assert_eq!(read, features);
@@ -79,6 +107,11 @@ mod tests {
         let mut pairs: Vec<(u16, Entry)> = shifted.collect();
         pairs.sort_by_key(|(field, _)| std::cmp::Reverse(*field));
         assert_eq!(Features::from_pairs(fields.len(), &pairs), features);
+        let mut packed = Vec::new();
+        features.pack(&mut packed);
+        let mut reader = Reader(&packed);
+        assert_eq!(Features::unpack(&mut reader), features);
+        assert!(reader.0.is_empty(), "all of it was read");
     }
 
     fn entry() -> impl Strategy<Value = Entry> {

@@ -16,8 +16,7 @@ use super::counters::JoinCounters;
 use super::held::Inserted;
 use super::memory::Remembered;
 use super::params::JoinParams;
-use super::record::Weigh;
-use super::record::{EventIdHash, WaitingClick};
+use super::record::{EventIdHash, Pack, WaitingClick};
 use super::state::ImpressionState;
 use super::watermark::Watermark;
 
@@ -89,15 +88,14 @@ impl<P> Join<P> {
     pub fn scalars(&self) -> JoinScalars {
         JoinScalars { watermark: self.watermark.value(), counters: self.counters }
     }
+}
 
+impl<P: Pack> Join<P> {
     /// Everything held, in canonical order: open impressions, resolved ones, waiting clicks, event ids of impressions
     /// and of clicks; each by time, then id.
-    pub fn entries(&self) -> impl Iterator<Item = JoinEntry<&P>> {
-        let impressions = self.held.iter().map(|((time, id), state)| JoinEntry::Impression {
-            impression_id: Arc::clone(id),
-            time: *time,
-            state,
-        });
+    pub fn entries(&self) -> impl Iterator<Item = JoinEntry<P>> {
+        let impressions =
+            self.held.iter().map(|(time, impression_id, state)| JoinEntry::Impression { impression_id, time, state });
         let clicks = self
             .waiting
             .iter()
@@ -108,16 +106,16 @@ impl<P> Join<P> {
             .flat_map(|(kind, memory)| memory.iter().map(move |(time, id)| JoinEntry::EventId { kind, time, id }));
         impressions.chain(clicks).chain(event_ids)
     }
+}
 
+impl<P> Join<P> {
     /// The sum modulo 2^128 of the XXH3-128 of every entry, whatever their order.
     pub fn entries_sum(&self) -> u128 {
         [self.held.sum(), self.waiting.sum(), self.impression_events.sum(), self.click_events.sum()]
             .into_iter()
             .fold(0, u128::wrapping_add)
     }
-}
 
-impl<P> Join<P> {
     /// Bytes of the log of changes since the last cut.
     pub fn changes_bytes(&self) -> usize {
         let memories = self.impression_events.changes().len() + self.click_events.changes().len();
@@ -137,7 +135,7 @@ impl<P> Join<P> {
     }
 }
 
-impl<P: Clone + Serialize + Weigh> Join<P> {
+impl<P: Clone + Pack> Join<P> {
     /// Everything held, as a log of changes since nothing was held.
     pub fn all_as_changes(&self) -> Vec<u8> {
         let mut log = Vec::new();

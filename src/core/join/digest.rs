@@ -26,14 +26,27 @@ impl Sum {
     }
 
     pub(super) fn hash(&mut self, value: &impl Serialize) -> u128 {
+        self.hash_written(|buffer| append(value, buffer))
+    }
+
+    /// The hash of what is written.
+    pub(super) fn hash_written(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> u128 {
         self.buffer.clear();
-        append(value, &mut self.buffer);
+        write(&mut self.buffer);
         xxh3_128(&self.buffer)
+    }
+
+    pub(super) fn add_written(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        self.total = self.total.wrapping_add(self.hash_written(write));
+    }
+
+    pub(super) fn remove_written(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        self.total = self.total.wrapping_sub(self.hash_written(write));
     }
 }
 
 /// Appends a value in postcard.
-pub(super) fn append(value: &impl Serialize, buffer: &mut Vec<u8>) {
+pub(super) fn append(value: &(impl Serialize + ?Sized), buffer: &mut Vec<u8>) {
     postcard::serialize_with_flavor(value, Append(buffer)).expect("payloads have a form in postcard");
 }
 

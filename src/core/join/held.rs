@@ -1,56 +1,64 @@
 //! The impressions that the join knows of, open and resolved.
 //!
-//! Found by id through a hash table that is never iterated and whose keys nobody can aim at one slot (ids come from
-//! browsers), and in order of (event time, impression id) through two
-//! sets. Invariants: every key of the table is in exactly one of the sets, with its event time; in `open` while its
-//! state is open, else in `resolved`. Both share the table's allocation of the id.
+//! Each is one [record](super::form) in a store, which knows it by a number. It is found by id through a hash table of
+//! numbers that is never iterated and whose keys nobody can aim at one slot (ids come from browsers), and in order of (event
+//! time, impression id) through two sets of numbers. Invariants: every number is in the table, under its id, and in exactly
+//! one of the sets: in `open` while its state is open, else in `resolved`.
 
-use std::collections::BTreeSet;
-use std::collections::hash_map::Entry;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
-use serde::Serialize;
+use hashbrown::HashTable;
 
-use crate::feature::hash::SlotMap;
+use crate::feature::hash::TextHash;
 
 use super::JoinEntry;
 use super::changes::{ChangeLog, Key as ChangeKey};
 use super::digest::Sum;
-use super::record::Weigh;
-use super::state::{ImpressionState, Kept, KeptState};
+use super::form::{self, Packed};
+use super::order::Order;
+use super::record::Pack;
+use super::records::{Number, Records};
+use super::state::ImpressionState;
 
 #[derive(Clone, Debug)]
 pub(super) struct HeldImpressions<P> {
-    table: SlotMap<Arc<str>, Held<P>>,
-    open: BTreeSet<Key>,
-    resolved: BTreeSet<Key>,
+    records: Records,
+    table: HashTable<Number>,
+    hash: TextHash,
+    open: Order,
+    resolved: Order,
     /// Of all payloads.
     bytes: usize,
     /// Of those of open impressions.
     open_bytes: usize,
     sum: Sum,
     changes: ChangeLog,
+    /// A payload and a record on their way in.
+    payload: Vec<u8>,
+    record: Vec<u8>,
+    payloads: PhantomData<P>,
 }
 
-#[derive(Clone, Debug)]
-struct Held<P> {
-    time: i64,
-    state: KeptState<P>,
+fn weight(state: &ImpressionState<Packed<'_>>) -> usize {
+    state.payload().map_or(0, |payload| payload.weight)
 }
-
-/// Event time and impression id: the order in which impressions mature and are forgotten.
-pub(super) type Key = (i64, Arc<str>);
 
 impl<P> HeldImpressions<P> {
     pub(super) fn new() -> Self {
         Self {
-            table: SlotMap::default(),
-            open: BTreeSet::new(),
-            resolved: BTreeSet::new(),
+            records: Records::default(),
+            table: HashTable::new(),
+            hash: TextHash::default(),
+            open: Order::default(),
+            resolved: Order::default(),
             bytes: 0,
             open_bytes: 0,
             sum: Sum::default(),
             changes: ChangeLog::default(),
+            payload: Vec::new(),
+            record: Vec::new(),
+            payloads: PhantomData,
         }
     }
 
@@ -87,110 +95,128 @@ impl<P> HeldImpressions<P> {
         &mut self.changes
     }
 
-    pub(super) fn contains(&self, id: &str) -> bool {
-        self.table.contains_key(id)
+    /// The number of an impression, if it is held.
+    pub(super) fn find(&self, id: &str) -> Option<Number> {
+        let is_it = |number: &Number| form::id(self.records.get(*number)) == id.as_bytes();
+        self.table.find(self.hash.of(id.as_bytes()), is_it).copied()
     }
 
-    /// When an impression was shown, if it is held.
-    pub(super) fn time(&self, id: &str) -> Option<i64> {
-        self.table.get(id).map(|held| held.time)
+    /// When an impression was shown.
+    pub(super) fn time(&self, number: Number) -> i64 {
+        self.records.time(number)
     }
 
-    pub(super) fn oldest_open(&self) -> Option<&Key> {
+    pub(super) fn id(&self, number: Number) -> Arc<str> {
+        Arc::from(form::read(self.records.get(number)).0)
+    }
+
+    /// Time and number of the oldest.
+    pub(super) fn oldest_open(&self) -> Option<(i64, Number)> {
         self.open.first()
     }
 
     pub(super) fn oldest_resolved(&self) -> Option<i64> {
-        self.resolved.first().map(|&(time, _)| time)
+        self.resolved.first().map(|(time, _)| time)
     }
 
+    pub(super) fn forget_oldest_resolved(&mut self) {
+        let Some(number) = self.resolved.pop_first(&self.records) else {
+            return;
+        };
+        let (id, state) = form::read(self.records.get(number));
+        self.bytes -= weight(&state);
+        let time = self.records.time(number);
+        self.sum.remove_written(|bytes| form::write_entry(bytes, id, time, &state));
+        self.changes.forgets(ChangeKey::Impression(id));
+        if let Ok(entry) = self.table.find_entry(self.hash.of(id.as_bytes()), |held| *held == number) {
+            entry.remove();
+        }
+        self.records.remove(number);
+    }
+
+    /// Moves one that was open, and is not any more, to the resolved ones.
+    fn resolve(&mut self, number: Number) {
+        if self.open.first().is_some_and(|(_, first)| first == number) {
+            self.open.pop_first(&self.records);
+        } else {
+            self.open.remove(number, &self.records);
+        }
+        self.resolved.insert(number, &self.records);
+    }
+}
+
+impl<P: Pack> HeldImpressions<P> {
     /// The open impressions, then the resolved ones, each the oldest first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, ImpressionState<&P>)> {
-        self.open.iter().chain(&self.resolved).map(|key| {
-            let held = self.table.get(&key.1).expect("the sets name what the table holds");
-            (key, held.state.as_ref().map(|kept| &kept.payload))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (i64, Arc<str>, ImpressionState<P>)> {
+        self.open.iter().chain(self.resolved.iter()).map(|number| {
+            let (id, state) = form::read(self.records.get(number));
+            (self.records.time(number), Arc::from(id), state.map(|payload| P::unpack(payload.bytes)))
         })
     }
 
-    fn resolve(&mut self, time: i64, id: &str) {
-        let (key, _) = self.table.get_key_value(id).expect("only held impressions are resolved");
-        let key = (time, Arc::clone(key));
-        self.open.remove(&key);
-        self.resolved.insert(key);
-    }
-}
-
-impl<P: Weigh> HeldImpressions<P> {
-    pub(super) fn forget_oldest_resolved(&mut self) {
-        let Some((time, id)) = self.resolved.pop_first() else {
-            return;
-        };
-        if let Some(held) = self.table.remove(&id) {
-            self.bytes -= weight(&held.state);
-            self.sum.remove(&bytes_of(&id, time, &held.state.as_ref().map(|kept| kept.hash)));
-            self.changes.forgets(ChangeKey::Impression(&id));
+    /// Lets `change` make another state of the one that an impression is in.
+    pub(super) fn update<R>(
+        &mut self,
+        number: Number,
+        change: impl for<'a> FnOnce(ImpressionState<Packed<'a>>) -> (ImpressionState<Packed<'a>>, R),
+    ) -> R {
+        let time = self.records.time(number);
+        let record = self.records.get(number);
+        let (id, before) = form::read(record);
+        let was_open = before.is_open();
+        self.bytes -= weight(&before);
+        self.open_bytes -= if was_open { weight(&before) } else { 0 };
+        self.sum.remove_written(|bytes| form::write_entry(bytes, id, time, &before));
+        let (after, result) = change(before);
+        let is_open = after.is_open();
+        self.bytes += weight(&after);
+        self.open_bytes += if is_open { weight(&after) } else { 0 };
+        self.sum.add_written(|bytes| form::write_entry(bytes, id, time, &after));
+        if self.changes.is_on() {
+            let state = after.as_ref().map(|payload| P::unpack(payload.bytes));
+            let entry = JoinEntry::Impression { impression_id: Arc::from(id), time, state };
+            self.changes.holds(ChangeKey::Impression(id), &entry);
         }
-    }
-}
-
-/// Bytes of the payload that a state holds.
-fn weight<P: Weigh>(state: &KeptState<P>) -> usize {
-    state.payload().map_or(0, |kept| kept.payload.weight())
-}
-
-impl<P: Serialize + Weigh> HeldImpressions<P> {
-    /// Lets `change` make another state of the one that an impression is in; `None` if it is not held.
-    pub(super) fn update<R>(&mut self, id: &str, change: impl FnOnce(KeptState<P>) -> (KeptState<P>, R)) -> Option<R> {
-        let held = self.table.get_mut(id)?;
-        let was_open = held.state.is_open();
-        let before = weight(&held.state);
-        self.bytes -= before;
-        self.open_bytes -= if was_open { before } else { 0 };
-        self.sum.remove(&bytes_of(id, held.time, &held.state.as_ref().map(|kept| kept.hash)));
-        let (state, result) = change(std::mem::replace(&mut held.state, ImpressionState::Unlabelled));
-        held.state = state;
-        let after = weight(&held.state);
-        self.bytes += after;
-        self.open_bytes += if held.state.is_open() { after } else { 0 };
-        self.sum.add(&bytes_of(id, held.time, &held.state.as_ref().map(|kept| kept.hash)));
-        if was_open && !held.state.is_open() {
-            let time = held.time;
-            self.resolve(time, id);
+        if let Some(first) = form::over(record, &after) {
+            self.records.get_mut(number)[0] = first;
+        } else {
+            self.record.clear();
+            form::write(&mut self.record, id, &after);
+            self.records.replace(number, &self.record);
         }
-        self.log_held(id);
-        Some(result)
+        if was_open && !is_open {
+            self.resolve(number);
+        }
+        result
     }
 
     /// Holds one more impression; says whether it was new, and changes nothing if it was not.
     pub(super) fn insert(&mut self, time: i64, id: &Arc<str>, state: ImpressionState<P>) -> Inserted {
-        let Entry::Vacant(slot) = self.table.entry(Arc::clone(id)) else {
+        if self.find(id).is_some() {
             return Inserted::HeldAlready;
-        };
-        let sum = &mut self.sum;
-        let state = state.map(|payload| {
-            let hash = sum.hash(&payload);
-            Box::new(Kept { payload, hash })
-        });
-        sum.add(&bytes_of(id, time, &state.as_ref().map(|kept| kept.hash)));
-        let order = if state.is_open() { &mut self.open } else { &mut self.resolved };
-        order.insert((time, Arc::clone(id)));
-        self.bytes += weight(&state);
-        self.open_bytes += if state.is_open() { weight(&state) } else { 0 };
-        slot.insert(Held { time, state });
-        self.log_held(id);
-        Inserted::New
-    }
-
-    /// Writes down the state that an impression is in now.
-    fn log_held(&mut self, id: &str) {
-        if !self.changes.is_on() {
-            return;
         }
-        if let Some((id, Held { time, state })) = self.table.get_key_value(id) {
-            let state = state.as_ref().map(|kept| &kept.payload);
-            let entry = JoinEntry::Impression { impression_id: Arc::clone(id), time: *time, state };
+        if self.changes.is_on() {
+            let entry = JoinEntry::Impression { impression_id: Arc::clone(id), time, state: state.as_ref() };
             self.changes.holds(ChangeKey::Impression(id), &entry);
         }
+        self.payload.clear();
+        let Self { payload: packed, sum, .. } = self;
+        let state = state.map(|payload| {
+            payload.pack(packed);
+            Packed { hash: sum.hash_written(|bytes| payload.write(bytes)), weight: payload.weight(), bytes: packed }
+        });
+        self.sum.add_written(|bytes| form::write_entry(bytes, id, time, &state));
+        self.bytes += weight(&state);
+        self.open_bytes += if state.is_open() { weight(&state) } else { 0 };
+        self.record.clear();
+        form::write(&mut self.record, id, &state);
+        let order = if state.is_open() { &mut self.open } else { &mut self.resolved };
+        let number = self.records.insert(time, &self.record);
+        order.insert(number, &self.records);
+        let (hash, records) = (self.hash, &self.records);
+        let again = |number: &Number| hash.of(form::id(records.get(*number)));
+        self.table.insert_unique(hash.of(id.as_bytes()), number, again);
+        Inserted::New
     }
 }
 
@@ -199,13 +225,4 @@ impl<P: Serialize + Weigh> HeldImpressions<P> {
 pub(super) enum Inserted {
     New,
     HeldAlready,
-}
-
-/// What is hashed of an impression: its payload enters as the payload's own hash.
-pub(super) fn bytes_of<'a>(
-    id: &'a str,
-    time: i64,
-    state: &'a ImpressionState<u128>,
-) -> (u8, &'a str, i64, &'a ImpressionState<u128>) {
-    (0, id, time, state)
 }

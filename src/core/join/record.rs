@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::digest::append;
 use crate::stream::Partition;
 
 /// An impression on its way into the join. Times are milliseconds of event time.
@@ -67,10 +68,24 @@ impl EventIdHash {
     }
 }
 
-/// What a payload takes of memory, as a function of its content alone.
+/// What a payload counts as where memory is bounded, as a function of its content alone.
 pub trait Weigh {
     /// Its bytes.
     fn weight(&self) -> usize;
+}
+
+/// A payload as the join holds it: packed into bytes, and made again where it goes out.
+pub trait Pack: Weigh + Serialize {
+    /// Appends its packed form.
+    fn pack(&self, bytes: &mut Vec<u8>);
+
+    /// The payload of that form.
+    fn unpack(bytes: &[u8]) -> Self;
+
+    /// Appends its form in postcard, which is what is hashed of it.
+    fn write(&self, bytes: &mut Vec<u8>) {
+        append(self, bytes);
+    }
 }
 
 /// What the join has to say about an impression.

@@ -37,15 +37,6 @@ pub struct Attributed {
     pub event_id: Option<Arc<str>>,
 }
 
-/// A payload and its hash, so that a change of state need not serialise it again.
-#[derive(Clone, Debug)]
-pub(super) struct Kept<P> {
-    pub(super) payload: P,
-    pub(super) hash: u128,
-}
-
-pub(super) type KeptState<P> = ImpressionState<Box<Kept<P>>>;
-
 /// A label to be emitted.
 pub(super) struct Label<P> {
     pub(super) kind: EmissionKind,
@@ -112,55 +103,72 @@ impl<P> ImpressionState<P> {
     }
 }
 
-impl<P> KeptState<P> {
+impl<P> Label<P> {
+    /// The same label over another form of its payload.
+    pub(super) fn map<Q>(self, form: impl FnOnce(P) -> Q) -> Label<Q> {
+        let Self { kind, click, payload } = self;
+        Label { kind, click, payload: form(payload) }
+    }
+}
+
+impl<P> ClickEffect<P> {
+    /// The same effect over another form of the payload.
+    pub(super) fn map<Q>(self, form: impl FnOnce(P) -> Q) -> ClickEffect<Q> {
+        match self {
+            Self::HeldBack => ClickEffect::HeldBack,
+            Self::Label(label) => ClickEffect::Label(label.map(form)),
+            Self::Late(label) => ClickEffect::Late(label.map(|label| label.map(form))),
+            Self::Extra => ClickEffect::Extra,
+            Self::Unlabelled => ClickEffect::Unlabelled,
+        }
+    }
+}
+
+impl<P: Copy> ImpressionState<P> {
     /// What a click within the window makes of the impression.
     pub(super) fn clicked(self, click: Attributed, labels: LabelPolicy, late: LatePolicy) -> (Self, ClickEffect<P>) {
-        let label = |kind, kept: Box<Kept<P>>, click| Label { kind, click: Some(click), payload: kept.payload };
+        let label = |kind, payload, click| Label { kind, click: Some(click), payload };
         match (self, late) {
-            (Self::Open(kept), _) => match labels {
-                LabelPolicy::AtMaturity => (Self::Clicked(kept, Box::new(click)), ClickEffect::HeldBack),
+            (Self::Open(payload), _) => match labels {
+                LabelPolicy::AtMaturity => (Self::Clicked(payload, Box::new(click)), ClickEffect::HeldBack),
                 LabelPolicy::AtClick | LabelPolicy::FakeNegative => {
-                    (Self::Positive, ClickEffect::Label(label(EmissionKind::Positive, kept, click)))
+                    (Self::Positive, ClickEffect::Label(label(EmissionKind::Positive, payload, click)))
                 }
             },
-            (Self::Faked(kept), _) => {
-                (Self::Positive, ClickEffect::Label(label(EmissionKind::FakePositive, kept, click)))
+            (Self::Faked(payload), _) => {
+                (Self::Positive, ClickEffect::Label(label(EmissionKind::FakePositive, payload, click)))
             }
-            (Self::Negative(Some(kept)), LatePolicy::Correct) => {
+            (Self::Negative(Some(payload)), LatePolicy::Correct) => {
                 let kind = match labels {
                     LabelPolicy::AtClick | LabelPolicy::AtMaturity => EmissionKind::Correction,
                     LabelPolicy::FakeNegative => EmissionKind::FakePositive,
                 };
-                (Self::Corrected, ClickEffect::Late(Some(label(kind, kept, click))))
+                (Self::Corrected, ClickEffect::Late(Some(label(kind, payload, click))))
             }
             (state @ Self::Negative(_), _) => (state, ClickEffect::Late(None)),
             (state @ (Self::Clicked(..) | Self::Positive | Self::Corrected), _) => (state, ClickEffect::Extra),
             (Self::Unlabelled, _) => (Self::Unlabelled, ClickEffect::Unlabelled),
         }
     }
-}
 
-impl<P: Clone> KeptState<P> {
     /// What the end of the window makes of the impression; no label if it was not open.
     pub(super) fn matured(self, late: LatePolicy) -> (Self, Option<Label<P>>) {
         let label = |kind, click, payload| Some(Label { kind, click, payload });
         match (self, late) {
-            (Self::Open(kept), LatePolicy::Drop) => {
-                (Self::Negative(None), label(EmissionKind::Negative, None, kept.payload))
+            (Self::Open(payload), LatePolicy::Drop) => {
+                (Self::Negative(None), label(EmissionKind::Negative, None, payload))
             }
-            (Self::Open(kept), LatePolicy::Correct) => {
-                let payload = kept.payload.clone();
-                (Self::Negative(Some(kept)), label(EmissionKind::Negative, None, payload))
+            (Self::Open(payload), LatePolicy::Correct) => {
+                (Self::Negative(Some(payload)), label(EmissionKind::Negative, None, payload))
             }
-            (Self::Clicked(kept, click), _) => {
-                (Self::Positive, label(EmissionKind::Positive, Some(*click), kept.payload))
+            (Self::Clicked(payload, click), _) => {
+                (Self::Positive, label(EmissionKind::Positive, Some(*click), payload))
             }
-            (Self::Faked(kept), LatePolicy::Drop) => {
-                (Self::Negative(None), label(EmissionKind::Matured, None, kept.payload))
+            (Self::Faked(payload), LatePolicy::Drop) => {
+                (Self::Negative(None), label(EmissionKind::Matured, None, payload))
             }
-            (Self::Faked(kept), LatePolicy::Correct) => {
-                let payload = kept.payload.clone();
-                (Self::Negative(Some(kept)), label(EmissionKind::Matured, None, payload))
+            (Self::Faked(payload), LatePolicy::Correct) => {
+                (Self::Negative(Some(payload)), label(EmissionKind::Matured, None, payload))
             }
             (state @ (Self::Negative(_) | Self::Positive | Self::Corrected | Self::Unlabelled), _) => (state, None),
         }

@@ -7,7 +7,7 @@ mod properties;
 use std::sync::Arc;
 
 use super::params::{JoinParams, LabelPolicy, LatePolicy};
-use super::{ClickIn, Emission, EmissionKind, ImpressionIn, ImpressionState, Join, JoinEntry, Weigh};
+use super::{ClickIn, Emission, EmissionKind, ImpressionIn, ImpressionState, Join, JoinEntry, Pack, Weigh};
 use crate::event::EventKind;
 use crate::stream::Partition;
 
@@ -31,6 +31,16 @@ const PARAMS: JoinParams = JoinParams {
 impl Weigh for i64 {
     fn weight(&self) -> usize {
         10
+    }
+}
+
+impl Pack for i64 {
+    fn pack(&self, bytes: &mut Vec<u8>) {
+        bytes.extend(self.to_le_bytes());
+    }
+
+    fn unpack(bytes: &[u8]) -> Self {
+        Self::from_le_bytes(bytes.try_into().expect("eight were packed"))
     }
 }
 

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::event::EventKind;
 use crate::feature::Features;
-use crate::join::{Emission, EmissionKind, Weigh};
+use crate::join::{Emission, EmissionKind, Pack, Weigh};
+use crate::packed::{Reader, put_signed, put_varint};
 use crate::stream::Partition;
 
 /// What is known of an impression for as long as it may be learned from.
@@ -24,9 +26,53 @@ pub struct Shown {
     pub features: Features,
 }
 
+/// What a shown impression counts as beside its features where memory is bounded.
+const SHOWN_WEIGHT: usize = 64;
+
 impl Weigh for Arc<Shown> {
     fn weight(&self) -> usize {
-        size_of::<Shown>() + self.features.weight()
+        SHOWN_WEIGHT + self.features.weight()
+    }
+}
+
+/// One byte says what most have in common: the kind of the topic, and a weight of 1.
+const IS_CLICK_TOPIC: u8 = 1;
+const IS_WEIGHTED: u8 = 2;
+
+impl Pack for Arc<Shown> {
+    fn pack(&self, bytes: &mut Vec<u8>) {
+        let Shown { number, partition, offset, weight, features } = &**self;
+        let is_weighted = weight.to_bits() != 1.0_f32.to_bits();
+        let of_topic = if partition.kind == EventKind::Click { IS_CLICK_TOPIC } else { 0 };
+        bytes.push(of_topic | if is_weighted { IS_WEIGHTED } else { 0 });
+        if is_weighted {
+            bytes.extend(weight.to_ne_bytes());
+        }
+        put_varint(bytes, *number);
+        put_signed(bytes, i64::from(partition.number));
+        put_signed(bytes, *offset);
+        features.pack(bytes);
+    }
+
+    fn write(&self, bytes: &mut Vec<u8>) {
+        let Shown { number, partition, offset, weight, features } = &**self;
+        put_varint(bytes, *number);
+        bytes.push(partition.kind as u8);
+        put_signed(bytes, i64::from(partition.number));
+        put_signed(bytes, *offset);
+        bytes.extend(weight.to_le_bytes());
+        features.write(bytes);
+    }
+
+    fn unpack(bytes: &[u8]) -> Self {
+        let mut reader = Reader(bytes);
+        let [flags] = reader.array();
+        let weight = if flags & IS_WEIGHTED == 0 { 1.0 } else { f32::from_ne_bytes(reader.array()) };
+        let number = reader.varint();
+        let kind = if flags & IS_CLICK_TOPIC == 0 { EventKind::Impression } else { EventKind::Click };
+        let partition = Partition { kind, number: reader.signed() as i32 };
+        let offset = reader.signed();
+        Self::new(Shown { number, partition, offset, weight, features: Features::unpack(&mut reader) })
     }
 }
 
@@ -91,5 +137,35 @@ pub struct Delivery {
 impl Default for Delivery {
     fn default() -> Self {
         Self { log_time: None, items: Vec::new(), maturity: Maturity::Watermark(None) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feature::Entry;
+
+    #[test]
+    fn a_shown_impression_is_packed_and_written_as_it_is() {
+        for (kind, number, offset, weight) in [
+            (EventKind::Impression, 0, 0, 1.0),
+            (EventKind::Click, i32::MIN, i64::MIN, -0.0),
+            (EventKind::Impression, i32::MAX, i64::MAX, 2.5),
+            (EventKind::Click, -1, -1, 1.0),
+        ] {
+            for fields in
+                [vec![], vec![vec![Entry { id: 7, x: 1.0 }]; 3], vec![vec![], vec![Entry { id: 9, x: 0.5 }; 2]]]
+            {
+                let partition = Partition { kind, number };
+                let features = Features::new(&fields);
+                let shown = Arc::new(Shown { number: offset.cast_unsigned(), partition, offset, weight, features });
+                let (mut packed, mut written) = (Vec::new(), Vec::new());
+                shown.pack(&mut packed);
+                let unpacked = <Arc<Shown>>::unpack(&packed);
+                assert_eq!((&unpacked, unpacked.weight.to_bits()), (&shown, weight.to_bits()));
+                shown.write(&mut written);
+                assert_eq!(written, postcard::to_stdvec(&shown).expect("it has a form in postcard"));
+            }
+        }
     }
 }

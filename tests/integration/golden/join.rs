@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use deepfm_core::event::EventKind;
 use deepfm_core::join::params::{JoinParams, LabelPolicy, LatePolicy};
-use deepfm_core::join::{ClickIn, Emission, EmissionKind, ImpressionIn, Join, JoinCounters, Weigh};
+use deepfm_core::join::{ClickIn, Emission, EmissionKind, ImpressionIn, Join, JoinCounters, Pack, Weigh};
 use deepfm_core::stream::Partition;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -106,6 +106,16 @@ struct Payload(String);
 impl Weigh for Payload {
     fn weight(&self) -> usize {
         self.0.len()
+    }
+}
+
+impl Pack for Payload {
+    fn pack(&self, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(self.0.as_bytes());
+    }
+
+    fn unpack(bytes: &[u8]) -> Self {
+        Self(String::from_utf8(bytes.to_vec()).expect("a text was packed"))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::super::{ImpressionState, Join, JoinEntry, JoinRestoreError, WaitingClick};
-use super::super::{digest::Sum, held, memory, waiting};
+use super::super::{digest::Sum, memory, waiting};
 use super::{CLICKS, PARAMS, Run};
 use crate::event::EventKind;
 
@@ -13,8 +13,8 @@ pub(super) fn recomputed(join: &Join<i64>) -> u128 {
     for entry in join.entries() {
         match entry {
             JoinEntry::Impression { impression_id, time, state } => {
-                let state = state.map(|payload| Sum::default().hash(payload));
-                sum.add(&held::bytes_of(&impression_id, time, &state));
+                let state = state.map(|payload| Sum::default().hash(&payload));
+                sum.add(&(0_u8, impression_id, time, state));
             }
             JoinEntry::Click { impression_id, click } => sum.add(&waiting::bytes_of(&impression_id, &click)),
             JoinEntry::EventId { kind, time, id } => sum.add(&memory::bytes_of(kind, time, id)),
@@ -25,7 +25,7 @@ pub(super) fn recomputed(join: &Join<i64>) -> u128 {
 
 /// The entries of a join as a checkpoint brings them back.
 pub(super) fn reread(join: &Join<i64>) -> Vec<JoinEntry<i64>> {
-    let reread = |entry: JoinEntry<&i64>| {
+    let reread = |entry: JoinEntry<i64>| {
         let bytes = postcard::to_stdvec(&entry).expect("entries have a form in postcard");
         postcard::from_bytes(&bytes).expect("that form reads back")
     };

@@ -150,7 +150,7 @@ fn fates(params: &JoinParams, join: &Join<i64>) -> u64 {
     counters.too_late + counters.duplicate + counters.conflicting_impression + impressions + clicks
 }
 
-fn payload_is_held(entry: &JoinEntry<&i64>) -> bool {
+fn payload_is_held(entry: &JoinEntry<i64>) -> bool {
     matches!(entry, JoinEntry::Impression { state, .. } if state.payload().is_some())
 }
 
@@ -205,7 +205,7 @@ proptest! {
             prop_assert!(join.watermark() >= before);
             prop_assert!(join.open() <= params.open_impressions_max);
             prop_assert!(join.held_bytes() <= params.held_bytes_max.max(10), "one is always held");
-            let held = join.entries().filter(|entry| payload_is_held(entry)).count();
+            let held = join.entries().filter(payload_is_held).count();
             prop_assert_eq!(join.held_bytes(), 10 * held);
             prop_assert!(join.waiting() <= params.waiting_clicks_max);
             prop_assert!(join.retained() - join.open() <= params.remembered_max);
