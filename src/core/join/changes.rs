@@ -50,15 +50,20 @@ impl ChangeLog {
 
     /// The entry is held now, in this form.
     pub(super) fn holds<P: Serialize>(&mut self, key: Key<'_>, entry: &JoinEntry<P>) {
+        self.holds_written(key, |records| super::digest::append(entry, records));
+    }
+
+    /// The same of an entry that is written in postcard.
+    pub(super) fn holds_written(&mut self, key: Key<'_>, write: impl FnOnce(&mut Vec<u8>)) {
         if let Some(records) = &mut self.records {
-            append(records, self.keys.hash(&key), Some(entry));
+            append(records, self.keys.hash(&key), write);
         }
     }
 
     /// The entry is not held any more.
     pub(super) fn forgets(&mut self, key: Key<'_>) {
         if let Some(records) = &mut self.records {
-            append::<()>(records, self.keys.hash(&key), None);
+            append(records, self.keys.hash(&key), |_| {});
         }
     }
 }
@@ -76,16 +81,14 @@ impl<P> JoinEntry<P> {
 
 /// Appends a record that an entry is held.
 pub(super) fn append_entry<P: Serialize>(records: &mut Vec<u8>, entry: &JoinEntry<P>) {
-    append(records, entry.key(), Some(entry));
+    append(records, entry.key(), |records| super::digest::append(entry, records));
 }
 
-fn append<P: Serialize>(records: &mut Vec<u8>, key: u128, entry: Option<&JoinEntry<P>>) {
+fn append(records: &mut Vec<u8>, key: u128, write: impl FnOnce(&mut Vec<u8>)) {
     let start = records.len();
     records.extend([0; 4]);
     records.extend(key.to_le_bytes());
-    if let Some(entry) = entry {
-        super::digest::append(entry, records);
-    }
+    write(records);
     let length = (records.len() - start - 4) as u32;
     records[start..start + 4].copy_from_slice(&length.to_le_bytes());
 }

@@ -98,9 +98,17 @@ pub(super) fn over(record: &[u8], state: &ImpressionState<Packed<'_>>) -> Option
     (before == after || has_payload_alone(before) && has_payload_alone(after)).then_some(after)
 }
 
-/// Appends what is hashed of an impression, in postcard: a 0, the id, the time and the state, into which the payload enters
-/// by its own hash.
-pub(super) fn write_entry(bytes: &mut Vec<u8>, id: &str, time: i64, state: &ImpressionState<Packed<'_>>) {
+/// Appends what is hashed of an impression: the form below, into which the payload enters by its own hash.
+pub(super) fn write_hashed(bytes: &mut Vec<u8>, id: &str, time: i64, state: &ImpressionState<Packed<'_>>) {
+    write_entry(bytes, (id, time, state), |payload, bytes| put_long(bytes, payload.hash));
+}
+
+/// Appends an impression as a [`JoinEntry`](super::JoinEntry) stands in postcard: a 0, the id, the time and the state.
+pub(super) fn write_entry<P>(
+    bytes: &mut Vec<u8>,
+    (id, time, state): (&str, i64, &ImpressionState<P>),
+    write: impl FnOnce(&P, &mut Vec<u8>),
+) {
     bytes.push(0);
     put_text(bytes, id);
     put_signed(bytes, time);
@@ -117,7 +125,7 @@ pub(super) fn write_entry(bytes: &mut Vec<u8>, id: &str, time: i64, state: &Impr
         bytes.push(u8::from(payload.is_some()));
     }
     if let Some(payload) = state.payload() {
-        put_long(bytes, payload.hash);
+        write(payload, bytes);
     }
     if let ImpressionState::Clicked(_, click) = state {
         put_signed(bytes, click.time);

@@ -12,7 +12,6 @@ use hashbrown::HashTable;
 
 use crate::feature::hash::TextHash;
 
-use super::JoinEntry;
 use super::changes::{ChangeLog, Key as ChangeKey};
 use super::digest::Sum;
 use super::form::{self, Packed};
@@ -126,7 +125,7 @@ impl<P> HeldImpressions<P> {
         let (id, state) = form::read(self.records.get(number));
         self.bytes -= weight(&state);
         let time = self.records.time(number);
-        self.sum.remove_written(|bytes| form::write_entry(bytes, id, time, &state));
+        self.sum.remove_written(|bytes| form::write_hashed(bytes, id, time, &state));
         self.changes.forgets(ChangeKey::Impression(id));
         if let Ok(entry) = self.table.find_entry(self.hash.of(id.as_bytes()), |held| *held == number) {
             entry.remove();
@@ -166,17 +165,15 @@ impl<P: Pack> HeldImpressions<P> {
         let was_open = before.is_open();
         self.bytes -= weight(&before);
         self.open_bytes -= if was_open { weight(&before) } else { 0 };
-        self.sum.remove_written(|bytes| form::write_entry(bytes, id, time, &before));
+        self.sum.remove_written(|bytes| form::write_hashed(bytes, id, time, &before));
         let (after, result) = change(before);
         let is_open = after.is_open();
         self.bytes += weight(&after);
         self.open_bytes += if is_open { weight(&after) } else { 0 };
-        self.sum.add_written(|bytes| form::write_entry(bytes, id, time, &after));
-        if self.changes.is_on() {
-            let state = after.as_ref().map(|payload| P::unpack(payload.bytes));
-            let entry = JoinEntry::Impression { impression_id: Arc::from(id), time, state };
-            self.changes.holds(ChangeKey::Impression(id), &entry);
-        }
+        self.sum.add_written(|bytes| form::write_hashed(bytes, id, time, &after));
+        self.changes.holds_written(ChangeKey::Impression(id), |records| {
+            form::write_entry(records, (id, time, &after), |payload, records| P::unpack(payload.bytes).write(records));
+        });
         if let Some(first) = form::over(record, &after) {
             self.records.get_mut(number)[0] = first;
         } else {
@@ -195,17 +192,16 @@ impl<P: Pack> HeldImpressions<P> {
         if self.find(id).is_some() {
             return Inserted::HeldAlready;
         }
-        if self.changes.is_on() {
-            let entry = JoinEntry::Impression { impression_id: Arc::clone(id), time, state: state.as_ref() };
-            self.changes.holds(ChangeKey::Impression(id), &entry);
-        }
+        self.changes.holds_written(ChangeKey::Impression(id), |records| {
+            form::write_entry(records, (id, time, &state), P::write);
+        });
         self.payload.clear();
         let Self { payload: packed, sum, .. } = self;
         let state = state.map(|payload| {
             payload.pack(packed);
             Packed { hash: sum.hash_written(|bytes| payload.write(bytes)), weight: payload.weight(), bytes: packed }
         });
-        self.sum.add_written(|bytes| form::write_entry(bytes, id, time, &state));
+        self.sum.add_written(|bytes| form::write_hashed(bytes, id, time, &state));
         self.bytes += weight(&state);
         self.open_bytes += if state.is_open() { weight(&state) } else { 0 };
         self.record.clear();

@@ -76,19 +76,6 @@ impl<P> ImpressionState<P> {
         }
     }
 
-    /// The same state over its payload by reference.
-    pub(super) fn as_ref(&self) -> ImpressionState<&P> {
-        match self {
-            Self::Open(payload) => ImpressionState::Open(payload),
-            Self::Clicked(payload, click) => ImpressionState::Clicked(payload, click.clone()),
-            Self::Faked(payload) => ImpressionState::Faked(payload),
-            Self::Negative(payload) => ImpressionState::Negative(payload.as_ref()),
-            Self::Positive => ImpressionState::Positive,
-            Self::Corrected => ImpressionState::Corrected,
-            Self::Unlabelled => ImpressionState::Unlabelled,
-        }
-    }
-
     /// The same state over another form of its payload.
     pub(super) fn map<Q>(self, form: impl FnOnce(P) -> Q) -> ImpressionState<Q> {
         match self {

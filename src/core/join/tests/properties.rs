@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::super::params::{JoinParams, LabelPolicy, LatePolicy};
-use super::super::{ClickIn, Emission, EmissionKind, ImpressionIn, ImpressionState, Join, JoinEntry};
+use super::super::{ClickIn, Emission, EmissionKind, ImpressionIn, ImpressionState, Join, JoinEntry, first_record};
 use super::checkpoint::{recomputed, reread};
 use crate::event::EventKind;
 use crate::stream::Partition;
@@ -150,6 +150,19 @@ fn fates(params: &JoinParams, join: &Join<i64>) -> u64 {
     counters.too_late + counters.duplicate + counters.conflicting_impression + impressions + clicks
 }
 
+/// Takes a log of changes into what is held, the newest of a key.
+fn merge(mut log: &[u8], held: &mut BTreeMap<u128, Vec<u8>>) {
+    while let Some((record, rest)) = first_record(log) {
+        if record.entry.is_empty() {
+            held.remove(&record.key);
+        } else {
+            held.insert(record.key, record.entry.to_vec());
+        }
+        log = rest;
+    }
+    assert!(log.is_empty(), "the log ends with a record");
+}
+
 fn payload_is_held(entry: &JoinEntry<i64>) -> bool {
     matches!(entry, JoinEntry::Impression { state, .. } if state.payload().is_some())
 }
@@ -192,6 +205,21 @@ proptest! {
             make(&mut join, at, call, &mut out);
             prop_assert_eq!(join.entries_sum(), recomputed(&join), "after call {}", at);
         }
+    }
+
+    #[test]
+    fn the_log_of_changes_leads_to_all_that_is_held(params in params(), calls in calls()) {
+        let (mut join, mut out) = (start(params), Vec::new());
+        join.cut_changes();
+        let mut held = BTreeMap::new();
+        for (at, call) in calls.iter().enumerate() {
+            make(&mut join, at, call, &mut out);
+            let log = join.cut_changes().expect("it is on");
+            merge(&log, &mut held);
+        }
+        let mut expected = BTreeMap::new();
+        merge(&join.all_as_changes(), &mut expected);
+        prop_assert_eq!(held, expected);
     }
 
     #[test]
