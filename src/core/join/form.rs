@@ -91,7 +91,8 @@ pub(super) fn read(record: &[u8]) -> (&str, ImpressionState<Packed<'_>>) {
     (id, state)
 }
 
-/// How another state of a record is written over the one that is there, if nothing else of it changes: as its first byte.
+/// How another state of a record is written over the one that is there, if nothing else of it changes: as its first byte. A
+/// click that is there stays the one that counts, and a payload stays what it is.
 pub(super) fn over(record: &[u8], state: &ImpressionState<Packed<'_>>) -> Option<u8> {
     let has_payload_alone = |tag| matches!(tag, OPEN | FAKED | NEGATIVE_WITH_PAYLOAD);
     let (before, after) = (record[0], tag(state));

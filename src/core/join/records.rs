@@ -8,6 +8,8 @@
 //! Records mostly go in the order in which they came, so that segments empty by themselves. Where they do not, those that
 //! are left in the first segments move to the last one as soon as half of what the segments span is gone.
 //!
+//! Slots that are free stay, for as many records as there were at once.
+//!
 //! Invariants: a record in use is where its slot says, and no other bytes are. `live` is the sum over the records in use,
 //! `spanned` that over all records appended to segments that still have a place in the queue. `spanned` is at most twice
 //! `live` and [`SPARE`]; only the last segment is appended to.
