@@ -1,5 +1,5 @@
 //! Examples a second of the learner alone, each scored when it is shown, against what a model grows by: rows, fields, dimension, MLP,
-//! batch. Run by `./dev bench growth [ROWS]`; prints a table and draws `growth.svg` beside this file.
+//! batch, threads. Run by `./dev bench growth [ROWS]`; prints a table and draws `growth.svg` beside this file.
 //!
 //! Each point is measured some times for a second, and one base before and after each: its share is the median of those beside the
 //! mean of their two neighbours, and how far the bases were apart is what the machine did meanwhile. The chart has each point's share,
@@ -17,8 +17,8 @@ use std::path::Path;
 use alone::{Alone, Done};
 use chart::Panel;
 use deepfm_core::feature::Features;
-use deepfm_core::model::Inline;
 use deepfm_core::model::params::{MlpParams, ModelParams};
+use deepfm_stream::thread::crew::Crew;
 use encoded::{events, examples, zipf};
 use yardsticks::{BLOCKS, Yardsticks, median};
 
@@ -45,6 +45,7 @@ struct Setting {
     dim: usize,
     layers: Vec<usize>,
     batch: usize,
+    threads: usize,
     /// So many rows that are there before, of which ids are drawn evenly; without it they are drawn Zipf-like.
     rows: Option<u64>,
 }
@@ -56,7 +57,7 @@ struct Axis {
 }
 
 fn base() -> Setting {
-    Setting { fields: 20, dim: 10, layers: vec![64, 32], batch: 256, rows: None }
+    Setting { fields: 20, dim: 10, layers: vec![64, 32], batch: 256, threads: 1, rows: None }
 }
 
 /// An axis of numbers.
@@ -80,12 +81,13 @@ fn axes(rows_max: usize) -> Vec<Axis> {
         axis("embedding dimension", &[4, 8, 10, 16, 32, 64], |dim| Setting { dim, ..base() }),
         Axis { label: "MLP (units of its layers)", points: mlp.to_vec() },
         axis("batch (examples)", &[1, 2, 4, 8, 16, 32, 64, 256, 512, 1024, 4096], |batch| Setting { batch, ..base() }),
+        axis("threads (and as many cores)", &[1, 2], |threads| Setting { threads, ..base() }),
     ]
 }
 
 /// A setting in its stride.
 struct Runner {
-    alone: Alone,
+    alone: Alone<Crew>,
     events: Vec<Features>,
     next: usize,
 }
@@ -99,7 +101,7 @@ impl Runner {
             mlp: MlpParams { layers: setting.layers.clone(), ..MlpParams::default() },
             ..ModelParams::default()
         };
-        let mut alone = Alone::new(&params, setting.batch, Inline);
+        let mut alone = Alone::new(&params, setting.batch, Crew::new(setting.threads));
         let events = match setting.rows {
             None => events(0..DRAWN, setting.fields, zipf(10.0, 1e6, setting.fields)),
             Some(rows) => {
@@ -163,6 +165,11 @@ impl Base {
     }
 }
 
+/// As many cores, from the first one on.
+fn cores(count: usize) -> String {
+    format!("0-{}", count - 1)
+}
+
 /// Rows that there is memory for.
 fn room() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").expect("this is Linux");
@@ -176,7 +183,7 @@ fn main() {
         println!("growth: run by `./dev bench growth`");
         return;
     };
-    cores::pin("0");
+    cores::pin(&cores(1));
     let mut yardsticks = Yardsticks::over(BLOCKS);
     yardsticks.measure();
     let room = room();
@@ -190,10 +197,12 @@ fn main() {
         let mut panel = Panel { label: label.to_owned(), points: Vec::new() };
         for (name, setting) in points {
             let mut runner = Runner::new(&setting);
+            cores::pin(&cores(setting.threads));
             let Point { rate, share, noise } = unchanging.beside(&mut runner);
             let table = runner.alone.model().table();
             let bytes = table.bytes() as f64 / table.len() as f64;
             let noise = 100.0 * noise;
+            cores::pin(&cores(1));
             println!("{label:<38}{name:>8}{rate:>12.0}{share:>9.2}{noise:>6.0}%{bytes:>6.0}");
             panel.points.push((name, share));
         }
