@@ -47,8 +47,8 @@ section! {
         /// negative, "drop" only counts it.
         late_clicks: LatePolicy = LatePolicy::Correct, LATE, Converts;
         /// The most open impressions; at the bound the oldest is closed unlabelled and counted. It should hold one window of
-        /// your traffic: impressions a second times the window. An open impression takes about 200 bytes and 16 for each
-        /// feature.
+        /// your traffic: impressions a second times the window. An open impression takes about 140 bytes, its
+        /// shown score included, and 8 for each feature.
         open_impressions_max: usize = 2_000_000, HELD, Converts;
         /// The most bytes of features of impressions that are held, open or remembered for late clicks: 16 for each entry,
         /// and 100 for the impression. At the bound the oldest remembered one is forgotten; without one, the oldest open one

@@ -230,9 +230,6 @@ impl<P: Weigh> Join<P> {
 
 impl<P: Clone + Pack> Join<P> {
     /// Takes an impression in, and appends what follows from it to `out`; says whether it was taken.
-    ///
-    /// # Panics
-    /// If the payload has no form in postcard.
     pub fn impression(&mut self, impression: ImpressionIn<P>, out: &mut Vec<Emission<P>>) -> Taken {
         self.counters.received_impressions += 1;
         let time = impression.time;

@@ -21,8 +21,12 @@ const LOTS: usize = 6;
 const RECORDS_MIN: usize = 4 * RECORDS_OF_A_LOT;
 
 /// Bytes of records that could not be read after which the intake goes no further ahead: each becomes a letter, and who takes
-/// letters says only after it has them that it is full.
+/// letters says only after it has them that it is full. A letter may be six times as long as what it is about: so JSON writes some
+/// characters.
 const REFUSED_BYTES_MAX: usize = 1 << 20;
+
+/// Items of a delivery whose room is kept: most records bring about one or two, and one may let all open impressions mature.
+const ITEMS_KEPT: usize = 64;
 
 /// Takes records through both halves of a trainer.
 #[derive(Debug)]
@@ -42,16 +46,19 @@ struct Lot {
 }
 
 impl Lot {
-    /// Consumes at most `count` records.
-    fn fill(&mut self, intake: &mut Intake, count: usize) {
+    /// Consumes records until `count` are or there are none, or until so many bytes are of records that could not be read, which are
+    /// counted down.
+    fn fill(&mut self, intake: &mut Intake, count: usize, refusable: &mut usize) {
         self.deliveries.resize_with(self.deliveries.len().max(count), Delivery::default);
         self.records.clear();
-        self.records.extend(self.deliveries.iter_mut().take(count).map_while(|delivery| intake.step(delivery)));
-    }
-
-    /// Bytes of those that could not be read.
-    fn refused_bytes(&self) -> usize {
-        self.records.iter().filter_map(|record| record.refused.as_ref()).map(|refused| refused.bytes()).sum()
+        for delivery in self.deliveries.iter_mut().take(count) {
+            let Some(record) = intake.step(delivery) else { return };
+            *refusable = refusable.saturating_sub(record.refused.as_ref().map_or(0, |refused| refused.bytes()));
+            self.records.push(record);
+            if *refusable == 0 {
+                return;
+            }
+        }
     }
 }
 
@@ -82,6 +89,7 @@ fn hear_all<E: Executor>(
         heard += lot.records.len();
         for (record, delivery) in lot.records.drain(..).zip(&mut lot.deliveries) {
             let unlearned = learner.take(delivery, listener.witness);
+            delivery.items.shrink_to(ITEMS_KEPT);
             listener.hear(Step { record, unlearned });
         }
         if listener.witness.is_full() {
@@ -97,13 +105,12 @@ fn hear_all<E: Executor>(
 
 /// Fills lots until `count` records are consumed, there are none, or no more are asked for.
 fn take_in(intake: &mut Intake, count: usize, emptied: &mut Receiver<Lot>, filled: &SyncSender<Lot>) {
-    let (mut left, mut refused_bytes) = (count, 0);
-    while left > 0 && refused_bytes < REFUSED_BYTES_MAX {
+    let (mut left, mut refusable) = (count, REFUSED_BYTES_MAX);
+    while left > 0 && refusable > 0 {
         let Ok(mut lot) = emptied.recv() else { return };
         let due = left.min(RECORDS_OF_A_LOT);
-        lot.fill(intake, due);
+        lot.fill(intake, due, &mut refusable);
         let taken = lot.records.len();
-        refused_bytes += lot.refused_bytes();
         left -= taken;
         if filled.send(lot).is_err() || taken < due {
             return;

@@ -90,11 +90,11 @@ impl Crew {
         Self { shared, members, is_busy: Cell::new(false) }
     }
 
-    /// Does `job` here while a member does what is done beside it; returns when both have ended. Done one after the other where there is
-    /// nobody else, or nobody is free.
+    /// Does `job` here while a member does what is done beside it; returns when both have ended. Where there is nobody else, or nobody is
+    /// free, that is done first: it must not wait for the job then.
     ///
     /// # Panics
-    /// When one of them does, or `job` waits for a member that there is not.
+    /// When one of them does.
     pub fn beside<T>(&self, company: impl FnOnce() + Send, job: impl FnOnce() -> T) -> T {
         if self.members.is_empty() || self.is_busy.get() {
             company();

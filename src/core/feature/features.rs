@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Invariants: the ends ascend, and the last one is the number of entries. Each part begins at a whole word, and is there
-//! only if it says something, so that equal features have equal words.
+//! only if it says something.
 
 use super::{Entry, FeatureId};
 use crate::packed::{Reader, put_varint};

@@ -77,7 +77,18 @@ impl Order {
             let numbers = list.numbers.split_off(at);
             list.numbers.push_back(number);
             list.numbers.shrink_to_fit();
-            self.lists.insert(place + 1, List { first: records.time(numbers[0]), numbers });
+            self.put_before(place + 1, List { first: records.time(numbers[0]), numbers });
+        }
+    }
+
+    /// Puts a list before another, into that if it fits: where keys come backwards below a late one, each would have its own else.
+    fn put_before(&mut self, place: usize, list: List) {
+        match self.lists.get_mut(place).filter(|next| next.numbers.len() + list.numbers.len() <= LIST_MAX) {
+            Some(next) => {
+                next.first = list.first;
+                list.numbers.into_iter().rev().for_each(|number| next.numbers.push_front(number));
+            }
+            None => self.lists.insert(place, list),
         }
     }
 
@@ -201,12 +212,13 @@ mod tests {
 
     #[test]
     fn lists_fill_whichever_way_numbers_come() {
-        let ways: [fn(i64) -> i64; 5] = [
+        let ways: [fn(i64) -> i64; 6] = [
             |at| at,
             |at| -at,
             |at| if at % 50 == 0 { 1_000_000 + at } else { at },
             |at| at / 1000,
             |at| if at < 10_000 { at / 5000 * 100_000 } else { 90_000 - at },
+            |at| if at < 255 { at } else { 900_000 - at },
         ];
         for (way, time) in ways.into_iter().enumerate() {
             let (mut order, mut records, mut expected) = (Order::default(), Records::default(), Expected::new());

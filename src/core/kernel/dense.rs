@@ -91,6 +91,7 @@ kernels! {
     /// Adds the inner product of `x` with each row of `matrix` (`[outputs, inputs]`) to `out` (`[outputs]`).
     pub fn add_dots(x: &[f32], matrix: &[f32], out: &mut [f32]) {
         let inputs = x.len();
+        debug_assert_eq!(matrix.len(), inputs * out.len(), "each row has its output");
         let (mut some, mut to) = (matrix.chunks_exact(SOME * inputs), out.chunks_exact_mut(SOME));
         for (rows, out) in (&mut some).zip(&mut to) {
             let ((low, high), middle) = (rows.split_at(2 * inputs), inputs);
