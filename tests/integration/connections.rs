@@ -147,7 +147,8 @@ fn an_outage_is_two_lines_and_the_worker_is_not_ready_while_it_lasts() {
         &cluster,
         "outage",
         1,
-        "[gate]\nimpressions_min = 0\nclicks_min = 0\ncalibration_min = 0\ncalibration_max = 1000\nloss_margin = 10\n",
+        "[gate]\nimpressions_min = 0\nclicks_min = 0\ncalibration_min = 0\ncalibration_max = 1000\nloss_margin = 10\n\
+         click_coverage_min = 0\n",
     );
     live.patient();
     let text = std::fs::read_to_string(&live.config).expect("it was written");
