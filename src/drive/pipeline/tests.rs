@@ -133,10 +133,10 @@ fn the_intake_goes_only_so_far_ahead_of_letters() {
 
 #[test]
 fn a_record_that_lets_many_mature_leaves_no_room_behind() {
-    // Half an hour of impressions matures with the first record after it.
+    // A hundred a second: all that a window of 3 s holds matures with the first record after an hour.
     let mut trainer = queued(0, |_| None);
-    push(&mut trainer, 0..600, |n| 100 * n, |_| None);
-    push(&mut trainer, 600..1200, |n| 3_600_000 + 100 * n, |_| None);
+    push(&mut trainer, 0..600, |n| 10 * n, |_| None);
+    push(&mut trainer, 600..1200, |n| 3_600_000 + 10 * n, |_| None);
     let mut pipeline = Pipeline { company: Some(Pipeline::company()), ..Pipeline::new() };
     let mut notes = Notes::default();
     while pipeline.run(&mut trainer, usize::MAX, &mut notes, &mut |_| ()) > 0 {}
