@@ -76,13 +76,18 @@ pub(crate) fn rounds(ordinary: usize, torture: usize) -> usize {
 }
 
 /// Waits for a condition, looking often.
-pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    wait_for_or(what, String::new, condition)
+}
+
+/// The same; what is known is said when it is given up.
+pub(crate) fn wait_for_or<T>(what: &str, known: impl Fn() -> String, mut condition: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(start.elapsed() < DEADLINE, "{what} did not happen within {DEADLINE:?}");
+        assert!(start.elapsed() < DEADLINE, "{what} did not happen within {DEADLINE:?} {}", known());
         std::thread::yield_now();
         std::thread::park_timeout(Duration::from_millis(2));
     }

@@ -30,7 +30,7 @@ pub struct Extent {
 }
 
 /// How long a topic that was just made may take to be known to every broker.
-const SPREAD: Duration = Duration::from_secs(3);
+const SPREAD: Duration = Duration::from_secs(5);
 
 /// Asks about topics again for a while where one is missing: the broker that answers may not have heard of it yet.
 pub(crate) fn once_spread<T>(ask: impl Fn() -> Result<T, BrokerError>) -> Result<T, BrokerError> {

@@ -9,7 +9,7 @@ use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 use super::BrokerError;
 use super::ask::{Asked, denied, is_denied, retry_bound};
 use super::client::{self, Deliveries};
-use super::metadata::count_in;
+use super::metadata::{count_in, once_spread};
 use crate::config::kafka::Kafka;
 
 /// A record as it is.
@@ -52,11 +52,10 @@ impl Sender {
     /// When the topic is missing, or the brokers do not answer within the bound.
     pub fn partition_count(&self, topic: &str) -> Result<usize, BrokerError> {
         let asked = Asked::of(&self.kafka, self.deliveries.contact());
-        count_in(
-            &asked.ask(|patience| self.producer.client().fetch_metadata(Some(topic), patience))?,
-            &self.kafka,
-            topic,
-        )
+        once_spread(|| {
+            let metadata = asked.ask(|patience| self.producer.client().fetch_metadata(Some(topic), patience))?;
+            count_in(&metadata, &self.kafka, topic)
+        })
     }
 
     /// Records handed to the producer.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::commands::{Place, digest, quick, simulated_fields};
 use crate::support::broker::{Broker, Outgoing};
 use crate::support::command::{Running, installed, run};
-use crate::support::wait_for;
+use crate::support::wait_for_or;
 
 /// Topics, a configuration, and traffic.
 pub(super) struct Live<'b> {
@@ -55,6 +55,12 @@ impl<'b> Live<'b> {
         fs::read_to_string(self.log()).unwrap_or_default()
     }
 
+    /// What the worker and the traffic have said, for whoever reads why a test failed.
+    fn all_said(&self) -> String {
+        let traffic = fs::read_to_string(self.place.path("traffic.log")).unwrap_or_default();
+        format!("the worker: {}\nthe traffic: {traffic}", self.said())
+    }
+
     pub(super) fn worker(&self) -> Running {
         Running::start_logged(&["run", "--config", &self.config], &self.log())
     }
@@ -65,10 +71,14 @@ impl<'b> Live<'b> {
 
     /// Waits until the worker has announced as many versions since it was started.
     pub(super) fn wait_for_announced(&self, worker: &mut Running, versions: usize) {
-        wait_for("announcements", || {
-            assert!(worker.is_running(), "the worker was to go on: {}", self.said());
-            (self.said().matches("is announced").count() >= versions).then_some(())
-        });
+        wait_for_or(
+            "announcements",
+            || self.all_said(),
+            || {
+                assert!(worker.is_running(), "the worker was to go on: {}", self.said());
+                (self.said().matches("is announced").count() >= versions).then_some(())
+            },
+        );
     }
 
     pub(super) fn announced(&self) -> usize {
