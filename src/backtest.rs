@@ -247,6 +247,7 @@ fn learn_labelled(
         while let Some(unlearned) = trainer.step_labelled(&|id| ids.contains(id), &mut |scored| scores.add(scored)) {
             seen.note_unlearned(&unlearned);
         }
+        source.take_back(trainer.rooms());
     }
     let unlearned = trainer.learn_rest(&mut |scored| scores.add(scored));
     seen.note_unlearned(&unlearned);
@@ -303,7 +304,7 @@ fn clicked_impressions(directory: &Path, decoder: Decoder, progress: &Progress) 
         clicked.seen.note(partition, arrival.offset, arrival.body.as_ref().err().map(|refused| &**refused));
         match arrival.body {
             Ok(Decoded { event: Event::Click(click), .. }) => {
-                clicked.ids.insert(click.impression_id.as_ref().into());
+                clicked.ids.insert(click.impression_id.as_str().into());
             }
             Ok(_) => {}
             Err(refused) => *clicked.refused.entry(refused.refusal.reason).or_default() += 1,

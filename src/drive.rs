@@ -236,6 +236,7 @@ impl<S: Source> Drive<S> {
             let Self { trainer, source, pipeline, .. } = self;
             let mut left = |record: &Consumed| source.consumed(record.partition, record.weight);
             let done = pipeline.run(trainer, count, witness, &mut left);
+            source.take_back(trainer.rooms());
             if done == 0 {
                 break;
             }

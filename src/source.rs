@@ -4,6 +4,7 @@
 pub mod files;
 pub mod ingest;
 pub mod link;
+pub mod rooms;
 pub mod send;
 pub mod sorting;
 pub mod topics;
@@ -17,6 +18,7 @@ use rdkafka::error::KafkaError;
 use crate::kafka::BrokerError;
 use crate::thread::Panicked;
 use deepfm_core::event::EventKind;
+use deepfm_core::feature::Features;
 use deepfm_core::stream::{Arrival, Partition};
 
 pub use ingest::Ingest;
@@ -163,6 +165,9 @@ pub trait Source {
 
     /// The core consumed records of a partition that took so much [room](Arrival::weight): there is as much again.
     fn consumed(&mut self, partition: Partition, weight: usize);
+
+    /// Features of records that were learned from: those of records to come may have their room.
+    fn take_back(&mut self, features: &mut Vec<Features>);
 
     /// Whether the partition still ends before `position`. Never waits: whoever gets no answer yet asks again.
     ///

@@ -2,6 +2,7 @@
 mod integration {
     mod acknowledgements;
     mod alarms;
+    mod allocations;
     mod announcing;
     mod believable;
     mod bench_growth;

@@ -14,7 +14,6 @@ pub mod import;
 mod merge;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -380,7 +379,7 @@ struct Entries {
     /// Fields of the model.
     fields: usize,
     seen: SlotSet<u128>,
-    held: Vec<JoinEntry<Arc<Shown>>>,
+    held: Vec<JoinEntry<Box<Shown>>>,
 }
 
 impl Entries {
@@ -391,7 +390,7 @@ impl Entries {
             let (record, behind) = join::first_record(rest).ok_or(CheckpointError::Truncated)?;
             rest = behind;
             if is_newest(layer.scope, record.key, &mut self.seen) && !record.entry.is_empty() {
-                let entry: JoinEntry<Arc<Shown>> = postcard::from_bytes(record.entry)
+                let entry: JoinEntry<Box<Shown>> = postcard::from_bytes(record.entry)
                     .map_err(|source| CheckpointError::Decode { section: Section::Join, source })?;
                 if entry.key() != record.key {
                     return Err(CheckpointError::Key);
@@ -409,7 +408,7 @@ impl Entries {
 }
 
 /// What a held impression carries.
-fn payload(state: &ImpressionState<Arc<Shown>>) -> Option<&Shown> {
+fn payload(state: &ImpressionState<Box<Shown>>) -> Option<&Shown> {
     match state {
         ImpressionState::Open(shown) | ImpressionState::Clicked(shown, _) | ImpressionState::Faked(shown) => {
             Some(shown)

@@ -7,6 +7,7 @@
 mod decode;
 mod envelope;
 mod framing;
+mod id;
 pub mod mapping;
 pub mod options;
 pub mod plain;
@@ -14,7 +15,6 @@ mod refusal;
 mod time;
 
 use std::fmt;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,7 @@ use crate::feature::Features;
 pub use decode::Decoder;
 pub use envelope::RawRecord;
 pub use framing::unframe;
+pub use id::Id;
 pub use mapping::MappingError;
 pub use refusal::{DETAIL_CHARS_MAX, Reason, Refusal};
 
@@ -49,9 +50,9 @@ impl fmt::Display for EventKind {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Impression {
     /// Its id, which clicks name.
-    pub impression_id: Arc<str>,
+    pub impression_id: Id,
     /// The event's own id, by which repeated sending is known.
-    pub event_id: Option<Box<str>>,
+    pub event_id: Option<Id>,
     /// Milliseconds since 1970, by the producer.
     pub event_time: i64,
     /// Example weight, at least 0; 1 unless given.
@@ -64,9 +65,9 @@ pub struct Impression {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Click {
     /// The impression's id.
-    pub impression_id: Arc<str>,
+    pub impression_id: Id,
     /// The event's own id.
-    pub event_id: Option<Box<str>>,
+    pub event_id: Option<Id>,
     /// Milliseconds since 1970, by the producer.
     pub event_time: i64,
 }
@@ -102,7 +103,7 @@ pub struct Decoded {
 }
 
 impl Decoded {
-    /// Bytes that its event holds on the heap: ids and features.
+    /// Bytes of its event's ids and features.
     pub fn bytes(&self) -> usize {
         let (impression_id, event_id, features) = match &self.event {
             Event::Impression(Impression { impression_id, event_id, features, .. }) => {

@@ -29,9 +29,7 @@ mod tests;
 mod waiting;
 mod watermark;
 
-use std::sync::Arc;
-
-use crate::event::EventKind;
+use crate::event::{EventKind, Id};
 
 pub use changes::{ChangeRecord, first_record};
 pub use checkpoint::{JoinEntry, JoinRestoreError, JoinScalars};
@@ -39,7 +37,6 @@ pub use counters::JoinCounters;
 pub use record::{ClickIn, Emission, EmissionKind, EventIdHash, ImpressionIn, Pack, WaitingClick, Weigh};
 pub use state::{Attributed, ImpressionState};
 
-use form::Packed;
 use held::HeldImpressions;
 use memory::{Memory, Remembered};
 use params::{JoinParams, LabelPolicy};
@@ -57,6 +54,10 @@ pub struct Join<P> {
     impression_events: Memory,
     click_events: Memory,
     counters: JoinCounters,
+    /// Payloads that nobody needs any more, for their room.
+    rooms: Vec<P>,
+    /// A payload on its way out.
+    packed: Vec<u8>,
 }
 
 /// Whether the join took a record in, or why not.
@@ -83,6 +84,8 @@ impl<P: Weigh> Join<P> {
             impression_events: Memory::new(EventKind::Impression),
             click_events: Memory::new(EventKind::Click),
             counters: JoinCounters::default(),
+            rooms: Vec::new(),
+            packed: Vec::new(),
         }
     }
 
@@ -116,6 +119,11 @@ impl<P: Weigh> Join<P> {
     /// Bytes of the payloads held: of open impressions, and of resolved ones that a late click may still correct.
     pub fn held_bytes(&self) -> usize {
         self.held.bytes()
+    }
+
+    /// Payloads that nobody needs any more; those that come out have their room.
+    pub fn rooms(&mut self) -> &mut Vec<P> {
+        &mut self.rooms
     }
 
     /// The number of clicks that wait for their impression.
@@ -195,7 +203,7 @@ impl<P: Weigh> Join<P> {
         }
     }
 
-    fn emit(&mut self, (impression_id, impression_time): (Arc<str>, i64), label: Label<P>, out: &mut Vec<Emission<P>>) {
+    fn emit(&mut self, (impression_id, impression_time): (Id, i64), label: Label<P>, out: &mut Vec<Emission<P>>) {
         let Label { kind, click, payload } = label;
         self.counters.count_emission(kind);
         out.push(Emission {
@@ -203,7 +211,7 @@ impl<P: Weigh> Join<P> {
             impression_id,
             impression_time,
             click_time: click.as_ref().map(|click| click.time),
-            click_event_id: click.and_then(|click| click.event_id.as_deref().map(Box::from)),
+            click_event_id: click.and_then(|click| click.event_id),
             watermark: self.watermark.value(),
             payload,
         });
@@ -228,9 +236,9 @@ impl<P: Weigh> Join<P> {
     }
 }
 
-impl<P: Clone + Pack> Join<P> {
+impl<P: Pack> Join<P> {
     /// Takes an impression in, and appends what follows from it to `out`; says whether it was taken.
-    pub fn impression(&mut self, impression: ImpressionIn<P>, out: &mut Vec<Emission<P>>) -> Taken {
+    pub fn impression(&mut self, impression: ImpressionIn<&P>, out: &mut Vec<Emission<P>>) -> Taken {
         self.counters.received_impressions += 1;
         let time = impression.time;
         let mut taken = self.admit(EventKind::Impression, time, impression.event_id.as_deref());
@@ -263,7 +271,7 @@ impl<P: Clone + Pack> Join<P> {
         self.expire(out);
     }
 
-    fn take_impression(&mut self, impression: ImpressionIn<P>, out: &mut Vec<Emission<P>>) -> Taken {
+    fn take_impression(&mut self, impression: ImpressionIn<&P>, out: &mut Vec<Emission<P>>) -> Taken {
         let ImpressionIn { impression_id: id, time, payload, .. } = impression;
         if self.held.find(&id).is_some() {
             self.counters.conflicting_impression += 1;
@@ -276,32 +284,40 @@ impl<P: Clone + Pack> Join<P> {
         let label = |kind, click, payload| Label { kind, click, payload };
         let state = match (self.params.labels, click) {
             (LabelPolicy::AtClick | LabelPolicy::AtMaturity, None) => ImpressionState::Open(payload),
-            (LabelPolicy::AtMaturity, Some(click)) => ImpressionState::Clicked(payload, Box::new(click)),
+            (LabelPolicy::AtMaturity, Some(click)) => ImpressionState::Clicked(payload, click),
             (LabelPolicy::AtClick, click) => {
-                self.emit((Arc::clone(&id), time), label(EmissionKind::Positive, click, payload), out);
+                let payload = self.copied(payload);
+                self.emit((id.clone(), time), label(EmissionKind::Positive, click, payload), out);
                 ImpressionState::Positive
             }
             (LabelPolicy::FakeNegative, click) => {
-                let first = label(EmissionKind::FakeNegative, None, payload.clone());
-                self.emit((Arc::clone(&id), time), first, out);
+                let first = label(EmissionKind::FakeNegative, None, self.copied(payload));
+                self.emit((id.clone(), time), first, out);
                 if click.is_some() {
-                    self.emit((Arc::clone(&id), time), label(EmissionKind::FakePositive, click, payload), out);
+                    let payload = self.copied(payload);
+                    self.emit((id.clone(), time), label(EmissionKind::FakePositive, click, payload), out);
                     ImpressionState::Positive
                 } else {
                     ImpressionState::Faked(payload)
                 }
             }
         };
-        if let Some(bytes) = state.payload().filter(|_| state.is_open()).map(Weigh::weight) {
+        if let Some(bytes) = state.payload().filter(|_| state.is_open()).map(|payload| payload.weight()) {
             self.make_room(bytes, out);
         }
         self.held.insert(time, &id, state);
         Taken::In
     }
 
+    /// A payload that goes out while it is held.
+    pub(crate) fn copied(&mut self, payload: &P) -> P {
+        self.packed.clear();
+        payload.pack(&mut self.packed);
+        P::unpack(&self.packed, self.rooms.pop())
+    }
+
     fn take_click(&mut self, click: ClickIn, out: &mut Vec<Emission<P>>) {
         let ClickIn { partition, offset, impression_id: id, event_id, time } = click;
-        let event_id = event_id.map(Arc::from);
         let Some(number) = self.held.find(&id) else {
             self.waiting.insert(id, WaitingClick { time, event_id, partition, offset });
             return;
@@ -315,7 +331,7 @@ impl<P: Clone + Pack> Join<P> {
         let click = Attributed { time, event_id };
         let effect = self.held.update(number, |state| {
             let (state, effect) = state.clicked(click, labels, late_clicks);
-            (state, effect.map(unpacked::<P>))
+            (state, effect.map(|payload| P::unpack(payload.bytes, self.rooms.pop())))
         });
         match effect {
             ClickEffect::HeldBack => {}
@@ -354,7 +370,7 @@ impl<P: Clone + Pack> Join<P> {
         };
         let (payload, was_clicked) = self.held.update(number, |state| {
             let was_clicked = matches!(state, ImpressionState::Clicked(..));
-            let payload = state.payload().copied().map(unpacked::<P>);
+            let payload = state.payload().map(|payload| P::unpack(payload.bytes, self.rooms.pop()));
             (ImpressionState::Unlabelled, (payload, was_clicked))
         });
         self.counters.closed_unlabelled += 1;
@@ -373,7 +389,7 @@ impl<P: Clone + Pack> Join<P> {
         {
             let label = self.held.update(number, |state| {
                 let (state, label) = state.matured(late);
-                (state, label.map(|label| label.map(unpacked::<P>)))
+                (state, label.map(|label| label.map(|payload| P::unpack(payload.bytes, self.rooms.pop()))))
             });
             if let Some(label) = label {
                 let id = self.held.id(number);
@@ -383,8 +399,4 @@ impl<P: Clone + Pack> Join<P> {
         self.forget();
         self.hold_bounds();
     }
-}
-
-fn unpacked<P: Pack>(payload: Packed<'_>) -> P {
-    P::unpack(payload.bytes)
 }

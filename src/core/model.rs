@@ -125,7 +125,17 @@ impl DeepFm {
 
     /// Scores a batch with the weights as they are, `[batch]` logits.
     pub fn score<'s, E: Executor>(&self, batch: &[&Features], scratch: &'s mut Scratch, executor: &E) -> &'s [f32] {
-        self.gather(batch.iter().copied(), false, scratch, executor);
+        self.score_each(batch.iter().copied(), scratch, executor)
+    }
+
+    /// The same of features that are not in a list.
+    pub fn score_each<'s, 'f, E: Executor>(
+        &self,
+        batch: impl ExactSizeIterator<Item = &'f Features> + Clone,
+        scratch: &'s mut Scratch,
+        executor: &E,
+    ) -> &'s [f32] {
+        self.gather(batch, false, scratch, executor);
         scratch.forward(&self.architecture, self.dense_weights(), executor);
         scratch.logits()
     }

@@ -26,10 +26,10 @@ mod params;
 mod published;
 mod refusals;
 mod shown;
+mod spent;
 
-use std::sync::Arc;
-
-use crate::event::{Reason, Refusal};
+use crate::event::{Id, Reason, Refusal};
+use crate::feature::Features;
 use crate::join::{Join, JoinCounters};
 use crate::metric::Windows;
 use crate::model::{DeepFm, Executor, Inline};
@@ -103,7 +103,7 @@ pub struct Unlearned {
     /// Its offset there.
     pub offset: i64,
     /// Its id.
-    pub impression_id: Arc<str>,
+    pub impression_id: Id,
 }
 
 impl Unlearned {
@@ -174,7 +174,7 @@ impl<E: Executor> Trainer<E> {
     /// Consumes the next record of the merged order; nothing while a live partition's queue is empty.
     pub fn step(&mut self, observer: &mut dyn Observer) -> Option<Step> {
         let record = self.intake.step(&mut self.delivery)?;
-        Some(Step { record, unlearned: self.learner.take(&mut self.delivery, observer) })
+        Some(Step { record, unlearned: self.hear(observer) })
     }
 
     /// The two halves. They may go on at once, one ahead of the other, and be together again when the learner has taken every
@@ -191,7 +191,19 @@ impl<E: Executor> Trainer<E> {
         observer: &mut dyn Observer,
     ) -> Option<Vec<Unlearned>> {
         let is_there = self.intake.step_labelled(clicked, &mut self.delivery);
-        is_there.then(|| self.learner.take(&mut self.delivery, observer))
+        is_there.then(|| self.hear(observer))
+    }
+
+    /// Lets the learner take what the record at hand brought about.
+    fn hear(&mut self, observer: &mut dyn Observer) -> Vec<Unlearned> {
+        let unlearned = self.learner.take(&mut self.delivery, observer);
+        self.intake.take_back(self.learner.spent());
+        unlearned
+    }
+
+    /// Features that nobody needs any more: see [`Intake::rooms`].
+    pub fn rooms(&mut self) -> &mut Vec<Features> {
+        self.intake.rooms()
     }
 
     /// Learns the half-filled batch: the end of a run with `step_labelled`. Gives what could not be learned of it.
@@ -276,7 +288,7 @@ impl<E: Executor> Trainer<E> {
     }
 
     /// The join.
-    pub fn join(&self) -> &Join<Arc<Shown>> {
+    pub fn join(&self) -> &Join<Box<Shown>> {
         &self.intake.join
     }
 

@@ -9,7 +9,7 @@ use std::thread::available_parallelism;
 use super::Witness;
 use crate::thread::crew::Crew;
 use deepfm_core::model::Executor;
-use deepfm_core::train::{Consumed, Delivery, Intake, Learner, Step, Trainer};
+use deepfm_core::train::{Consumed, Delivery, Intake, Learner, Shown, Step, Trainer};
 
 /// Records that are handed over at once: some hundred microseconds of learning.
 const RECORDS_OF_A_LOT: usize = 64;
@@ -43,6 +43,8 @@ struct Lot {
     records: Vec<Consumed>,
     /// Of the records; behind them what is kept for its room.
     deliveries: Vec<Delivery>,
+    /// What the learner needs no more, for the intake.
+    spent: Vec<Box<Shown>>,
 }
 
 impl Lot {
@@ -51,6 +53,7 @@ impl Lot {
     fn fill(&mut self, intake: &mut Intake, count: usize, refusable: &mut usize) {
         self.deliveries.resize_with(self.deliveries.len().max(count), Delivery::default);
         self.records.clear();
+        intake.take_back(&mut self.spent);
         for delivery in self.deliveries.iter_mut().take(count) {
             let Some(record) = intake.step(delivery) else { return };
             *refusable = refusable.saturating_sub(record.refused.as_ref().map_or(0, |refused| refused.bytes()));
@@ -92,6 +95,7 @@ fn hear_all<E: Executor>(
             delivery.items.shrink_to(ITEMS_KEPT);
             listener.hear(Step { record, unlearned });
         }
+        lot.spent.append(learner.spent());
         if listener.witness.is_full() {
             emptied = None;
         }

@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::ingest::{Ingest, Message};
+use super::rooms::Rooms;
 use super::{Confirmation, Source, SourceError, SourceEvent, sorting, thread_name};
 use crate::lines::{Line, Lines};
 use crate::progress::Progress;
 use crate::thread::{Hand, HandEnded};
 use deepfm_core::event::{Decoder, EventKind, RawRecord};
+use deepfm_core::feature::Features;
 use deepfm_core::stream::{Arrival, Partition, Positions};
 
 /// Room in a queue that is filled at a time: see [`Arrival::weight`](deepfm_core::stream::Arrival::weight).
@@ -59,6 +61,7 @@ pub enum LineOrder {
 /// The reader of a directory.
 pub struct FileSource {
     files: VecDeque<Reading>,
+    rooms: Rooms,
 }
 
 /// Opens one event file of a directory, plain or compressed; `None` when there is neither. Lines of up to `bytes_max` bytes
@@ -119,6 +122,7 @@ impl FileSource {
     ) -> Result<(Self, Positions), SourceError> {
         let mut files = VecDeque::new();
         let mut decoder = ingest.decoder().clone();
+        let rooms = ingest.rooms().clone();
         let clicks = (EventKind::Click, ingest.unobserved());
         let wanted = |(kind, _): &(EventKind, Ingest)| kinds.contains(kind);
         for (kind, ingest) in [(EventKind::Impression, ingest), clicks].into_iter().filter(wanted) {
@@ -137,7 +141,7 @@ impl FileSource {
             }
         }
         let positions = files.iter().map(|file| (file.partition, 0)).collect();
-        Ok((Self { files }, positions))
+        Ok((Self { files, rooms }, positions))
     }
 }
 
@@ -172,7 +176,10 @@ impl EventFile {
 
     /// Reads and decodes a handful.
     fn read(&mut self) -> Result<SourceEvent, SourceError> {
-        let (mut arrivals, mut weight) = (Vec::new(), 0);
+        let (mut arrivals, mut weight) = (Vec::with_capacity(HANDFUL), 0);
+        if self.partition.kind == EventKind::Impression {
+            self.ingest.fetch_rooms();
+        }
         while weight < HANDFUL {
             let Some(line) = next_line(&mut self.lines)? else { break };
             let offset = self.next_offset;
@@ -250,6 +257,10 @@ impl Source for FileSource {
         if let Some(file) = self.files.iter_mut().find(|file| file.partition == partition) {
             file.waiting -= weight;
         }
+    }
+
+    fn take_back(&mut self, features: &mut Vec<Features>) {
+        self.rooms.take_back(features);
     }
 
     fn confirm_end(&mut self, _: Partition, _: i64) -> Result<Confirmation, SourceError> {

@@ -2,6 +2,7 @@
 
 use sha2::{Digest as _, Sha256};
 
+use super::rooms::Rooms;
 use crate::lines::Long;
 use deepfm_core::event::{Decoder, Event, EventKind, RawRecord, Refusal, unframe};
 use deepfm_core::stream::{Arrival, Refused, record_hash, record_hash_of};
@@ -25,6 +26,7 @@ pub struct Ingest {
     decoder: Decoder,
     dead_letter_bytes_max: usize,
     observe: Observer,
+    rooms: Rooms,
 }
 
 impl std::fmt::Debug for Ingest {
@@ -40,13 +42,24 @@ impl Ingest {
         dead_letter_bytes_max: usize,
         observe: impl FnMut(&Event, &[u8]) + Send + 'static,
     ) -> Self {
-        Self { decoder, dead_letter_bytes_max, observe: Box::new(observe) }
+        Self { decoder, dead_letter_bytes_max, observe: Box::new(observe), rooms: Rooms::default() }
     }
 
     /// Another ingest of the same kind, for a second thread; it shows its records to nobody.
     #[must_use]
     pub fn unobserved(&self) -> Self {
-        Self::new(self.decoder.clone(), self.dead_letter_bytes_max, |_, _| ())
+        let unobserved = Self::new(self.decoder.clone(), self.dead_letter_bytes_max, |_, _| ());
+        Self { rooms: self.rooms.clone(), ..unobserved }
+    }
+
+    /// Where features go whose records are learned; [`fetch_rooms`](Self::fetch_rooms) fetches them.
+    pub fn rooms(&self) -> &Rooms {
+        &self.rooms
+    }
+
+    /// Fetches room for the features of a handful of records.
+    pub fn fetch_rooms(&mut self) {
+        self.rooms.fetch(self.decoder.rooms());
     }
 
     /// The decoder.

@@ -2,7 +2,6 @@
 //! for: brokers delete by timestamp, so old events stamped with their own times may be gone within minutes.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::producer::BaseRecord;
@@ -14,7 +13,7 @@ use crate::kafka::produce::Sender;
 use crate::lines::{Line, Lines};
 use crate::progress::Progress;
 use crate::simulate::SimulatedEvent;
-use deepfm_core::event::{Decoder, EventKind};
+use deepfm_core::event::{Decoder, EventKind, Id};
 
 /// The longest line that is sent, in bytes: as long as the longest record that any configuration reads.
 const LINE_BYTES_MAX: usize = 64 << 20;
@@ -140,7 +139,7 @@ struct Stream {
     kind: EventKind,
     lines: Lines,
     line: Option<Vec<u8>>,
-    impression_id: Option<Arc<str>>,
+    impression_id: Option<Id>,
     event_time: Option<i64>,
     number: u64,
     /// The latest event time that is known.

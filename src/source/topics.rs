@@ -20,6 +20,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::link::Link;
+use super::rooms::Rooms;
 use super::{Confirmation, Gap, Ingest, Source, SourceError, SourceEvent, thread_name};
 use crate::config::kafka::{Kafka, Start};
 use crate::kafka::ask::ask;
@@ -28,6 +29,7 @@ use crate::kafka::metadata::{self, Extent, extent, is_embedded, once_spread, par
 use crate::kafka::{BrokerError, client};
 use crate::thread::vital;
 use deepfm_core::event::EventKind;
+use deepfm_core::feature::Features;
 use deepfm_core::stream::{Partition, Positions};
 use ends::Questions;
 use reader::Reader;
@@ -55,6 +57,7 @@ pub struct KafkaSource {
     known_waiting: BTreeMap<Partition, Arc<AtomicUsize>>,
     ends: Ends,
     stop: Arc<AtomicBool>,
+    rooms: Rooms,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -244,6 +247,7 @@ impl KafkaLog {
         let stop = Arc::new(AtomicBool::new(false));
         let ends = self.ends();
         let known_ends: Ends = Arc::new(Mutex::new(ends.clone()));
+        let rooms = ingest.rooms().clone();
         let clicks = (EventKind::Click, ingest.unobserved());
         let mut threads = Vec::new();
         for (kind, ingest) in [(EventKind::Impression, ingest), clicks] {
@@ -266,7 +270,7 @@ impl KafkaLog {
         }
         let questions = Questions::of(self.consumer, self.kafka);
         let known_waiting = BTreeMap::new();
-        Ok(KafkaSource { questions, events, waiting, known_waiting, ends: known_ends, stop, threads })
+        Ok(KafkaSource { questions, events, waiting, known_waiting, ends: known_ends, stop, rooms, threads })
     }
 }
 
@@ -294,6 +298,10 @@ impl Source for KafkaSource {
         if let Some(waiting) = self.known_waiting.get(&partition) {
             waiting.fetch_sub(weight, Ordering::AcqRel);
         }
+    }
+
+    fn take_back(&mut self, features: &mut Vec<Features>) {
+        self.rooms.take_back(features);
     }
 
     fn confirm_end(&mut self, partition: Partition, position: i64) -> Result<Confirmation, SourceError> {

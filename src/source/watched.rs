@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Confirmation, Source, SourceError, SourceEvent};
 use crate::progress::Progress;
+use deepfm_core::feature::Features;
 use deepfm_core::stream::Partition;
 
 /// A source whose records are counted as they are consumed.
@@ -29,6 +30,10 @@ impl<S: Source> Source for Watched<S> {
     fn consumed(&mut self, partition: Partition, weight: usize) {
         self.progress.advance(1);
         self.inner.consumed(partition, weight);
+    }
+
+    fn take_back(&mut self, features: &mut Vec<Features>) {
+        self.inner.take_back(features);
     }
 
     fn confirm_end(&mut self, partition: Partition, offset: i64) -> Result<Confirmation, SourceError> {

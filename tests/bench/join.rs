@@ -2,7 +2,6 @@
 //! resolved ones remembered, 3 % of them clicked, event ids on every record.
 
 use std::hint::black_box;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -23,7 +22,7 @@ const CLICK_EVERY: i64 = 33;
 const CHUNK: i64 = 10_000;
 
 enum Input {
-    Impression(ImpressionIn<Arc<Shown>>),
+    Impression(ImpressionIn<Box<Shown>>),
     Click(ClickIn),
 }
 
@@ -37,17 +36,17 @@ fn inputs(at: i64) -> impl Iterator<Item = Input> {
     let impression = Input::Impression(ImpressionIn {
         partition: IMPRESSIONS,
         offset: at,
-        impression_id: Arc::from(id(at)),
+        impression_id: id(at).into(),
         event_id: Some(format!("i-{}", id(at)).into()),
         time,
-        payload: Arc::new(Shown { number: at as u64, partition: IMPRESSIONS, offset: at, weight: 1.0, features }),
+        payload: Box::new(Shown { number: at as u64, partition: IMPRESSIONS, offset: at, weight: 1.0, features }),
     });
     let clicked = at - 1000 * PER_MS;
     let click = (at % CLICK_EVERY == 0 && clicked >= 0).then(|| {
         Input::Click(ClickIn {
             partition: CLICKS,
             offset: at,
-            impression_id: Arc::from(id(clicked)),
+            impression_id: id(clicked).into(),
             event_id: Some(format!("c-{}", id(at)).into()),
             time,
         })
@@ -57,9 +56,9 @@ fn inputs(at: i64) -> impl Iterator<Item = Input> {
 
 /// A join and its place in the log.
 struct Running {
-    join: Join<Arc<Shown>>,
+    join: Join<Box<Shown>>,
     at: i64,
-    out: Vec<Emission<Arc<Shown>>>,
+    out: Vec<Emission<Box<Shown>>>,
 }
 
 impl Running {
@@ -77,11 +76,12 @@ impl Running {
             let start = Instant::now();
             for input in inputs {
                 match input {
-                    Input::Impression(impression) => self.join.impression(impression, &mut self.out),
+                    Input::Impression(impression) => self.join.impression(impression.as_ref(), &mut self.out),
                     Input::Click(click) => self.join.click(click, &mut self.out),
                 };
                 black_box(&self.out);
-                self.out.clear();
+                let spent = self.out.drain(..).map(|emission| emission.payload);
+                self.join.rooms().extend(spent);
             }
             spent += start.elapsed();
             self.at = chunk_end;

@@ -3,11 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::sync::Arc;
 
 use deepfm_core::checkpoint::{self, Layer};
 use deepfm_core::event::options::EventOptions;
-use deepfm_core::event::{Click, Decoded, Event, EventKind, Impression};
+use deepfm_core::event::{Click, Decoded, Event, EventKind, Id, Impression};
 use deepfm_core::feature::encoder::Encoder;
 use deepfm_core::feature::field::FieldSet;
 use deepfm_core::feature::hash::mix64;
@@ -101,7 +100,7 @@ impl Maker {
             self.at = (n + 1, time + 100);
             let (user, tag) = (n as u64 / 20 + dice.roll(30), dice.roll(50));
             let features = format!(r#"{{"user":"u{user}","tags":["a{tag}","b{}"]}}"#, tag % 7);
-            let impression_id: Arc<str> = format!("i{n}").into();
+            let impression_id: Id = format!("i{n}").into();
             let features = self.encoder.encode_json(&features).expect("it is valid");
             let click = Click { impression_id: impression_id.clone(), event_id: None, event_time: time + 50 };
             let shown = Impression { impression_id, event_id: None, event_time: time, weight: 1.0, features };

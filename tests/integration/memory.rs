@@ -1,6 +1,5 @@
 //! What the program takes of the machine's memory: an allocator that gives back, and no more with time.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use deepfm_core::event::EventKind;
@@ -94,7 +93,7 @@ fn a_model_learns_and_scores_known_ids_without_allocating() {
 }
 
 /// An impression of twenty plain fields, whose id has twelve characters, from far into a log.
-fn impression(number: u64) -> ImpressionIn<Arc<Shown>> {
+fn impression(number: u64) -> ImpressionIn<Box<Shown>> {
     const FAR: u64 = 10_000_000_000;
     let partition = Partition { kind: EventKind::Impression, number: 11 };
     let field = |field| vec![Entry { id: hash::hash(2, number, field), x: 1.0 }];
@@ -103,10 +102,10 @@ fn impression(number: u64) -> ImpressionIn<Arc<Shown>> {
     ImpressionIn {
         partition,
         offset,
-        impression_id: Arc::from(format!("{number:012}")),
+        impression_id: format!("{number:012}").into(),
         event_id: None,
         time: 1_700_000_000_000 + number as i64 / 20,
-        payload: Arc::new(Shown { number: FAR + number, partition, offset, weight: 1.0, features }),
+        payload: Box::new(Shown { number: FAR + number, partition, offset, weight: 1.0, features }),
     }
 }
 
@@ -130,7 +129,8 @@ fn an_open_impression_of_twenty_plain_fields_takes_at_most_250_bytes() {
         let (bytes, join) = held_bytes(|| {
             let (mut join, mut out) = (Join::new(params), Vec::new());
             (0..count).for_each(|number| {
-                join.impression(impression(number), &mut out);
+                let impression = impression(number);
+                join.impression(impression.as_ref(), &mut out);
             });
             join
         });

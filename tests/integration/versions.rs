@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use deepfm_core::event::options::EventOptions;
-use deepfm_core::event::{Click, Decoded, Event, EventKind, Impression};
+use deepfm_core::event::{Click, Decoded, Event, EventKind, Id, Impression};
 use deepfm_core::feature::encoder::Encoder;
 use deepfm_core::stream::{Arrival, Control, JournalEntry, Partition};
 use deepfm_core::train::Trainer;
@@ -77,7 +77,7 @@ pub(super) fn trainer(config: &Config, row: impl Fn(u64) -> String) -> Trainer {
         trainer.control(&Control::Start { partition, next_offset: 0 }).expect("it is new");
     }
     for n in 0..300_i64 {
-        let impression_id: std::sync::Arc<str> = format!("i{n}").into();
+        let impression_id: Id = format!("i{n}").into();
         let features = encoder.encode_json(&row(n as u64)).expect("it is valid");
         let time = 1_700_000_000_000 + 100 * n;
         let shown = Impression {

@@ -1,7 +1,6 @@
 //! One streaming pass over a record's JSON, along the tree of mapped places.
 
 use std::fmt;
-use std::sync::Arc;
 
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
@@ -9,7 +8,8 @@ use super::envelope::{self, CloudEvent, RawRecord};
 use super::mapping::{MappingError, Part, Place};
 use super::options::{EventOptions, TimeUnit};
 use super::time::{self, Clock, Stamp};
-use super::{Click, Decoded, Event, EventKind, Impression, Reason, Refusal, framing};
+use super::{Click, Decoded, Event, EventKind, Id, Impression, Reason, Refusal, framing};
+use crate::feature::Features;
 use crate::feature::encoder::{CowStr, Encoder, Encoding, FeaturesSeed, Misfit};
 use crate::feature::field::FieldSet;
 
@@ -26,6 +26,7 @@ pub struct Decoder {
     impression: Place,
     click: Place,
     reading: Reading,
+    rooms: Vec<Features>,
 }
 
 /// The record at hand.
@@ -34,8 +35,8 @@ struct Reading {
     encoding: Encoding,
     seen: [bool; Part::COUNT],
     unknown_keys: u32,
-    impression_id: Option<Arc<str>>,
-    event_id: Option<Box<str>>,
+    impression_id: Option<Id>,
+    event_id: Option<Id>,
     event_time: Option<Stamp>,
     weight: Option<f32>,
     weight_max: f64,
@@ -54,12 +55,18 @@ impl Decoder {
             encoder: Encoder::new(fields, options.bounds()),
             options,
             reading: Reading::default(),
+            rooms: Vec::new(),
         })
     }
 
     /// The encoder, which probes and servers share.
     pub fn encoder(&self) -> &Encoder {
         &self.encoder
+    }
+
+    /// Features that nobody needs any more, whose room those of the next records have.
+    pub fn rooms(&mut self) -> &mut Vec<Features> {
+        &mut self.rooms
     }
 
     /// The longest value that is read, in bytes.
@@ -90,7 +97,7 @@ impl Decoder {
 
     /// Whom a record is about and when, as far as that can be read: of a record that is refused too. The time is in
     /// milliseconds since 1970.
-    pub fn address(&mut self, kind: EventKind, payload: &[u8]) -> (Option<Arc<str>>, Option<i64>) {
+    pub fn address(&mut self, kind: EventKind, payload: &[u8]) -> (Option<Id>, Option<i64>) {
         let Ok(text) = std::str::from_utf8(payload) else { return (None, None) };
         // What stands before the fault of a record is read.
         let _ = self.read(kind, text);
@@ -163,7 +170,8 @@ impl Decoder {
                     return Err(missing(Part::Features));
                 }
                 let weight = self.reading.weight.unwrap_or(1.0);
-                let features = self.encoder.features(&self.reading.encoding);
+                let room = self.rooms.pop().unwrap_or_default();
+                let features = self.encoder.features_in(room, &mut self.reading.encoding);
                 Event::Impression(Impression { impression_id, event_id, event_time, weight, features })
             }
         };
@@ -253,10 +261,10 @@ impl<'de> Visitor<'de> for PlaceSeed<'_> {
         if self.is_object() {
             return Err(self.mistyped("a list"));
         }
-        let mut index = 0_usize;
+        let mut index = 0_i64;
         loop {
             let place = self.place;
-            let more = match place.child(&index.to_string()) {
+            let more = match place.child(&Id::from(index)) {
                 Some(child) => list.next_element_seed(self.below(child))?.is_some(),
                 None => list.next_element::<IgnoredAny>()?.is_some(),
             };
@@ -387,8 +395,8 @@ impl PartVisitor<'_> {
 
     fn integer<E: de::Error>(self, value: i64) -> Result<(), E> {
         match self.part {
-            Part::ImpressionId => self.reading.impression_id = Some(value.to_string().into()),
-            Part::EventId => self.reading.event_id = Some(value.to_string().into()),
+            Part::ImpressionId => self.reading.impression_id = Some(value.into()),
+            Part::EventId => self.reading.event_id = Some(value.into()),
             Part::EventTime if self.reading.time_unit == TimeUnit::Rfc3339 => return self.refuse("a number"),
             Part::EventTime => self.reading.event_time = Some(Stamp::Whole(value)),
             Part::Weight => return self.real(value as f64),

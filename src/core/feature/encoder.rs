@@ -66,6 +66,7 @@ pub struct Encoding {
     following: Vec<u16>,
     text: String,
     bytes: Vec<u8>,
+    ends: Vec<u32>,
     /// Features of no configured field.
     pub unknown_fields: u32,
     /// Why reading stopped, if the event itself was the reason.
@@ -161,6 +162,12 @@ impl Encoder {
     /// The features of the event at hand.
     pub fn features(&self, encoding: &Encoding) -> Features {
         Features::from_pairs(self.fields.len(), &encoding.pairs)
+    }
+
+    /// The same in the room of other features.
+    pub fn features_in(&self, mut room: Features, encoding: &mut Encoding) -> Features {
+        room.fill(self.fields.len(), &encoding.pairs, &mut encoding.ends);
+        room
     }
 
     /// The number of the field of this name.

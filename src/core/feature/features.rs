@@ -1,4 +1,4 @@
-//! The encoded features of one event, in one allocation: 8 bytes for a plain value.
+//! The encoded features of one event, in one allocation, which those of another event may have after it: 8 bytes for a plain value.
 //!
 //! ```text
 //! ids, 8 bytes each | weights, 4 bytes each, unless all are 1 | ends, 2 or 4 bytes each, unless every field has one entry
@@ -13,7 +13,7 @@ use crate::packed::{Reader, put_varint};
 /// The encoded features of one event, grouped by field.
 #[derive(Clone, Default)]
 pub struct Features {
-    words: Box<[u64]>,
+    words: Vec<u64>,
     fields: u32,
     entries: u32,
     form: Form,
@@ -35,6 +35,9 @@ enum Ends {
     Short,
     Long,
 }
+
+/// Words of the largest room that is kept for features to come: of some hundred entries.
+const KEPT_MAX: usize = 256;
 
 /// Bytes that an entry with its weight, and an end, take in the form that [`Features::weight`] goes by.
 const ENTRY_WEIGHT: usize = 16;
@@ -78,30 +81,39 @@ impl Features {
 
     /// Features from entries in any order, each with its field, out of `fields`. Within a field their order stays.
     pub fn from_pairs(fields: usize, pairs: &[(u16, Entry)]) -> Self {
+        let mut features = Self::default();
+        features.fill(fields, pairs, &mut Vec::new());
+        features
+    }
+
+    /// They become what [`from_pairs`](Self::from_pairs) gives, in the room that they have. `ends` is room as well.
+    pub fn fill(&mut self, fields: usize, pairs: &[(u16, Entry)], ends: &mut Vec<u32>) {
         let is_weighted = pairs.iter().any(|(_, entry)| !is_plain(entry.x));
         let is_one_each =
             pairs.len() == fields && (0..).zip(pairs).all(|(place, (field, _))| usize::from(*field) == place);
         if is_one_each && !is_weighted {
-            let words = pairs.iter().map(|(_, entry)| entry.id).collect();
-            return Self { words, fields: fields as u32, entries: fields as u32, form: Form::default() };
+            self.words.clear();
+            self.words.extend(pairs.iter().map(|(_, entry)| entry.id));
+            (self.fields, self.entries, self.form) = (fields as u32, fields as u32, Form::default());
+            return;
         }
-        let mut ends = vec![0_u32; fields];
+        ends.clear();
+        ends.resize(fields, 0);
         for (field, _) in pairs {
             ends[usize::from(*field)] += 1;
         }
         let mut end = 0;
-        for count in &mut ends {
+        for count in &mut *ends {
             end += *count;
             *count = end;
         }
-        let mut features = Self::blank(pairs.len(), is_weighted, &ends);
+        self.blank(pairs.len(), is_weighted, ends);
         // From the last one on, each goes before the one that follows it in its field.
         for (field, entry) in pairs.iter().rev() {
             let place = &mut ends[usize::from(*field)];
             *place -= 1;
-            features.set(*place as usize, *entry);
+            self.set(*place as usize, *entry);
         }
-        features
     }
 
     /// Features from entries in the order of their fields, and the end of each field.
@@ -113,29 +125,40 @@ impl Features {
         if !ascend || ends.last().map_or(0, |end| *end as usize) != entries.len() {
             return Err("the ends of the fields are not those of the entries");
         }
-        let mut features = Self::blank(entries.len(), entries.iter().any(|entry| !is_plain(entry.x)), ends);
+        let mut features = Self::default();
+        features.blank(entries.len(), entries.iter().any(|entry| !is_plain(entry.x)), ends);
         for (place, entry) in entries.iter().enumerate() {
             features.set(place, *entry);
         }
         Ok(features)
     }
 
-    /// So many entries that are still to be set, of fields that end at these.
-    fn blank(entries: usize, is_weighted: bool, ends: &[u32]) -> Self {
+    /// They become so many entries that are still to be set, of fields that end at these.
+    fn blank(&mut self, entries: usize, is_weighted: bool, ends: &[u32]) {
         let is_ragged = !(1..).zip(ends).all(|(one_each, end)| *end == one_each);
         let form = Form::of(entries, is_weighted, is_ragged);
-        let words = vec![0; form.words(ends.len(), entries)].into();
-        let mut features = Self { words, fields: ends.len() as u32, entries: entries as u32, form };
+        self.reset(form, ends.len() as u32, entries as u32);
         let at = entries + form.weight_words(entries);
         match form.ends {
             Ends::OneEach => {}
             Ends::Short => {
-                let shorts: &mut [u16] = bytemuck::cast_slice_mut(&mut features.words[at..]);
+                let shorts: &mut [u16] = bytemuck::cast_slice_mut(&mut self.words[at..]);
                 shorts.iter_mut().zip(ends).for_each(|(short, end)| *short = *end as u16);
             }
-            Ends::Long => bytemuck::cast_slice_mut(&mut features.words[at..])[..ends.len()].copy_from_slice(ends),
+            Ends::Long => bytemuck::cast_slice_mut(&mut self.words[at..])[..ends.len()].copy_from_slice(ends),
         }
-        features
+    }
+
+    /// They become zeros, as many as this form has.
+    fn reset(&mut self, form: Form, fields: u32, entries: u32) {
+        self.words.clear();
+        self.words.resize(form.words(fields as usize, entries as usize), 0);
+        (self.fields, self.entries, self.form) = (fields, entries, form);
+    }
+
+    /// Whether their room is worth keeping for others: it is that of most events, and not much.
+    pub fn is_worth_keeping(&self) -> bool {
+        (1..=KEPT_MAX).contains(&self.words.capacity())
     }
 
     fn set(&mut self, place: usize, entry: Entry) {
@@ -161,11 +184,11 @@ impl Features {
         bytes.extend_from_slice(bytemuck::cast_slice(words));
     }
 
-    /// The features that were packed.
+    /// They become the features that were packed, in the room that they have.
     ///
     /// # Panics
     /// When these are not they.
-    pub fn unpack(reader: &mut Reader<'_>) -> Self {
+    pub fn unpack(&mut self, reader: &mut Reader<'_>) {
         let head = reader.varint();
         let ends = match head >> 1 & 3 {
             0 => Ends::OneEach,
@@ -174,10 +197,9 @@ impl Features {
         };
         let (form, fields) = (Form { is_weighted: head & 1 == 1, ends }, (head >> 3) as u32);
         let entries = if ends == Ends::OneEach { fields } else { reader.varint() as u32 };
-        let mut words: Box<[u64]> = vec![0; form.words(fields as usize, entries as usize)].into();
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+        self.reset(form, fields, entries);
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut self.words);
         bytes.copy_from_slice(reader.take(bytes.len()));
-        Self { words, fields, entries, form }
     }
 
     /// The same of the first `fields` fields only.

@@ -110,7 +110,11 @@ mod tests {
         let mut packed = Vec::new();
         features.pack(&mut packed);
         let mut reader = Reader(&packed);
-        assert_eq!(Features::unpack(&mut reader), features);
+        let mut unpacked = Features::new(&[vec![Entry { id: 5, x: 2.0 }; 70]]);
+        unpacked.unpack(&mut reader);
+        assert_eq!(unpacked, features);
+        unpacked.fill(fields.len(), &pairs, &mut vec![9; 3]);
+        assert_eq!(unpacked, features);
         assert!(reader.0.is_empty(), "all of it was read");
     }
 

@@ -2,12 +2,10 @@
 //!
 //! Entries come in an order that depends on them alone, and each enters `entries_sum` by its own hash.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::event::EventKind;
+use crate::event::{EventKind, Id};
 use crate::stream::Partition;
 
 use super::Join;
@@ -35,7 +33,7 @@ pub enum JoinEntry<P> {
     /// An impression, open or resolved.
     Impression {
         /// Its id.
-        impression_id: Arc<str>,
+        impression_id: Id,
         /// When it was shown.
         time: i64,
         /// What is known of it.
@@ -44,7 +42,7 @@ pub enum JoinEntry<P> {
     /// A click whose impression has not come.
     Click {
         /// The impression that it waits for.
-        impression_id: Arc<str>,
+        impression_id: Id,
         /// The click.
         click: WaitingClick,
     },
@@ -64,7 +62,7 @@ pub enum JoinEntry<P> {
 pub enum JoinRestoreError {
     /// Two entries for one impression.
     #[error("impression {0:?} is listed twice")]
-    RepeatedImpression(Arc<str>),
+    RepeatedImpression(Id),
     /// Two entries for one waiting click.
     #[error("the click at offset {offset} of {partition} is listed twice")]
     RepeatedClick {
@@ -96,10 +94,8 @@ impl<P: Pack> Join<P> {
     pub fn entries(&self) -> impl Iterator<Item = JoinEntry<P>> {
         let impressions =
             self.held.iter().map(|(time, impression_id, state)| JoinEntry::Impression { impression_id, time, state });
-        let clicks = self
-            .waiting
-            .iter()
-            .map(|(click, id)| JoinEntry::Click { impression_id: Arc::clone(id), click: click.clone() });
+        let clicks =
+            self.waiting.iter().map(|(click, id)| JoinEntry::Click { impression_id: id.clone(), click: click.clone() });
         let memories = [(EventKind::Impression, &self.impression_events), (EventKind::Click, &self.click_events)];
         let event_ids = memories
             .into_iter()
@@ -135,7 +131,7 @@ impl<P> Join<P> {
     }
 }
 
-impl<P: Clone + Pack> Join<P> {
+impl<P: Pack> Join<P> {
     /// Everything held, as a log of changes since nothing was held.
     pub fn all_as_changes(&self) -> Vec<u8> {
         let mut log = Vec::new();
@@ -169,7 +165,7 @@ impl<P: Clone + Pack> Join<P> {
     fn restore_entry(&mut self, entry: JoinEntry<P>) -> Result<(), JoinRestoreError> {
         match entry {
             JoinEntry::Impression { impression_id, time, state } => {
-                if self.held.insert(time, &impression_id, state) == Inserted::HeldAlready {
+                if self.held.insert(time, &impression_id, state.as_ref()) == Inserted::HeldAlready {
                     return Err(JoinRestoreError::RepeatedImpression(impression_id));
                 }
             }

@@ -7,8 +7,6 @@
 //! A click is its time, then the length of its event id and one, or 0 without. Lengths, weights and times are varints. Only
 //! this process reads what is held; a checkpoint has a form of its own.
 
-use std::sync::Arc;
-
 use crate::packed::{Reader, put_long, put_signed, put_varint};
 
 use super::state::{Attributed, ImpressionState};
@@ -77,8 +75,8 @@ pub(super) fn read(record: &[u8]) -> (&str, ImpressionState<Packed<'_>>) {
         OPEN => ImpressionState::Open(payload(reader)),
         CLICKED => {
             let time = reader.signed();
-            let event_id = (reader.varint() as usize).checked_sub(1).map(|length| Arc::from(text(reader.take(length))));
-            ImpressionState::Clicked(payload(reader), Box::new(Attributed { time, event_id }))
+            let event_id = (reader.varint() as usize).checked_sub(1).map(|length| text(reader.take(length)).into());
+            ImpressionState::Clicked(payload(reader), Attributed { time, event_id })
         }
         FAKED => ImpressionState::Faked(payload(reader)),
         NEGATIVE_WITH_PAYLOAD => ImpressionState::Negative(Some(payload(reader))),

@@ -5,11 +5,9 @@
 //! time, impression id) through two sets of numbers. Invariants: every number is in the table, under its id, and in exactly
 //! one of the sets: in `open` while its state is open, else in `resolved`.
 
-use std::marker::PhantomData;
-use std::sync::Arc;
-
 use hashbrown::HashTable;
 
+use crate::event::Id;
 use crate::feature::hash::TextHash;
 
 use super::changes::{ChangeLog, Key as ChangeKey};
@@ -36,7 +34,8 @@ pub(super) struct HeldImpressions<P> {
     /// A payload and a record on their way in.
     payload: Vec<u8>,
     record: Vec<u8>,
-    payloads: PhantomData<P>,
+    /// A payload for its room.
+    room: Option<P>,
 }
 
 fn weight(state: &ImpressionState<Packed<'_>>) -> usize {
@@ -57,7 +56,7 @@ impl<P> HeldImpressions<P> {
             changes: ChangeLog::default(),
             payload: Vec::new(),
             record: Vec::new(),
-            payloads: PhantomData,
+            room: None,
         }
     }
 
@@ -105,8 +104,8 @@ impl<P> HeldImpressions<P> {
         self.records.time(number)
     }
 
-    pub(super) fn id(&self, number: Number) -> Arc<str> {
-        Arc::from(form::read(self.records.get(number)).0)
+    pub(super) fn id(&self, number: Number) -> Id {
+        form::read(self.records.get(number)).0.into()
     }
 
     /// Time and number of the oldest.
@@ -146,10 +145,10 @@ impl<P> HeldImpressions<P> {
 
 impl<P: Pack> HeldImpressions<P> {
     /// The open impressions, then the resolved ones, each the oldest first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (i64, Arc<str>, ImpressionState<P>)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (i64, Id, ImpressionState<P>)> {
         self.open.iter().chain(self.resolved.iter()).map(|number| {
             let (id, state) = form::read(self.records.get(number));
-            (self.records.time(number), Arc::from(id), state.map(|payload| P::unpack(payload.bytes)))
+            (self.records.time(number), id.into(), state.map(|payload| P::unpack(payload.bytes, None)))
         })
     }
 
@@ -172,7 +171,11 @@ impl<P: Pack> HeldImpressions<P> {
         self.open_bytes += if is_open { weight(&after) } else { 0 };
         self.sum.add_written(|bytes| form::write_hashed(bytes, id, time, &after));
         self.changes.holds_written(ChangeKey::Impression(id), |records| {
-            form::write_entry(records, (id, time, &after), |payload, records| P::unpack(payload.bytes).write(records));
+            form::write_entry(records, (id, time, &after), |payload, records| {
+                let payload = P::unpack(payload.bytes, self.room.take());
+                payload.write(records);
+                self.room = Some(payload);
+            });
         });
         if let Some(first) = form::over(record, &after) {
             self.records.get_mut(number)[0] = first;
@@ -188,12 +191,12 @@ impl<P: Pack> HeldImpressions<P> {
     }
 
     /// Holds one more impression; says whether it was new, and changes nothing if it was not.
-    pub(super) fn insert(&mut self, time: i64, id: &Arc<str>, state: ImpressionState<P>) -> Inserted {
+    pub(super) fn insert(&mut self, time: i64, id: &str, state: ImpressionState<&P>) -> Inserted {
         if self.find(id).is_some() {
             return Inserted::HeldAlready;
         }
         self.changes.holds_written(ChangeKey::Impression(id), |records| {
-            form::write_entry(records, (id, time, &state), P::write);
+            form::write_entry(records, (id, time, &state), |payload, records| payload.write(records));
         });
         self.payload.clear();
         let Self { payload: packed, sum, .. } = self;

@@ -1,11 +1,10 @@
 //! What goes into the join and what comes out of it.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::digest::append;
+use crate::event::Id;
 use crate::stream::Partition;
 
 /// An impression on its way into the join. Times are milliseconds of event time.
@@ -16,13 +15,22 @@ pub struct ImpressionIn<P> {
     /// Its offset there.
     pub offset: i64,
     /// The name that its clicks use.
-    pub impression_id: Arc<str>,
+    pub impression_id: Id,
     /// Names the record itself; a second record with it is a duplicate.
-    pub event_id: Option<Box<str>>,
+    pub event_id: Option<Id>,
     /// When it was shown.
     pub time: i64,
     /// What is learned from, opaque here.
     pub payload: P,
+}
+
+impl<P> ImpressionIn<P> {
+    /// The same over its payload as it lies there.
+    pub fn as_ref(&self) -> ImpressionIn<&P> {
+        let Self { partition, offset, time, .. } = *self;
+        let (impression_id, event_id) = (self.impression_id.clone(), self.event_id.clone());
+        ImpressionIn { partition, offset, impression_id, event_id, time, payload: &self.payload }
+    }
 }
 
 /// A click on its way into the join. Times are milliseconds of event time.
@@ -33,9 +41,9 @@ pub struct ClickIn {
     /// Its offset there.
     pub offset: i64,
     /// The impression that was clicked.
-    pub impression_id: Arc<str>,
+    pub impression_id: Id,
     /// Names the record itself; a second record with it is a duplicate.
-    pub event_id: Option<Box<str>>,
+    pub event_id: Option<Id>,
     /// When it was clicked.
     pub time: i64,
 }
@@ -47,7 +55,7 @@ pub struct WaitingClick {
     /// When it was clicked, in milliseconds.
     pub time: i64,
     /// Its event id, if it has one.
-    pub event_id: Option<Arc<str>>,
+    pub event_id: Option<Id>,
     /// The partition it was read from.
     pub partition: Partition,
     /// Its offset there.
@@ -75,12 +83,12 @@ pub trait Weigh {
 }
 
 /// A payload as the join holds it: packed into bytes, and made again where it goes out.
-pub trait Pack: Weigh + Serialize {
+pub trait Pack: Weigh + Serialize + Sized {
     /// Appends its packed form.
     fn pack(&self, bytes: &mut Vec<u8>);
 
-    /// The payload of that form.
-    fn unpack(bytes: &[u8]) -> Self;
+    /// The payload of that form, in the room of one that is not needed any more.
+    fn unpack(bytes: &[u8], room: Option<Self>) -> Self;
 
     /// Appends its form in postcard, which is what is hashed of it.
     fn write(&self, bytes: &mut Vec<u8>) {
@@ -113,13 +121,13 @@ pub struct Emission<P> {
     /// What is said.
     pub kind: EmissionKind,
     /// Of which impression.
-    pub impression_id: Arc<str>,
+    pub impression_id: Id,
     /// When that was shown, in milliseconds.
     pub impression_time: i64,
     /// When it was clicked, in milliseconds; `None` for label 0.
     pub click_time: Option<i64>,
     /// The event id of that click, if it had one.
-    pub click_event_id: Option<Box<str>>,
+    pub click_event_id: Option<Id>,
     /// The watermark at that moment: from before the record for what the record says itself, from after it for what
     /// expires by it. `None` is minus infinity.
     pub watermark: Option<i64>,

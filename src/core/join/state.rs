@@ -2,9 +2,9 @@
 //!
 //! Only states that may still be learned from hold the payload `P`.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
+
+use crate::event::Id;
 
 use super::params::{LabelPolicy, LatePolicy};
 use super::record::EmissionKind;
@@ -15,7 +15,7 @@ pub enum ImpressionState<P> {
     /// It may be clicked, nothing has been emitted.
     Open(P),
     /// It has been clicked and waits for the end of its window (emit `at_maturity`).
-    Clicked(P, Box<Attributed>),
+    Clicked(P, Attributed),
     /// It may be clicked, a fake negative has been emitted.
     Faked(P),
     /// Its window passed without a click; the payload stays where late clicks are learned.
@@ -34,7 +34,7 @@ pub struct Attributed {
     /// When it was clicked, in milliseconds.
     pub time: i64,
     /// The click's event id, if it has one.
-    pub event_id: Option<Arc<str>>,
+    pub event_id: Option<Id>,
 }
 
 /// A label to be emitted.
@@ -73,6 +73,19 @@ impl<P> ImpressionState<P> {
             Self::Open(payload) | Self::Clicked(payload, _) | Self::Faked(payload) => Some(payload),
             Self::Negative(payload) => payload.as_ref(),
             Self::Positive | Self::Corrected | Self::Unlabelled => None,
+        }
+    }
+
+    /// The same state over its payload as it lies there.
+    pub(super) fn as_ref(&self) -> ImpressionState<&P> {
+        match self {
+            Self::Open(payload) => ImpressionState::Open(payload),
+            Self::Clicked(payload, click) => ImpressionState::Clicked(payload, click.clone()),
+            Self::Faked(payload) => ImpressionState::Faked(payload),
+            Self::Negative(payload) => ImpressionState::Negative(payload.as_ref()),
+            Self::Positive => ImpressionState::Positive,
+            Self::Corrected => ImpressionState::Corrected,
+            Self::Unlabelled => ImpressionState::Unlabelled,
         }
     }
 
@@ -117,7 +130,7 @@ impl<P: Copy> ImpressionState<P> {
         let label = |kind, payload, click| Label { kind, click: Some(click), payload };
         match (self, late) {
             (Self::Open(payload), _) => match labels {
-                LabelPolicy::AtMaturity => (Self::Clicked(payload, Box::new(click)), ClickEffect::HeldBack),
+                LabelPolicy::AtMaturity => (Self::Clicked(payload, click), ClickEffect::HeldBack),
                 LabelPolicy::AtClick | LabelPolicy::FakeNegative => {
                     (Self::Positive, ClickEffect::Label(label(EmissionKind::Positive, payload, click)))
                 }
@@ -148,9 +161,7 @@ impl<P: Copy> ImpressionState<P> {
             (Self::Open(payload), LatePolicy::Correct) => {
                 (Self::Negative(Some(payload)), label(EmissionKind::Negative, None, payload))
             }
-            (Self::Clicked(payload, click), _) => {
-                (Self::Positive, label(EmissionKind::Positive, Some(*click), payload))
-            }
+            (Self::Clicked(payload, click), _) => (Self::Positive, label(EmissionKind::Positive, Some(click), payload)),
             (Self::Faked(payload), LatePolicy::Drop) => {
                 (Self::Negative(None), label(EmissionKind::Matured, None, payload))
             }

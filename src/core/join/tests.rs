@@ -4,11 +4,9 @@ mod bounds;
 mod checkpoint;
 mod properties;
 
-use std::sync::Arc;
-
 use super::params::{JoinParams, LabelPolicy, LatePolicy};
 use super::{ClickIn, Emission, EmissionKind, ImpressionIn, ImpressionState, Join, JoinEntry, Pack, Weigh};
-use crate::event::EventKind;
+use crate::event::{EventKind, Id};
 use crate::stream::Partition;
 
 const IMPRESSIONS: Partition = Partition { kind: EventKind::Impression, number: 0 };
@@ -39,7 +37,7 @@ impl Pack for i64 {
         bytes.extend(self.to_le_bytes());
     }
 
-    fn unpack(bytes: &[u8]) -> Self {
+    fn unpack(bytes: &[u8], _: Option<Self>) -> Self {
         Self::from_le_bytes(bytes.try_into().expect("eight were packed"))
     }
 }
@@ -64,10 +62,10 @@ impl Run {
         let impression = ImpressionIn {
             partition: IMPRESSIONS,
             offset: self.offset,
-            impression_id: Arc::from(id),
-            event_id: event_id.map(Box::from),
+            impression_id: id.into(),
+            event_id: event_id.map(Id::from),
             time,
-            payload: time,
+            payload: &time,
         };
         self.offset += 1;
         self.join.impression(impression, &mut self.out);
@@ -81,8 +79,8 @@ impl Run {
         let click = ClickIn {
             partition: CLICKS,
             offset: self.offset,
-            impression_id: Arc::from(id),
-            event_id: event_id.map(Box::from),
+            impression_id: id.into(),
+            event_id: event_id.map(Id::from),
             time,
         };
         self.offset += 1;

@@ -3,9 +3,11 @@
 //! Invariant: `by_impression` and `order` hold the same clicks, and no set in `by_impression` is empty.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use crate::feature::hash::SlotMap;
+use hashbrown::HashTable;
+
+use crate::event::Id;
+use crate::feature::hash::TextHash;
 
 use super::JoinEntry;
 use super::changes::{ChangeLog, Key};
@@ -15,8 +17,10 @@ use super::record::WaitingClick;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct WaitingClicks {
-    by_impression: SlotMap<Arc<str>, BTreeSet<WaitingClick>>,
-    order: BTreeMap<WaitingClick, Arc<str>>,
+    /// Looked up, never iterated.
+    by_impression: HashTable<(Id, BTreeSet<WaitingClick>)>,
+    hash: TextHash,
+    order: BTreeMap<WaitingClick, Id>,
     sum: Sum,
     changes: ChangeLog,
 }
@@ -39,7 +43,7 @@ impl WaitingClicks {
     }
 
     /// The clicks and the impressions they wait for, the oldest first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&WaitingClick, &Arc<str>)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&WaitingClick, &Id)> {
         self.order.iter()
     }
 
@@ -48,24 +52,37 @@ impl WaitingClicks {
     }
 
     /// Lets a click wait; says whether it was new, and changes nothing if it was not.
-    pub(super) fn insert(&mut self, impression_id: Arc<str>, click: WaitingClick) -> Inserted {
+    pub(super) fn insert(&mut self, impression_id: Id, click: WaitingClick) -> Inserted {
         if self.order.contains_key(&click) {
             return Inserted::HeldAlready;
         }
         self.sum.add(&bytes_of(&impression_id, &click));
-        self.by_impression.entry(Arc::clone(&impression_id)).or_default().insert(click.clone());
         if self.changes.is_on() {
-            let (impression_id, click) = (Arc::clone(&impression_id), click.clone());
+            let (impression_id, click) = (impression_id.clone(), click.clone());
             let entry: JoinEntry<()> = JoinEntry::Click { impression_id, click: click.clone() };
             self.changes.holds(Key::Click(&click), &entry);
         }
+        let hash = self.hash;
+        let hash_of = |(id, _): &(Id, BTreeSet<WaitingClick>)| hash.of(id.as_bytes());
+        let place = hash.of(impression_id.as_bytes());
+        let entry = self.by_impression.entry(place, |(id, _)| *id == impression_id, hash_of);
+        let mut entry = entry.or_insert_with(|| (impression_id.clone(), BTreeSet::new()));
+        entry.get_mut().1.insert(click.clone());
         self.order.insert(click, impression_id);
         Inserted::New
     }
 
     /// Takes out the clicks that wait for an impression, the oldest first.
     pub(super) fn take(&mut self, impression_id: &str) -> BTreeSet<WaitingClick> {
-        let clicks = self.by_impression.remove(impression_id).unwrap_or_default();
+        if self.order.is_empty() {
+            return BTreeSet::new();
+        }
+        let place = self.hash.of(impression_id.as_bytes());
+        let Ok(entry) = self.by_impression.find_entry(place, |(id, _)| id.as_bytes() == impression_id.as_bytes())
+        else {
+            return BTreeSet::new();
+        };
+        let ((_, clicks), _) = entry.remove();
         for click in &clicks {
             self.sum.remove(&bytes_of(impression_id, click));
             self.order.remove(click);
@@ -80,10 +97,11 @@ impl WaitingClicks {
         };
         self.sum.remove(&bytes_of(&impression_id, &click));
         self.changes.forgets(Key::Click(&click));
-        if let Some(clicks) = self.by_impression.get_mut(&impression_id) {
-            clicks.remove(&click);
-            if clicks.is_empty() {
-                self.by_impression.remove(&impression_id);
+        let place = self.hash.of(impression_id.as_bytes());
+        if let Ok(mut entry) = self.by_impression.find_entry(place, |(id, _)| *id == impression_id) {
+            entry.get_mut().1.remove(&click);
+            if entry.get().1.is_empty() {
+                entry.remove();
             }
         }
     }

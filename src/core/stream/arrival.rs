@@ -91,15 +91,13 @@ impl Refused {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::event::{Event, Impression, Reason};
     use crate::feature::{Entry, Features};
 
     fn impression(entries: usize) -> Arrival {
         let features = Features::new(&[vec![Entry { id: 7, x: 1.0 }; entries]]);
-        let impression_id = Arc::from("i");
+        let impression_id = "i".into();
         let event =
             Event::Impression(Impression { impression_id, event_id: None, event_time: 0, weight: 1.0, features });
         Arrival { offset: 0, hash: 0, body: Ok(Decoded { event, unknown_keys: 0, unknown_fields: 0 }) }

@@ -1,10 +1,9 @@
 //! The half-filled micro-batch, which a checkpoint stores as it is.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
 use super::Shown;
+use crate::event::Id;
 use crate::model::{Example, Importance};
 
 /// Labelled impressions that wait for their micro-batch to be cut.
@@ -20,11 +19,11 @@ pub struct Batch {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pending {
     /// The impression.
-    pub impression_id: Arc<str>,
+    pub impression_id: Id,
     /// When it was shown, in milliseconds.
     pub impression_time: i64,
     /// What was shown.
-    pub shown: Arc<Shown>,
+    pub shown: Box<Shown>,
     /// Its label.
     pub label: bool,
     /// How its own logit changes its weight.

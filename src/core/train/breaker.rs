@@ -199,7 +199,7 @@ impl Breaker {
 
     fn pass_on(&mut self, items: &mut Vec<Item>) {
         self.oldest = None;
-        for label in std::mem::take(&mut self.held) {
+        while let Some(label) = self.held.pop_front() {
             self.release(label, items);
         }
     }

@@ -1,11 +1,9 @@
 //! What the intake says and the learner hears: one ordered stream, a delivery for each record of the merged order. Nothing
 //! goes back the other way.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
-use crate::event::EventKind;
+use crate::event::{EventKind, Id};
 use crate::feature::Features;
 use crate::join::{Emission, EmissionKind, Pack, Weigh};
 use crate::packed::{Reader, put_signed, put_varint};
@@ -26,10 +24,23 @@ pub struct Shown {
     pub features: Features,
 }
 
+impl Shown {
+    /// It is put into the place of another, whose features come out; into a new place if there is none.
+    pub(super) fn placed(self, room: Option<Box<Self>>) -> (Box<Self>, Features) {
+        match room {
+            Some(mut room) => {
+                let before = std::mem::replace(&mut *room, self);
+                (room, before.features)
+            }
+            None => (Box::new(self), Features::default()),
+        }
+    }
+}
+
 /// What a shown impression counts as beside its features where memory is bounded.
 const SHOWN_WEIGHT: usize = 64;
 
-impl Weigh for Arc<Shown> {
+impl Weigh for Box<Shown> {
     fn weight(&self) -> usize {
         SHOWN_WEIGHT + self.features.weight()
     }
@@ -39,7 +50,7 @@ impl Weigh for Arc<Shown> {
 const IS_CLICK_TOPIC: u8 = 1;
 const IS_WEIGHTED: u8 = 2;
 
-impl Pack for Arc<Shown> {
+impl Pack for Box<Shown> {
     fn pack(&self, bytes: &mut Vec<u8>) {
         let Shown { number, partition, offset, weight, features } = &**self;
         let is_weighted = weight.to_bits() != 1.0_f32.to_bits();
@@ -64,7 +75,7 @@ impl Pack for Arc<Shown> {
         features.write(bytes);
     }
 
-    fn unpack(bytes: &[u8]) -> Self {
+    fn unpack(bytes: &[u8], mut room: Option<Self>) -> Self {
         let mut reader = Reader(bytes);
         let [flags] = reader.array();
         let weight = if flags & IS_WEIGHTED == 0 { 1.0 } else { f32::from_ne_bytes(reader.array()) };
@@ -72,7 +83,9 @@ impl Pack for Arc<Shown> {
         let kind = if flags & IS_CLICK_TOPIC == 0 { EventKind::Impression } else { EventKind::Click };
         let partition = Partition { kind, number: reader.signed() as i32 };
         let offset = reader.signed();
-        Self::new(Shown { number, partition, offset, weight, features: Features::unpack(&mut reader) })
+        let mut features = room.as_mut().map(|room| std::mem::take(&mut room.features)).unwrap_or_default();
+        features.unpack(&mut reader);
+        Shown { number, partition, offset, weight, features }.placed(room).0
     }
 }
 
@@ -82,11 +95,11 @@ pub enum Item {
     /// An impression arrived, and its label is waited for.
     Shown {
         /// Its id.
-        impression_id: Arc<str>,
+        impression_id: Id,
         /// Its event time, in milliseconds.
         time: i64,
         /// The impression.
-        shown: Arc<Shown>,
+        shown: Box<Shown>,
     },
     /// A label became known, was corrected, or never will be known.
     Label(Label),
@@ -100,15 +113,15 @@ pub struct Label {
     /// What.
     pub kind: EmissionKind,
     /// Its id.
-    pub impression_id: Arc<str>,
+    pub impression_id: Id,
     /// When it was shown, in milliseconds.
     pub impression_time: i64,
     /// What was shown.
-    pub shown: Arc<Shown>,
+    pub shown: Box<Shown>,
 }
 
-impl From<Emission<Arc<Shown>>> for Label {
-    fn from(emission: Emission<Arc<Shown>>) -> Self {
+impl From<Emission<Box<Shown>>> for Label {
+    fn from(emission: Emission<Box<Shown>>) -> Self {
         let Emission { kind, impression_id, impression_time, payload: shown, .. } = emission;
         Self { kind, impression_id, impression_time, shown }
     }
@@ -158,10 +171,12 @@ mod tests {
             {
                 let partition = Partition { kind, number };
                 let features = Features::new(&fields);
-                let shown = Arc::new(Shown { number: offset.cast_unsigned(), partition, offset, weight, features });
+                let shown = Box::new(Shown { number: offset.cast_unsigned(), partition, offset, weight, features });
                 let (mut packed, mut written) = (Vec::new(), Vec::new());
                 shown.pack(&mut packed);
-                let unpacked = <Arc<Shown>>::unpack(&packed);
+                let rooms = [None, Some(shown.clone())];
+                let [unpacked, in_room] = rooms.map(|room| <Box<Shown>>::unpack(&packed, room));
+                assert_eq!(unpacked, in_room);
                 assert_eq!((&unpacked, unpacked.weight.to_bits()), (&shown, weight.to_bits()));
                 shown.write(&mut written);
                 assert_eq!(written, postcard::to_stdvec(&shown).expect("it has a form in postcard"));

@@ -1,7 +1,6 @@
 //! What a checkpoint holds of a trainer, and the digest over it.
 
 use std::fmt;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -144,7 +143,7 @@ impl Trainer {
             impl IntoIterator<Item = &'r [u8]>,
             impl IntoIterator<Item = &'r [u8]>,
             impl IntoIterator<Item = &'r [u8]>,
-            impl IntoIterator<Item = JoinEntry<Arc<Shown>>>,
+            impl IntoIterator<Item = JoinEntry<Box<Shown>>>,
         >,
     ) -> Result<Self, RestoreError> {
         let Scalars { progress, join, batch, read, breaker, counters, windows, unscored, refused, dense } =

@@ -1,12 +1,11 @@
 //! The intake: records of all partitions in, one ordered stream of shown and labelled impressions out. It has the sequencer,
 //! the join and the books of what was read; it knows no model.
 
-use std::sync::Arc;
-
 use super::breaker::{Breaker, BreakerParams};
 use super::delivery::{Delivery, Item, Label, Maturity, Shown};
 use super::{Fate, IntakeCounters, Ledger};
 use crate::event::{Event, Impression};
+use crate::feature::Features;
 use crate::join::{ClickIn, Emission, EmissionKind, ImpressionIn, Join, Taken};
 use crate::stream::{Arrival, Partition, Refused, Released, Sequencer};
 
@@ -27,28 +26,36 @@ pub struct Consumed {
     pub refused: Option<Box<Refused>>,
 }
 
+/// Impressions whose room is kept: about as many as are on their way to the learner and back.
+const ROOMS_MAX: usize = 2048;
+
+/// Features whose room is kept until somebody takes it: see [`Intake::rooms`].
+const FEATURES_MAX: usize = 4096;
+
 /// Sequencer, join and ledger over one log.
 #[derive(Debug)]
 pub struct Intake {
     pub(super) sequencer: Sequencer<Arrival>,
-    pub(super) join: Join<Arc<Shown>>,
+    pub(super) join: Join<Box<Shown>>,
     pub(super) counters: IntakeCounters,
     pub(super) ledger: Ledger,
     pub(super) breaker: Breaker,
     pub(super) breaker_params: Option<BreakerParams>,
-    emissions: Vec<Emission<Arc<Shown>>>,
+    emissions: Vec<Emission<Box<Shown>>>,
+    /// For their room.
+    features: Vec<Features>,
 }
 
 impl Intake {
     /// An intake that goes on from these.
     pub(super) fn new(
         sequencer: Sequencer<Arrival>,
-        join: Join<Arc<Shown>>,
+        join: Join<Box<Shown>>,
         counters: IntakeCounters,
         ledger: Ledger,
         (breaker, breaker_params): (Breaker, Option<BreakerParams>),
     ) -> Self {
-        Self { sequencer, join, counters, ledger, breaker, breaker_params, emissions: Vec::new() }
+        Self { sequencer, join, counters, ledger, breaker, breaker_params, emissions: Vec::new(), features: Vec::new() }
     }
 
     /// The circuit breaker.
@@ -63,13 +70,26 @@ impl Intake {
         Some(waiting.map_or(watermark, |end| watermark.min(end)))
     }
 
+    /// Impressions are not needed any more: those that come have their room.
+    pub fn take_back(&mut self, spent: &mut Vec<Box<Shown>>) {
+        let rooms = self.join.rooms();
+        let kept = ROOMS_MAX.saturating_sub(rooms.len()).min(spent.len());
+        rooms.extend(spent.drain(..kept));
+        spent.clear();
+    }
+
+    /// Features that nobody needs any more, for as many that are decoded: each that was taken in left some behind.
+    pub fn rooms(&mut self) -> &mut Vec<Features> {
+        &mut self.features
+    }
+
     /// The sequencer: queues, standings and the journal.
     pub fn sequencer(&self) -> &Sequencer<Arrival> {
         &self.sequencer
     }
 
     /// The join.
-    pub fn join(&self) -> &Join<Arc<Shown>> {
+    pub fn join(&self) -> &Join<Box<Shown>> {
         &self.join
     }
 
@@ -117,10 +137,10 @@ impl Intake {
         match body {
             Ok(decoded) => {
                 if let Event::Impression(impression) = decoded.event {
-                    let (impression_id, time) = (Arc::clone(&impression.impression_id), impression.event_time);
+                    let (impression_id, time) = (impression.impression_id.clone(), impression.event_time);
                     let shown = self.numbered(partition, offset, impression);
                     let kind = if clicked(&impression_id) { EmissionKind::Positive } else { EmissionKind::Negative };
-                    let (id, shown_too) = (Arc::clone(&impression_id), Arc::clone(&shown));
+                    let (id, shown_too) = (impression_id.clone(), self.join.copied(&shown));
                     let label = Label { kind, impression_id: id, impression_time: time, shown: shown_too };
                     delivery.items.extend([Item::Shown { impression_id, time, shown }, Item::Label(label)]);
                 }
@@ -141,25 +161,31 @@ impl Intake {
     }
 
     /// Gives an impression its number.
-    fn numbered(&mut self, partition: Partition, offset: i64, impression: Impression) -> Arc<Shown> {
+    fn numbered(&mut self, partition: Partition, offset: i64, impression: Impression) -> Box<Shown> {
         let number = self.counters.impressions;
         self.counters.impressions += 1;
         let Impression { weight, features, .. } = impression;
-        Arc::new(Shown { number, partition, offset, weight, features })
+        let (shown, before) = Shown { number, partition, offset, weight, features }.placed(self.join.rooms().pop());
+        if before.is_worth_keeping() && self.features.len() < FEATURES_MAX {
+            self.features.push(before);
+        }
+        shown
     }
 
     fn consume(&mut self, partition: Partition, offset: i64, event: Event, items: &mut Vec<Item>) -> Fate {
         let taken = match event {
             Event::Impression(mut impression) => {
                 self.counters.first_impression_time.get_or_insert(impression.event_time);
-                let (impression_id, time) = (Arc::clone(&impression.impression_id), impression.event_time);
+                let (impression_id, time) = (impression.impression_id.clone(), impression.event_time);
                 let event_id = impression.event_id.take();
                 let shown = self.numbered(partition, offset, impression);
-                let (id, payload) = (Arc::clone(&impression_id), Arc::clone(&shown));
+                let (id, payload) = (impression_id.clone(), &shown);
                 let arrived = ImpressionIn { partition, offset, impression_id: id, event_id, time, payload };
                 let taken = self.join.impression(arrived, &mut self.emissions);
                 if taken == Taken::In {
                     items.push(Item::Shown { impression_id, time, shown });
+                } else {
+                    self.join.rooms().push(shown);
                 }
                 taken
             }

@@ -1,16 +1,15 @@
 //! The learner: the intake's stream in, a trained model and its progressive metrics out. It scores what is shown, samples,
 //! fills micro-batches, learns them, meters what has matured, and lets rows expire. Every time that it knows is the stream's.
 
-use std::sync::Arc;
-
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::batch::Pending;
 use super::delivery::{Delivery, Item, Label, Maturity, Shown};
 use super::refusals::Refusals;
 use super::shown::{ShownScores, UNSCORED_MAX};
+use super::spent::Spent;
 use super::{Batch, LearnerCounters, Observer, Scored, TrainParams, Unlearned};
-use crate::feature::{Features, hash};
+use crate::feature::hash;
 use crate::join::EmissionKind;
 use crate::metric::Windows;
 use crate::model::{DeepFm, Example, Executor, Importance, SHARDS, Scratch};
@@ -35,6 +34,12 @@ fn is_sampled(lane: u64, rate: f64, impression_id: &str) -> bool {
     rate >= 1.0 || hash::unit(lane, xxh3_64(impression_id.as_bytes())) < rate
 }
 
+/// The room of a list of examples, for a list of others: one is as large as the other, so that nothing moves.
+fn emptied(mut examples: Vec<Example<'_>>) -> Vec<Example<'static>> {
+    examples.clear();
+    examples.into_iter().map(|_| unreachable!("there are none")).collect()
+}
+
 /// A model that learns from a stream.
 #[derive(Debug)]
 pub struct Learner<E> {
@@ -49,6 +54,9 @@ pub struct Learner<E> {
     pub(super) log_time: Option<i64>,
     pub(super) executor: E,
     scratch: Scratch,
+    /// The examples of a batch, for their room.
+    examples: Vec<Example<'static>>,
+    spent: Spent,
     /// What could not be learned since it was last told.
     unlearned: Vec<Unlearned>,
     pub(super) beginning: Beginning,
@@ -76,6 +84,8 @@ impl<E: Executor> Learner<E> {
             log_time: None,
             executor,
             scratch: Scratch::default(),
+            examples: Vec::new(),
+            spent: Spent::default(),
             unlearned: Vec::new(),
             beginning: Beginning::default(),
             params,
@@ -98,6 +108,8 @@ impl<E: Executor> Learner<E> {
             log_time,
             executor,
             scratch,
+            examples: Vec::new(),
+            spent: Spent::default(),
             unlearned,
             beginning,
         }
@@ -123,6 +135,11 @@ impl<E: Executor> Learner<E> {
         &self.shown
     }
 
+    /// Impressions that are not needed any more: they are the [intake's](super::Intake::take_back).
+    pub fn spent(&mut self) -> &mut Vec<Box<Shown>> {
+        &mut self.spent.0
+    }
+
     /// Takes what one record brought about; gives the impressions that could not be learned with it.
     pub fn take(&mut self, delivery: &mut Delivery, observer: &mut dyn Observer) -> Vec<Unlearned> {
         self.log_time = delivery.log_time;
@@ -131,7 +148,7 @@ impl<E: Executor> Learner<E> {
             match item {
                 Item::Shown { impression_id, time, shown } => self.show(&impression_id, time, shown, observer),
                 Item::Label(label) => self.learn_from(label, observer),
-                Item::Skipped(label) => self.skip(&label),
+                Item::Skipped(label) => self.skip(label),
             }
         }
         match delivery.maturity {
@@ -160,10 +177,11 @@ impl<E: Executor> Learner<E> {
     }
 
     /// An impression arrived: its score is that of the weights as they are now.
-    fn show(&mut self, id: &str, time: i64, shown: Arc<Shown>, observer: &mut dyn Observer) {
+    fn show(&mut self, id: &str, time: i64, shown: Box<Shown>, observer: &mut dyn Observer) {
         self.beginning.next_number = shown.number + 1;
         if !is_sampled(METRICS_LANE, self.params.metrics_sampling_rate, id) {
             self.counters.unscored += 1;
+            self.spent.take(shown);
             return;
         }
         self.shown.show(time, shown);
@@ -177,13 +195,13 @@ impl<E: Executor> Learner<E> {
         if self.shown.unscored().is_empty() {
             return;
         }
-        let batch: Vec<&Features> = self.shown.unscored().iter().map(|unscored| &unscored.shown.features).collect();
-        self.model.score(&batch, &mut self.scratch, &self.executor);
+        let batch = self.shown.unscored().iter().map(|unscored| &unscored.shown.features);
+        self.model.score_each(batch, &mut self.scratch, &self.executor);
         let offset = self.params.logit_offset();
         for (unscored, logit) in self.shown.unscored().iter().zip(self.scratch.logits()) {
             observer.shown(&unscored.shown, unscored.time, f64::from(*logit) + offset, self.counters.learned);
         }
-        self.counters.scores_refused += self.shown.score(self.scratch.logits());
+        self.counters.scores_refused += self.shown.score(self.scratch.logits(), &mut self.spent);
     }
 
     /// Lets shown scores enter the metrics whose impressions' windows the watermark has passed.
@@ -233,6 +251,7 @@ impl<E: Executor> Learner<E> {
         let is_correction = matches!(label.kind, EmissionKind::Correction | EmissionKind::FakePositive);
         if is_correction && self.refusals.contains(time, number) {
             self.counters.corrections_ignored += 1;
+            self.spent.take(label.shown);
         } else if let Some(pending) = self.labelled(label) {
             self.learn_later(pending, observer);
         }
@@ -244,6 +263,7 @@ impl<E: Executor> Learner<E> {
         let (label, importance) = match kind {
             EmissionKind::Negative if !kept => {
                 self.counters.sampled_out += 1;
+                self.spent.take(shown);
                 return None;
             }
             EmissionKind::Negative => (false, Importance::None),
@@ -252,7 +272,10 @@ impl<E: Executor> Learner<E> {
             EmissionKind::Positive | EmissionKind::Correction => (true, Importance::None),
             EmissionKind::FakeNegative => (false, Importance::FakeNegative),
             EmissionKind::FakePositive => (true, Importance::FakePositive),
-            EmissionKind::Matured | EmissionKind::Unlabelled => return None,
+            EmissionKind::Matured | EmissionKind::Unlabelled => {
+                self.spent.take(shown);
+                return None;
+            }
         };
         let number = self.counters.examples;
         self.counters.examples += 1;
@@ -288,13 +311,15 @@ impl<E: Executor> Learner<E> {
         self.score_shown(observer);
         let divisor = self.params.batch.size(self.counters.learned) as f32;
         let seconds = self.log_time.map_or(0, |ms| u32::try_from(ms / 1000).unwrap_or(u32::MAX));
-        let examples: Vec<Example<'_>> = pending.iter().map(Pending::example).collect();
+        let mut examples: Vec<Example<'_>> = std::mem::take(&mut self.examples);
+        examples.extend(pending.iter().map(Pending::example));
         let learned = self.model.learn(&examples, divisor, seconds, &mut self.scratch, &self.executor);
-        drop(examples);
+        self.examples = emptied(examples);
         if let Ok(learned) = learned {
             for place in learned.at_fault.iter().rev() {
                 let refused = pending.remove(*place);
                 self.refuse_example(&refused);
+                self.spent.take(refused.shown);
             }
             self.counters.batches += 1;
             self.counters.learned += pending.len() as u64;
@@ -311,22 +336,23 @@ impl<E: Executor> Learner<E> {
                 self.refuse_example(refused);
             }
         }
+        pending.drain(..).for_each(|learned| self.spent.take(learned.shown));
         self.batch.pending = pending;
-        self.batch.pending.clear();
     }
 
     /// A label of an outage is not known: it is neither learned nor metered.
-    fn skip(&mut self, label: &Label) {
+    fn skip(&mut self, label: Label) {
         let (time, number) = (label.impression_time, label.shown.number);
         self.counters.skipped += 1;
         self.shown.forget(time, number);
+        self.spent.take(label.shown);
     }
 
     /// What was never learned is not corrected, nor metered.
     fn refuse_example(&mut self, refused: &Pending) {
         self.counters.examples_refused += 1;
         let Shown { partition, offset, number, .. } = *refused.shown;
-        self.unlearned.push(Unlearned { partition, offset, impression_id: Arc::clone(&refused.impression_id) });
+        self.unlearned.push(Unlearned { partition, offset, impression_id: refused.impression_id.clone() });
         self.shown.forget(refused.impression_time, number);
         self.refusals.remember(refused.impression_time, number);
         self.counters.refusals_forgotten += self.refusals.hold_bound(self.params.join.remembered_max.min(REFUSALS_MAX));

@@ -8,12 +8,11 @@
 //! unlabelled or refused). Unscored ones are in the order of their numbers, and at most [`UNSCORED_MAX`]. The digest over the
 //! scored ones is the sum modulo 2^128 of the XXH3-128 of each one's bytes, kept from what changes.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::spent::Spent;
 use super::{Scored, Shown};
 
 /// Bytes of a shown score in a checkpoint: number, logit, flags, event time, weight. Flags are 0 for one that is gone.
@@ -33,7 +32,7 @@ pub struct Unscored {
     /// Whether it has been clicked already.
     pub clicked: bool,
     /// What was shown.
-    pub shown: Arc<Shown>,
+    pub shown: Box<Shown>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -100,7 +99,7 @@ impl ShownScores {
     }
 
     /// An impression arrived.
-    pub(super) fn show(&mut self, time: i64, shown: Arc<Shown>) {
+    pub(super) fn show(&mut self, time: i64, shown: Box<Shown>) {
         self.oldest_unscored = Some(self.oldest_unscored.map_or(time, |oldest| oldest.min(time)));
         self.unscored.push(Unscored { time, clicked: false, shown });
     }
@@ -111,7 +110,8 @@ impl ShownScores {
     }
 
     /// Gives the unscored ones their logits, in their order; says how many are not finite and are not waited for any more.
-    pub(super) fn score(&mut self, logits: &[f32]) -> u64 {
+    /// `spent` takes the impressions.
+    pub(super) fn score(&mut self, logits: &[f32], spent: &mut Spent) -> u64 {
         let mut refused = 0;
         let mut unscored = std::mem::take(&mut self.unscored);
         for (Unscored { time, clicked, shown }, logit) in unscored.drain(..).zip(logits) {
@@ -120,6 +120,7 @@ impl ShownScores {
             } else {
                 refused += 1;
             }
+            spent.take(shown);
         }
         (self.unscored, self.oldest_unscored) = (unscored, None);
         refused

@@ -421,7 +421,7 @@ fn an_added_field_moves_no_score_and_is_learned_from_then_on() {
     assert_eq!(dense.mlp.len(), dense.momentum.len());
     // What was held from before has one field, what comes has two.
     feed.click("waits", 201);
-    let impression_id: std::sync::Arc<str> = "new".into();
+    let impression_id: crate::event::Id = "new".into();
     let impression =
         Impression { impression_id, event_id: None, event_time: START + 210, weight: 1.0, features: both.clone() };
     feed.event(IMPRESSIONS, Event::Impression(impression));

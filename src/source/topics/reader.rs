@@ -184,6 +184,9 @@ impl Assigned {
     fn poll(&mut self) -> Result<bool, SourceError> {
         let consumer = Arc::clone(&self.reader.consumer);
         let mut moved = false;
+        if self.reader.kind == EventKind::Impression {
+            self.reader.ingest.fetch_rooms();
+        }
         for at in 0..HANDFUL {
             match consumer.poll(if at == 0 { NAP } else { Duration::ZERO }) {
                 None => break,
@@ -231,7 +234,7 @@ impl Assigned {
         for (number, lane) in lanes.iter_mut().filter(|(_, lane)| !lane.arrivals.is_empty()) {
             vital::failpoint(super::thread_name(reader.kind));
             let partition = Partition { kind: reader.kind, number: *number };
-            reader.send(SourceEvent::Records { partition, arrivals: std::mem::take(&mut lane.arrivals) })?;
+            reader.send(SourceEvent::Records { partition, arrivals: lane.arrivals.drain(..).collect() })?;
         }
         Ok(())
     }

@@ -1,9 +1,7 @@
 //! Golden event logs through the public join: every emission with its watermark and trigger, every watermark, every
 //! counter, and what is left at the end.
 
-use std::sync::Arc;
-
-use deepfm_core::event::EventKind;
+use deepfm_core::event::{EventKind, Id};
 use deepfm_core::join::params::{JoinParams, LabelPolicy, LatePolicy};
 use deepfm_core::join::{ClickIn, Emission, EmissionKind, ImpressionIn, Join, JoinCounters, Pack, Weigh};
 use deepfm_core::stream::Partition;
@@ -39,8 +37,8 @@ enum Event {
 #[derive(Deserialize)]
 struct Record {
     partition: String,
-    event_id: Box<str>,
-    impression_id: Arc<str>,
+    event_id: Id,
+    impression_id: Id,
     ts: i64,
 }
 
@@ -114,7 +112,7 @@ impl Pack for Payload {
         bytes.extend_from_slice(self.0.as_bytes());
     }
 
-    fn unpack(bytes: &[u8]) -> Self {
+    fn unpack(bytes: &[u8], _: Option<Self>) -> Self {
         Self(String::from_utf8(bytes.to_vec()).expect("a text was packed"))
     }
 }
@@ -131,7 +129,10 @@ fn feed(join: &mut Join<Payload>, event: Event, offset: i64, out: &mut Vec<Emiss
         Event::Impression(Record { partition, event_id, impression_id, ts }) => {
             let payload = Payload(impression_id.to_string());
             let (partition, event_id) = (self::partition(&partition), Some(event_id));
-            join.impression(ImpressionIn { partition, offset, impression_id, event_id, time: ts, payload }, out);
+            join.impression(
+                ImpressionIn { partition, offset, impression_id, event_id, time: ts, payload: &payload },
+                out,
+            );
         }
         Event::Click(Record { partition, event_id, impression_id, ts }) => {
             let (partition, event_id) = (self::partition(&partition), Some(event_id));

@@ -1,7 +1,5 @@
 //! What a checkpoint holds, and the sum that stands for it in a digest.
 
-use std::sync::Arc;
-
 use super::super::{ImpressionState, Join, JoinEntry, JoinRestoreError, WaitingClick};
 use super::super::{digest::Sum, memory, waiting};
 use super::{CLICKS, PARAMS, Run};
@@ -63,9 +61,9 @@ fn the_sum_depends_on_every_part_of_an_entry() {
 fn changed(entry: &JoinEntry<i64>) -> Vec<JoinEntry<i64>> {
     match entry.clone() {
         JoinEntry::Impression { impression_id, time, state: _ } => {
-            let with_state = |state| JoinEntry::Impression { impression_id: Arc::clone(&impression_id), time, state };
+            let with_state = |state| JoinEntry::Impression { impression_id: impression_id.clone(), time, state };
             vec![
-                JoinEntry::Impression { impression_id: Arc::from("x"), time, state: ImpressionState::Open(time) },
+                JoinEntry::Impression { impression_id: "x".into(), time, state: ImpressionState::Open(time) },
                 JoinEntry::Impression {
                     impression_id: impression_id.clone(),
                     time: 1,
@@ -81,7 +79,7 @@ fn changed(entry: &JoinEntry<i64>) -> Vec<JoinEntry<i64>> {
             ]
         }
         JoinEntry::Click { impression_id, click } => vec![
-            JoinEntry::Click { impression_id: Arc::from("x"), click: click.clone() },
+            JoinEntry::Click { impression_id: "x".into(), click: click.clone() },
             JoinEntry::Click { impression_id: impression_id.clone(), click: waiting_at(&click, 1, 0) },
             JoinEntry::Click { impression_id, click: waiting_at(&click, 0, 1) },
         ],
@@ -104,7 +102,7 @@ fn repeated_entries_are_refused() {
         let repeated = entries.iter().chain([entry]).cloned();
         let error = Join::restore(PARAMS, &run.join.scalars(), repeated).expect_err("an entry is listed twice");
         let expected = match index {
-            0 => JoinRestoreError::RepeatedImpression(Arc::from("a")),
+            0 => JoinRestoreError::RepeatedImpression("a".into()),
             1 => JoinRestoreError::RepeatedClick { partition: CLICKS, offset: 1 },
             _ => JoinRestoreError::RepeatedEventId { kind: EventKind::Impression, time: 1000 },
         };

@@ -1,15 +1,13 @@
 //! Random event streams, through all policies and tight bounds: what must hold of each.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use proptest::collection::vec;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 
 use super::super::params::{JoinParams, LabelPolicy, LatePolicy};
 use super::super::{ClickIn, Emission, EmissionKind, ImpressionIn, ImpressionState, Join, JoinEntry, first_record};
 use super::checkpoint::{recomputed, reread};
-use crate::event::EventKind;
+use crate::event::{EventKind, Id};
 use crate::stream::Partition;
 
 /// One call of the join.
@@ -87,14 +85,14 @@ fn start(params: JoinParams) -> Join<i64> {
 fn make(join: &mut Join<i64>, at: usize, call: &Call, out: &mut Vec<Emission<i64>>) {
     let at = at as i64;
     let parts = |record: &Record| {
-        let impression_id: Arc<str> = Arc::from(format!("i{}", record.impression));
-        let event_id = record.event_id.map(|id| format!("e{id}").into_boxed_str());
+        let impression_id = Id::from(format!("i{}", record.impression));
+        let event_id = record.event_id.map(|id| Id::from(format!("e{id}")));
         (record.partition, impression_id, event_id, at * STEP_MS - record.behind)
     };
     match call {
         Call::Impression(record) => {
             let (partition, impression_id, event_id, time) = parts(record);
-            join.impression(ImpressionIn { partition, offset: at, impression_id, event_id, time, payload: at }, out);
+            join.impression(ImpressionIn { partition, offset: at, impression_id, event_id, time, payload: &at }, out);
         }
         Call::Click(record) => {
             let (partition, impression_id, event_id, time) = parts(record);

@@ -1,5 +1,3 @@
-use std::sync::Arc;
-
 use super::*;
 use crate::event::EventKind;
 use crate::feature::{Features, hash};
@@ -20,7 +18,7 @@ fn label(kind: EmissionKind, number: u64) -> Label {
     let partition = Partition { kind: EventKind::Impression, number: 0 };
     let shown = Shown { number, partition, offset: 0, weight: 1.0, features: Features::new(&[]) };
     let impression_time = number.cast_signed();
-    Label { kind, impression_id: Arc::from(""), impression_time, shown: Arc::new(shown) }
+    Label { kind, impression_id: "".into(), impression_time, shown: Box::new(shown) }
 }
 
 impl Bench {
