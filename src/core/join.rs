@@ -19,7 +19,6 @@ mod digest;
 mod form;
 mod held;
 mod memory;
-mod order;
 pub mod params;
 mod record;
 mod records;

@@ -6,6 +6,7 @@
 
 pub mod math;
 pub mod packed;
+mod order;
 pub mod kernel;
 pub mod feature;
 pub mod event;

@@ -47,6 +47,7 @@ pub use learner::Learner;
 pub use ledger::{Fate, Ledger, Tally};
 pub use params::{BatchParams, TrainParams};
 pub use shown::{SHOWN_SCORE_BYTES, ShownScores, Unscored};
+pub use spent::Spent;
 
 /// An impression's shown score with its matured label, as it enters the metrics.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -9,7 +9,7 @@ use std::thread::available_parallelism;
 use super::Witness;
 use crate::thread::crew::Crew;
 use deepfm_core::model::Executor;
-use deepfm_core::train::{Consumed, Delivery, Intake, Learner, Shown, Step, Trainer};
+use deepfm_core::train::{Consumed, Delivery, Intake, Learner, Spent, Step, Trainer};
 
 /// Records that are handed over at once: some hundred microseconds of learning.
 const RECORDS_OF_A_LOT: usize = 64;
@@ -44,7 +44,7 @@ struct Lot {
     /// Of the records; behind them what is kept for its room.
     deliveries: Vec<Delivery>,
     /// What the learner needs no more, for the intake.
-    spent: Vec<Box<Shown>>,
+    spent: Spent,
 }
 
 impl Lot {

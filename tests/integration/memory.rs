@@ -93,7 +93,7 @@ fn a_model_learns_and_scores_known_ids_without_allocating() {
 }
 
 /// An impression of twenty plain fields, whose id has twelve characters, from far into a log.
-fn impression(number: u64) -> ImpressionIn<Box<Shown>> {
+fn impression(number: u64, has_event_id: bool) -> ImpressionIn<Box<Shown>> {
     const FAR: u64 = 10_000_000_000;
     let partition = Partition { kind: EventKind::Impression, number: 11 };
     let field = |field| vec![Entry { id: hash::hash(2, number, field), x: 1.0 }];
@@ -103,39 +103,55 @@ fn impression(number: u64) -> ImpressionIn<Box<Shown>> {
         partition,
         offset,
         impression_id: format!("{number:012}").into(),
-        event_id: None,
+        event_id: has_event_id.then(|| format!("e{number}").into()),
         time: 1_700_000_000_000 + number as i64 / 20,
         payload: Box::new(Shown { number: FAR + number, partition, offset, weight: 1.0, features }),
     }
 }
 
-/// Each count is one after which the table of ids is as empty as it ever is, or as full; what is allocated is the largest
-/// part in blocks of 64 KiB, which an allocator does not round up.
+/// Bytes that a join takes for each of so many open impressions.
+fn bytes_each(count: u64, has_event_id: bool) -> f64 {
+    let params = JoinParams {
+        window_ms: 600_000,
+        click_before_ms: 0,
+        lateness_ms: 0,
+        retention_ms: 600_000,
+        labels: LabelPolicy::AtMaturity,
+        late_clicks: LatePolicy::Correct,
+        open_impressions_max: usize::MAX,
+        held_bytes_max: usize::MAX,
+        waiting_clicks_max: usize::MAX,
+        remembered_max: usize::MAX,
+    };
+    let (bytes, join) = held_bytes(|| {
+        let (mut join, mut out) = (Join::new(params), Vec::new());
+        for number in 0..count {
+            let impression = impression(number, has_event_id);
+            join.impression(impression.as_ref(), &mut out);
+        }
+        join
+    });
+    assert_eq!((join.open() as u64, join.remembered() > 0), (count, has_event_id));
+    bytes as f64 / count as f64
+}
+
+/// After so many the table of ids is as empty as it ever is, or as full.
+const EMPTY_AND_FULL: [u64; 4] = [10_000, 114_688, 114_689, 400_000];
+
+/// What is allocated is the largest part in blocks of 64 KiB, which an allocator does not round up.
 #[test]
 fn an_open_impression_of_twenty_plain_fields_takes_at_most_250_bytes() {
-    for (count, at_most) in [(10_000, 250), (114_688, 244), (114_689, 250), (400_000, 250)] {
-        let params = JoinParams {
-            window_ms: 600_000,
-            click_before_ms: 0,
-            lateness_ms: 0,
-            retention_ms: 600_000,
-            labels: LabelPolicy::AtMaturity,
-            late_clicks: LatePolicy::Correct,
-            open_impressions_max: usize::MAX,
-            held_bytes_max: usize::MAX,
-            waiting_clicks_max: usize::MAX,
-            remembered_max: usize::MAX,
-        };
-        let (bytes, join) = held_bytes(|| {
-            let (mut join, mut out) = (Join::new(params), Vec::new());
-            (0..count).for_each(|number| {
-                let impression = impression(number);
-                join.impression(impression.as_ref(), &mut out);
-            });
-            join
-        });
-        assert_eq!(join.open() as u64, count);
-        let each = bytes as f64 / count as f64;
+    for (count, at_most) in EMPTY_AND_FULL.into_iter().zip([250, 244, 250, 250]) {
+        let each = bytes_each(count, false);
         assert!((200.0..=f64::from(at_most)).contains(&each), "{each:.1} bytes each of {count}");
+    }
+}
+
+/// In a tree beside a set of hashes it took 82.
+#[test]
+fn a_remembered_event_id_takes_at_most_40_bytes() {
+    for count in EMPTY_AND_FULL {
+        let each = bytes_each(count, true) - bytes_each(count, false);
+        assert!((28.0..=40.0).contains(&each), "{each:.1} bytes each of {count}");
     }
 }

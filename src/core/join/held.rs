@@ -9,13 +9,13 @@ use hashbrown::HashTable;
 
 use crate::event::Id;
 use crate::feature::hash::TextHash;
+use crate::order::{Keyed as _, Number, Order};
 
 use super::changes::{ChangeLog, Key as ChangeKey};
 use super::digest::Sum;
 use super::form::{self, Packed};
-use super::order::Order;
 use super::record::Pack;
-use super::records::{Number, Records};
+use super::records::Records;
 use super::state::ImpressionState;
 
 #[derive(Clone, Debug)]

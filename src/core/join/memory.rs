@@ -2,13 +2,17 @@
 //!
 //! What is remembered of an id is its XXH3-128: 16 bytes whatever its length. Two different ids would be taken for one
 //! if their hashes were equal, which chance does not bring about, and who wants it can repeat an id as well. Ids are
-//! remembered by kind of event. Invariant: `ids` and the ids of `order` are the same.
+//! remembered by kind of event.
+//!
+//! Their places in the table are by another hash, under a secret of the process: who sends ids whose XXH3 share some bits has
+//! them spread like any others. Invariant: every number in use is in the table, under its id, and in the order.
 
-use std::collections::BTreeSet;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use crate::event::EventKind;
-
-use crate::feature::hash::SlotSet;
+use crate::feature::hash::TextHash;
+use crate::order::{Keyed, Number, Order, Slots};
 
 use super::JoinEntry;
 use super::changes::{ChangeLog, Key};
@@ -19,11 +23,20 @@ use super::record::EventIdHash;
 #[derive(Clone, Debug)]
 pub(super) struct Memory {
     kind: EventKind,
-    ids: SlotSet<EventIdHash>,
-    /// Event times and ids, the oldest first.
-    order: BTreeSet<(i64, EventIdHash)>,
+    events: Slots<Remembrance>,
+    /// Looked up, never iterated.
+    table: HashTable<Number>,
+    hash: TextHash,
+    order: Order,
     sum: Sum,
     changes: ChangeLog,
+}
+
+/// What is remembered of an event.
+#[derive(Clone, Copy, Debug)]
+struct Remembrance {
+    time: i64,
+    id: EventIdHash,
 }
 
 /// Whether an event id was remembered already.
@@ -33,12 +46,26 @@ pub(super) enum Remembered {
     Before,
 }
 
+impl Keyed for Slots<Remembrance> {
+    type Id<'k> = EventIdHash;
+
+    fn time(&self, number: Number) -> i64 {
+        self.get(number).time
+    }
+
+    fn id(&self, number: Number) -> EventIdHash {
+        self.get(number).id
+    }
+}
+
 impl Memory {
     pub(super) fn new(kind: EventKind) -> Self {
         Self {
             kind,
-            ids: SlotSet::default(),
-            order: BTreeSet::new(),
+            events: Slots::default(),
+            table: HashTable::new(),
+            hash: TextHash::default(),
+            order: Order::default(),
             sum: Sum::default(),
             changes: ChangeLog::default(),
         }
@@ -62,11 +89,14 @@ impl Memory {
 
     /// Event times and ids, the oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = (i64, EventIdHash)> {
-        self.order.iter().copied()
+        self.order.iter().map(|number| {
+            let Remembrance { time, id } = *self.events.get(number);
+            (time, id)
+        })
     }
 
     pub(super) fn oldest(&self) -> Option<i64> {
-        self.order.first().map(|&(time, _)| time)
+        self.order.first().map(|(time, _)| time)
     }
 
     pub(super) fn remember(&mut self, time: i64, event_id: &str) -> Remembered {
@@ -74,22 +104,32 @@ impl Memory {
     }
 
     pub(super) fn restore(&mut self, time: i64, id: EventIdHash) -> Remembered {
-        if !self.ids.insert(id) {
+        let Self { events, table, hash, .. } = self;
+        let place = |id: EventIdHash| hash.of(&id.bytes());
+        let is_it = |number: &Number| events.get(*number).id == id;
+        let Entry::Vacant(vacant) = table.entry(place(id), is_it, |number| place(events.get(*number).id)) else {
             return Remembered::Before;
-        }
+        };
+        let number = self.events.insert(Remembrance { time, id });
+        vacant.insert(number);
+        self.order.insert(number, &self.events);
         self.sum.add(&bytes_of(self.kind, time, id));
-        self.order.insert((time, id));
         let entry: JoinEntry<()> = JoinEntry::EventId { kind: self.kind, time, id };
         self.changes.holds(Key::EventId(self.kind, id), &entry);
         Remembered::Now
     }
 
     pub(super) fn forget_oldest(&mut self) {
-        if let Some((time, id)) = self.order.pop_first() {
-            self.sum.remove(&bytes_of(self.kind, time, id));
-            self.ids.remove(&id);
-            self.changes.forgets(Key::EventId(self.kind, id));
+        let Some(number) = self.order.pop_first(&self.events) else {
+            return;
+        };
+        let Remembrance { time, id } = *self.events.get(number);
+        if let Ok(entry) = self.table.find_entry(self.hash.of(&id.bytes()), |held| *held == number) {
+            entry.remove();
         }
+        self.events.remove(number);
+        self.sum.remove(&bytes_of(self.kind, time, id));
+        self.changes.forgets(Key::EventId(self.kind, id));
     }
 }
 

@@ -74,6 +74,11 @@ impl EventIdHash {
         let hash = xxh3_128(event_id.as_bytes());
         Self { high: (hash >> 64) as u64, low: hash as u64 }
     }
+
+    /// Its bytes, for the tables of this process.
+    pub(super) fn bytes(self) -> [u8; 16] {
+        (u128::from(self.high) << 64 | u128::from(self.low)).to_ne_bytes()
+    }
 }
 
 /// What a payload counts as where memory is bounded, as a function of its content alone.

@@ -8,13 +8,14 @@
 //! Records mostly go in the order in which they came, so that segments empty by themselves. Where they do not, those that
 //! are left in the first segments move to the last one as soon as half of what the segments span is gone.
 //!
-//! Slots that are free stay, for as many records as there were at once.
-//!
 //! Invariants: a record in use is where its slot says, and no other bytes are. `live` is the sum over the records in use,
 //! `spanned` that over all records appended to segments that still have a place in the queue. `spanned` is at most twice
 //! `live` and [`SPARE`]; only the last segment is appended to.
 
 use std::collections::VecDeque;
+
+use super::form;
+use crate::order::{Keyed, Number, Slots};
 
 /// Bytes of a segment; a longer record has one of its own.
 const SEGMENT_BYTES: usize = 1 << 16;
@@ -23,12 +24,6 @@ const SEGMENT_BYTES: usize = 1 << 16;
 const SPARE: usize = 4 * SEGMENT_BYTES;
 
 const HEAD_BYTES: usize = 8;
-
-/// Slots in a page: what is allocated of them at a time.
-const PAGE: usize = 1024;
-
-/// A record's number, for as long as it is there.
-pub(super) type Number = u32;
 
 /// The time and the place of a record.
 #[derive(Clone, Copy, Debug)]
@@ -50,11 +45,10 @@ struct Segment {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Records {
-    pages: Vec<Box<[Slot]>>,
-    free: Vec<Number>,
-    /// Slots that were ever in use.
-    slots: u32,
+    slots: Slots<Slot>,
     segments: VecDeque<Segment>,
+    /// The room of a segment that is gone.
+    spare: Vec<u8>,
     /// The number of the first segment; they are counted modulo 2^32.
     first: u32,
     live: usize,
@@ -63,30 +57,19 @@ pub(super) struct Records {
 
 impl Records {
     pub(super) fn insert(&mut self, time: i64, bytes: &[u8]) -> Number {
-        let number = self.free.pop().unwrap_or_else(|| {
-            if (self.slots as usize).is_multiple_of(PAGE) {
-                self.pages.push(vec![Slot { time: 0, segment: 0, at: NOWHERE }; PAGE].into());
-            }
-            self.slots = self.slots.checked_add(1).expect("memory ends before numbers do");
-            self.slots - 1
-        });
-        self.slot_mut(number).time = time;
+        let number = self.slots.insert(Slot { time, segment: 0, at: NOWHERE });
         self.append(number, bytes);
         number
     }
 
-    pub(super) fn time(&self, number: Number) -> i64 {
-        self.slot(number).time
-    }
-
     pub(super) fn get(&self, number: Number) -> &[u8] {
-        let slot = self.slot(number);
+        let slot = self.slots.get(number);
         let segment = &self.segments[slot.segment.wrapping_sub(self.first) as usize];
         bytes_at(&segment.bytes, slot.at as usize)
     }
 
     pub(super) fn get_mut(&mut self, number: Number) -> &mut [u8] {
-        let slot = *self.slot(number);
+        let slot = *self.slots.get(number);
         let segment = &mut self.segments[slot.segment.wrapping_sub(self.first) as usize];
         let length = bytes_at(&segment.bytes, slot.at as usize).len();
         &mut segment.bytes[slot.at as usize + HEAD_BYTES..][..length]
@@ -101,28 +84,25 @@ impl Records {
 
     pub(super) fn remove(&mut self, number: Number) {
         self.release(number);
-        self.slot_mut(number).at = NOWHERE;
-        self.free.push(number);
+        self.slots.get_mut(number).at = NOWHERE;
+        self.slots.remove(number);
         self.tidy();
-    }
-
-    #[inline]
-    fn slot(&self, number: Number) -> &Slot {
-        &self.pages[number as usize / PAGE][number as usize % PAGE]
-    }
-
-    fn slot_mut(&mut self, number: Number) -> &mut Slot {
-        &mut self.pages[number as usize / PAGE][number as usize % PAGE]
     }
 
     fn append(&mut self, number: Number, bytes: &[u8]) {
         let size = HEAD_BYTES + bytes.len();
         let length = u32::try_from(bytes.len()).expect("a record comes from a message, and those are shorter");
         if self.segments.back().is_none_or(|last| last.bytes.capacity() - last.bytes.len() < size) {
-            if let Some(last) = self.segments.back_mut() {
+            // Where a record that would not fit was large, much is left over.
+            if let Some(last) = self.segments.back_mut()
+                && last.bytes.capacity() - last.bytes.len() > SEGMENT_BYTES / 64
+            {
                 last.bytes.shrink_to_fit();
             }
-            let bytes = Vec::with_capacity(size.max(SEGMENT_BYTES));
+            let mut bytes = std::mem::take(&mut self.spare);
+            if bytes.capacity() < size.max(SEGMENT_BYTES) {
+                bytes = Vec::with_capacity(size.max(SEGMENT_BYTES));
+            }
             self.segments.push_back(Segment { bytes, live: 0, spanned: 0 });
         }
         let place = self.first.wrapping_add(self.segments.len() as u32 - 1);
@@ -135,20 +115,20 @@ impl Records {
         last.spanned += size;
         self.live += size;
         self.spanned += size;
-        let slot = self.slot_mut(number);
+        let slot = self.slots.get_mut(number);
         (slot.segment, slot.at) = (place, at);
     }
 
     /// The bytes of a record are in use no more; its slot still says where they were.
     fn release(&mut self, number: Number) {
         let size = HEAD_BYTES + self.get(number).len();
-        let place = self.slot(number).segment.wrapping_sub(self.first) as usize;
+        let place = self.slots.get(number).segment.wrapping_sub(self.first) as usize;
         let is_last = place + 1 == self.segments.len();
         let segment = &mut self.segments[place];
         segment.live -= size;
         self.live -= size;
         if segment.live == 0 && !is_last {
-            segment.bytes = Vec::new();
+            self.spare = emptied(std::mem::take(&mut segment.bytes));
         }
     }
 
@@ -165,6 +145,9 @@ impl Records {
             if segment.live > 0 {
                 self.move_all(place, &segment.bytes);
             }
+            if segment.bytes.capacity() > 0 {
+                self.spare = emptied(segment.bytes);
+            }
         }
     }
 
@@ -173,12 +156,30 @@ impl Records {
         let mut at = 0;
         while let Some(head) = segment[at..].first_chunk::<4>() {
             let (number, bytes) = (u32::from_le_bytes(*head), bytes_at(segment, at));
-            let slot = self.slot(number);
+            let slot = self.slots.get(number);
             if (slot.segment, slot.at) == (place, at as u32) {
                 self.append(number, bytes);
             }
             at += HEAD_BYTES + bytes.len();
         }
+    }
+}
+
+/// What is kept of a segment: its room, if it is one of the usual size.
+fn emptied(mut segment: Vec<u8>) -> Vec<u8> {
+    segment.clear();
+    if segment.capacity() == SEGMENT_BYTES { segment } else { Vec::new() }
+}
+
+impl Keyed for Records {
+    type Id<'k> = &'k [u8];
+
+    fn time(&self, number: Number) -> i64 {
+        self.slots.get(number).time
+    }
+
+    fn id(&self, number: Number) -> &[u8] {
+        form::id(self.get(number))
     }
 }
 
@@ -251,7 +252,7 @@ mod tests {
             }
         }
         assert!(allocated(&records) < 5000 * 208 + 3 * SEGMENT_BYTES, "{}", allocated(&records));
-        assert!(records.slots < 5010 && records.segments.len() < 20);
+        assert!(records.slots.used() < 5010 && records.segments.len() < 20);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use super::breaker::{Breaker, BreakerParams};
 use super::delivery::{Delivery, Item, Label, Maturity, Shown};
+use super::spent::Spent;
 use super::{Fate, IntakeCounters, Ledger};
 use crate::event::{Event, Impression};
 use crate::feature::Features;
@@ -71,11 +72,9 @@ impl Intake {
     }
 
     /// Impressions are not needed any more: those that come have their room.
-    pub fn take_back(&mut self, spent: &mut Vec<Box<Shown>>) {
+    pub fn take_back(&mut self, spent: &mut Spent) {
         let rooms = self.join.rooms();
-        let kept = ROOMS_MAX.saturating_sub(rooms.len()).min(spent.len());
-        rooms.extend(spent.drain(..kept));
-        spent.clear();
+        rooms.extend(spent.fetch(ROOMS_MAX.saturating_sub(rooms.len())));
     }
 
     /// Features that nobody needs any more, for as many that are decoded: each that was taken in left some behind.
@@ -161,6 +160,7 @@ impl Intake {
     }
 
     /// Gives an impression its number.
+    #[expect(clippy::unnecessary_box_returns, reason = "it lies in the room of another")]
     fn numbered(&mut self, partition: Partition, offset: i64, impression: Impression) -> Box<Shown> {
         let number = self.counters.impressions;
         self.counters.impressions += 1;

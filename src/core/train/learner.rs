@@ -136,8 +136,8 @@ impl<E: Executor> Learner<E> {
     }
 
     /// Impressions that are not needed any more: they are the [intake's](super::Intake::take_back).
-    pub fn spent(&mut self) -> &mut Vec<Box<Shown>> {
-        &mut self.spent.0
+    pub fn spent(&mut self) -> &mut Spent {
+        &mut self.spent
     }
 
     /// Takes what one record brought about; gives the impressions that could not be learned with it.

@@ -9,11 +9,11 @@
 //! scored ones is the sum modulo 2^128 of the XXH3-128 of each one's bytes, kept from what changes.
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::spent::Spent;
 use super::{Scored, Shown};
+use crate::order::{Keyed, Number, Order, Slots};
 
 /// Bytes of a shown score in a checkpoint: number, logit, flags, event time, weight. Flags are 0 for one that is gone.
 pub const SHOWN_SCORE_BYTES: usize = 28;
@@ -33,6 +33,18 @@ pub struct Unscored {
     pub clicked: bool,
     /// What was shown.
     pub shown: Box<Shown>,
+}
+
+impl Keyed for Slots<(Key, Waiting)> {
+    type Id<'k> = u64;
+
+    fn time(&self, number: Number) -> i64 {
+        self.get(number).0.0
+    }
+
+    fn id(&self, number: Number) -> u64 {
+        self.get(number).0.1
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,7 +68,8 @@ pub struct ShownScores {
     unscored: Vec<Unscored>,
     /// The least event time among the unscored.
     oldest_unscored: Option<i64>,
-    scored: BTreeMap<Key, Waiting>,
+    scored: Slots<(Key, Waiting)>,
+    order: Order,
     sum: u128,
     /// What changed since the last copy; nothing is noted before the first one.
     changes: Option<Vec<u8>>,
@@ -85,7 +98,7 @@ fn read(bytes: &[u8; SHOWN_SCORE_BYTES]) -> (Key, Waiting) {
 impl ShownScores {
     /// How many wait for their label, scored or not.
     pub fn len(&self) -> usize {
-        self.unscored.len() + self.scored.len()
+        self.unscored.len() + self.order.len()
     }
 
     /// Whether none does.
@@ -130,8 +143,12 @@ impl ShownScores {
     pub(super) fn clicked(&mut self, time: i64, number: u64) {
         if let Ok(at) = self.place(number) {
             self.unscored[at].clicked = true;
-        } else if let Some(waiting) = self.remove((time, number)) {
-            self.insert((time, number), Waiting { clicked: true, ..waiting });
+        } else if let Some(place) = self.order.get((time, number), &self.scored) {
+            let (key, before) = *self.scored.get(place);
+            let after = Waiting { clicked: true, ..before };
+            self.scored.get_mut(place).1 = after;
+            self.changed(key, Some(before), None);
+            self.changed(key, None, Some(after));
         }
     }
 
@@ -150,20 +167,28 @@ impl ShownScores {
         let before = self.len();
         self.unscored.retain(|unscored| (unscored.time, unscored.shown.number) > (time, number));
         self.oldest_unscored = self.unscored.iter().map(|unscored| unscored.time).min();
-        while self.scored.first_key_value().is_some_and(|(key, _)| *key < (time, number)) && self.forget_oldest() {}
+        while self.oldest().is_some_and(|key| key < (time, number)) && self.forget_oldest() {}
         (before - self.len()) as u64
     }
 
     /// Forgets the oldest scored one; says whether there was one.
     pub(super) fn forget_oldest(&mut self) -> bool {
-        let oldest = self.scored.first_key_value().map(|(key, _)| *key);
-        oldest.and_then(|key| self.remove(key)).is_some()
+        self.pop_oldest().is_some()
+    }
+
+    fn oldest(&self) -> Option<Key> {
+        self.order.first().map(|(_, place)| self.scored.get(place).0)
+    }
+
+    fn pop_oldest(&mut self) -> Option<(Key, Waiting)> {
+        let place = self.order.pop_first(&self.scored)?;
+        Some(self.leave(place))
     }
 
     /// The oldest scored one, if its label has matured.
     pub(super) fn next_matured(&mut self, has_matured: impl FnOnce(i64) -> bool) -> Option<Scored> {
-        let key = *self.scored.first_key_value().filter(|(key, _)| has_matured(key.0))?.0;
-        let Waiting { logit, weight, clicked } = self.remove(key)?;
+        self.oldest().filter(|key| has_matured(key.0))?;
+        let (key, Waiting { logit, weight, clicked }) = self.pop_oldest()?;
         Some(Scored { number: key.1, time: key.0, logit: f64::from(logit), label: clicked, weight: f64::from(weight) })
     }
 
@@ -172,17 +197,30 @@ impl ShownScores {
     }
 
     fn insert(&mut self, key: Key, waiting: Waiting) {
-        let bytes = bytes(key, Some(waiting));
-        self.sum = self.sum.wrapping_add(xxh3_128(&bytes));
-        self.note(&bytes);
-        self.scored.insert(key, waiting);
+        let place = self.scored.insert((key, waiting));
+        self.order.insert(place, &self.scored);
+        self.changed(key, None, Some(waiting));
     }
 
-    fn remove(&mut self, key: Key) -> Option<Waiting> {
-        let waiting = self.scored.remove(&key)?;
-        self.sum = self.sum.wrapping_sub(xxh3_128(&bytes(key, Some(waiting))));
-        self.note(&bytes(key, None));
-        Some(waiting)
+    fn remove(&mut self, key: Key) {
+        if let Some(place) = self.order.get(key, &self.scored) {
+            self.order.remove(place, &self.scored);
+            self.leave(place);
+        }
+    }
+
+    /// One that is not in the order any more is gone.
+    fn leave(&mut self, place: Number) -> (Key, Waiting) {
+        let (key, waiting) = *self.scored.get(place);
+        self.scored.remove(place);
+        self.changed(key, Some(waiting), None);
+        (key, waiting)
+    }
+
+    fn changed(&mut self, key: Key, before: Option<Waiting>, after: Option<Waiting>) {
+        let hash = |waiting: Option<Waiting>| waiting.map_or(0, |waiting| xxh3_128(&bytes(key, Some(waiting))));
+        self.sum = self.sum.wrapping_sub(hash(before)).wrapping_add(hash(after));
+        self.note(&bytes(key, after));
     }
 
     fn note(&mut self, bytes: &[u8; SHOWN_SCORE_BYTES]) {
@@ -205,7 +243,8 @@ impl ShownScores {
     /// All scored ones; begins to note what changes.
     pub(super) fn copy_all(&mut self) -> Vec<u8> {
         self.note_saved();
-        self.scored.iter().flat_map(|(key, waiting)| bytes(*key, Some(*waiting))).collect()
+        let scored = self.order.iter().map(|place| *self.scored.get(place));
+        scored.flat_map(|(key, waiting)| bytes(key, Some(waiting))).collect()
     }
 
     /// Begins to note what changes: a checkpoint has everything as it is now.
@@ -239,9 +278,11 @@ impl ShownScores {
             let (key, waiting) = read(bytes.try_into().expect("a shown score has a fixed length"));
             // Of the bytes as they are: what no state writes shows in the digest.
             scores.sum = scores.sum.wrapping_add(xxh3_128(bytes));
-            if scores.scored.insert(key, waiting).is_some() {
+            if scores.order.get(key, &scores.scored).is_some() {
                 return Err(RepeatedScore(key.1));
             }
+            let place = scores.scored.insert((key, waiting));
+            scores.order.insert(place, &scores.scored);
         }
         Ok(scores)
     }

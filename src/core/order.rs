@@ -1,21 +1,40 @@
-//! Numbers of records in the order of (event time, impression id): a list of short sorted lists, 4 bytes a number.
+//! What waits for its time, in the order of (event time, id): numbers in a list of short sorted lists, 4 bytes each, of values that
+//! lie [elsewhere](Keyed).
 //!
 //! Nearly all come after those that are there, and most go from the front: neither searches. Invariants: no list is empty
 //! or longer than [`LIST_MAX`]; `first` of a list is the time of its first number; numbers ascend by key through all lists.
 
+mod slots;
+
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 
-use super::form;
-use super::records::{Number, Records};
+pub(crate) use slots::{Number, Slots};
 
 /// The most numbers in a list.
 const LIST_MAX: usize = 256;
 
+/// The values, by their numbers.
+pub(crate) trait Keyed {
+    /// What tells values of one time apart.
+    type Id<'k>: Ord + Copy
+    where
+        Self: 'k;
+
+    /// The event time of a value.
+    fn time(&self, number: Number) -> i64;
+
+    /// Its id.
+    fn id(&self, number: Number) -> Self::Id<'_>;
+}
+
+/// Numbers in the order of their values.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Order {
+pub(crate) struct Order {
     lists: VecDeque<List>,
     len: usize,
+    /// The room of a list that is gone.
+    spare: VecDeque<Number>,
 }
 
 #[derive(Clone, Debug)]
@@ -24,47 +43,55 @@ struct List {
     numbers: VecDeque<Number>,
 }
 
-/// Event time and impression id: the order in which impressions mature and are forgotten.
-type Key<'a> = (i64, &'a [u8]);
+/// Event time and id: the order in which values go.
+type Key<'k, V> = (i64, <V as Keyed>::Id<'k>);
 
-fn key(records: &Records, number: Number) -> Key<'_> {
-    (records.time(number), form::id(records.get(number)))
+fn key<V: Keyed>(values: &V, number: Number) -> Key<'_, V> {
+    (values.time(number), values.id(number))
 }
 
-/// How a record stands to a key; its bytes are read only where times are equal.
-fn compare(records: &Records, number: Number, (time, id): Key<'_>) -> Ordering {
-    records.time(number).cmp(&time).then_with(|| form::id(records.get(number)).cmp(id))
+/// How a value stands to a key; its id is read only where times are equal.
+fn compare<'k, V: Keyed>(values: &'k V, number: Number, (time, id): Key<'k, V>) -> Ordering {
+    values.time(number).cmp(&time).then_with(|| values.id(number).cmp(&id))
 }
 
 impl Order {
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
+    /// The number of a key, if it is there.
+    pub(crate) fn get<'k, V: Keyed>(&self, key: Key<'k, V>, values: &'k V) -> Option<Number> {
+        let (place, at) = self.find(key, values)?;
+        let number = *self.lists[place].numbers.get(at)?;
+        (compare(values, number, key) == Ordering::Equal).then_some(number)
+    }
+
     /// Time and number of the first.
-    pub(super) fn first(&self) -> Option<(i64, Number)> {
+    pub(crate) fn first(&self) -> Option<(i64, Number)> {
         self.lists.front().map(|list| (list.first, list.numbers[0]))
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = Number> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Number> {
         self.lists.iter().flat_map(|list| list.numbers.iter().copied())
     }
 
-    pub(super) fn insert(&mut self, number: Number, records: &Records) {
+    pub(crate) fn insert<V: Keyed>(&mut self, number: Number, values: &V) {
         self.len += 1;
-        let key = key(records, number);
+        let key = key(values, number);
         let first = key.0;
-        let is_last = |list: &List| compare(records, list.numbers[list.numbers.len() - 1], key) == Ordering::Less;
+        let is_last = |list: &List| compare(values, list.numbers[list.numbers.len() - 1], key) == Ordering::Less;
         let last = self.lists.back_mut();
         if let Some(list) = last.filter(|list| is_last(list)) {
             if list.numbers.len() < LIST_MAX {
                 list.numbers.push_back(number);
             } else {
-                self.lists.push_back(List { first, numbers: VecDeque::from([number]) });
+                let list = self.list(first, number);
+                self.lists.push_back(list);
             }
             return;
         }
-        let Some((place, at)) = self.find(key, records) else {
+        let Some((place, at)) = self.find(key, values) else {
             self.insert_before(0, first, number);
             return;
         };
@@ -77,8 +104,15 @@ impl Order {
             let numbers = list.numbers.split_off(at);
             list.numbers.push_back(number);
             list.numbers.shrink_to_fit();
-            self.put_before(place + 1, List { first: records.time(numbers[0]), numbers });
+            self.put_before(place + 1, List { first: values.time(numbers[0]), numbers });
         }
+    }
+
+    /// A list of one number.
+    fn list(&mut self, first: i64, number: Number) -> List {
+        let mut numbers = std::mem::take(&mut self.spare);
+        numbers.push_back(number);
+        List { first, numbers }
     }
 
     /// Puts a list before another, into that if it fits: where keys come backwards below a late one, each would have its own else.
@@ -94,51 +128,52 @@ impl Order {
 
     /// Puts a number at the front of a list that all of its numbers come after, or into one of its own before that.
     fn insert_before(&mut self, place: usize, time: i64, number: Number) {
-        match self.lists.get_mut(place).filter(|list| list.numbers.len() < LIST_MAX) {
-            Some(list) => {
-                list.numbers.push_front(number);
-                list.first = time;
-            }
-            None => self.lists.insert(place, List { first: time, numbers: VecDeque::from([number]) }),
+        if let Some(list) = self.lists.get_mut(place).filter(|list| list.numbers.len() < LIST_MAX) {
+            list.numbers.push_front(number);
+            list.first = time;
+            return;
         }
+        let list = self.list(time, number);
+        self.lists.insert(place, list);
     }
 
     /// Takes out a number that is there.
-    pub(super) fn remove(&mut self, number: Number, records: &Records) {
-        let (place, at) = self.find(key(records, number), records).expect("only what is there is taken out");
+    pub(crate) fn remove<V: Keyed>(&mut self, number: Number, values: &V) {
+        let (place, at) = self.find(key(values, number), values).expect("only what is there is taken out");
         debug_assert_eq!(self.lists[place].numbers.get(at), Some(&number), "keys are distinct");
-        self.remove_at(place, at, records);
+        self.remove_at(place, at, values);
     }
 
     /// Takes out the first.
-    pub(super) fn pop_first(&mut self, records: &Records) -> Option<Number> {
+    pub(crate) fn pop_first<V: Keyed>(&mut self, values: &V) -> Option<Number> {
         let (_, number) = self.first()?;
-        self.remove_at(0, 0, records);
+        self.remove_at(0, 0, values);
         Some(number)
     }
 
-    fn remove_at(&mut self, place: usize, at: usize, records: &Records) {
+    fn remove_at<V: Keyed>(&mut self, place: usize, at: usize, values: &V) {
         self.len -= 1;
         let list = &mut self.lists[place];
         list.numbers.remove(at);
         match list.numbers.front() {
             None => {
-                self.lists.remove(place);
+                let gone = self.lists.remove(place);
+                self.spare = gone.map(|list| list.numbers).unwrap_or_default();
             }
-            Some(&first) if at == 0 => list.first = records.time(first),
+            Some(&first) if at == 0 => list.first = values.time(first),
             Some(_) => {}
         }
     }
 
     /// The list that a key belongs into, and its place there; `None` if it is before the first of all.
-    fn find(&self, key: Key<'_>, records: &Records) -> Option<(usize, usize)> {
+    fn find<'k, V: Keyed>(&self, key: Key<'k, V>, values: &'k V) -> Option<(usize, usize)> {
         let begins_at_most_at = |list: &List| match list.first.cmp(&key.0) {
             Ordering::Less => true,
             Ordering::Greater => false,
-            Ordering::Equal => compare(records, list.numbers[0], key) != Ordering::Greater,
+            Ordering::Equal => compare(values, list.numbers[0], key) != Ordering::Greater,
         };
         let place = self.lists.partition_point(begins_at_most_at).checked_sub(1)?;
-        let at = self.lists[place].numbers.partition_point(|&number| compare(records, number, key) == Ordering::Less);
+        let at = self.lists[place].numbers.partition_point(|&number| compare(values, number, key) == Ordering::Less);
         Some((place, at))
     }
 }
@@ -150,29 +185,40 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    use super::super::state::ImpressionState;
     use super::*;
 
-    type Expected = BTreeMap<(i64, String), Number>;
+    type Values = Slots<(i64, u32)>;
+    type Expected = BTreeMap<(i64, u32), Number>;
 
-    fn insert(order: &mut Order, records: &mut Records, expected: &mut Expected, time: i64, id: String) {
-        if expected.contains_key(&(time, id.clone())) {
+    impl Keyed for Values {
+        type Id<'k> = u32;
+
+        fn time(&self, number: Number) -> i64 {
+            self.get(number).0
+        }
+
+        fn id(&self, number: Number) -> u32 {
+            self.get(number).1
+        }
+    }
+
+    fn insert(order: &mut Order, values: &mut Values, expected: &mut Expected, time: i64, id: u32) {
+        assert_eq!(order.get((time, id), values), expected.get(&(time, id)).copied());
+        if expected.contains_key(&(time, id)) {
             return;
         }
-        let mut record = Vec::new();
-        form::write(&mut record, &id, &ImpressionState::Positive);
-        let number = records.insert(time, &record);
-        order.insert(number, records);
+        let number = values.insert((time, id));
+        order.insert(number, values);
         expected.insert((time, id), number);
     }
 
-    fn check(order: &Order, records: &Records, expected: &Expected) {
+    fn check(order: &Order, values: &Values, expected: &Expected) {
         assert!(order.iter().eq(expected.values().copied()));
         assert_eq!(order.len(), expected.len());
         assert_eq!(order.first(), expected.first_key_value().map(|(key, number)| (key.0, *number)));
         for list in &order.lists {
             assert!(!list.numbers.is_empty() && list.numbers.len() <= LIST_MAX);
-            assert_eq!(list.first, records.time(list.numbers[0]));
+            assert_eq!(list.first, values.time(list.numbers[0]));
         }
     }
 
@@ -184,29 +230,29 @@ mod tests {
             calls in vec((0_u8..5, 0_i64..40, 0_u16..300, any::<prop::sample::Index>()), 1..3000),
             at_a_time in 1_usize..40,
         ) {
-            let (mut order, mut records, mut expected) = (Order::default(), Records::default(), Expected::new());
+            let (mut order, mut values, mut expected) = (Order::default(), Values::default(), Expected::new());
             for (place, (call, time, id, which)) in calls.into_iter().enumerate() {
                 match call {
                     0 if !expected.is_empty() => {
-                        let key = which.get(&expected.keys().cloned().collect::<Vec<_>>()).clone();
+                        let key = *which.get(&expected.keys().copied().collect::<Vec<_>>());
                         let number = expected.remove(&key).expect("it is there");
-                        order.remove(number, &records);
-                        records.remove(number);
+                        order.remove(number, &values);
+                        values.remove(number);
                     }
                     1 => {
-                        let popped = order.pop_first(&records);
+                        let popped = order.pop_first(&values);
                         prop_assert_eq!(popped, expected.pop_first().map(|(_, number)| number));
                         if let Some(number) = popped {
-                            records.remove(number);
+                            values.remove(number);
                         }
                     }
-                    _ => insert(&mut order, &mut records, &mut expected, time, format!("i{id}")),
+                    _ => insert(&mut order, &mut values, &mut expected, time, id.into()),
                 }
                 if place.is_multiple_of(100 * at_a_time) {
-                    check(&order, &records, &expected);
+                    check(&order, &values, &expected);
                 }
             }
-            check(&order, &records, &expected);
+            check(&order, &values, &expected);
         }
     }
 
@@ -221,11 +267,11 @@ mod tests {
             |at| if at < 255 { at } else { 900_000 - at },
         ];
         for (way, time) in ways.into_iter().enumerate() {
-            let (mut order, mut records, mut expected) = (Order::default(), Records::default(), Expected::new());
+            let (mut order, mut values, mut expected) = (Order::default(), Values::default(), Expected::new());
             for at in 0..20_000 {
-                insert(&mut order, &mut records, &mut expected, time(at), format!("{at:06}"));
+                insert(&mut order, &mut values, &mut expected, time(at), at as u32);
             }
-            check(&order, &records, &expected);
+            check(&order, &values, &expected);
             let lists = order.lists.len();
             assert!(lists < 2 * 20_000 / LIST_MAX, "way {way}: {lists} lists");
         }
