@@ -11,6 +11,9 @@ use std::collections::VecDeque;
 
 pub(crate) use slots::{Number, Slots};
 
+/// Lists that are gone of which the room is kept.
+const SPARES_MAX: usize = 4;
+
 /// The most numbers in a list.
 const LIST_MAX: usize = 256;
 
@@ -33,8 +36,8 @@ pub(crate) trait Keyed {
 pub(crate) struct Order {
     lists: VecDeque<List>,
     len: usize,
-    /// The room of a list that is gone.
-    spare: VecDeque<Number>,
+    /// The room of lists that are gone.
+    spares: Vec<VecDeque<Number>>,
 }
 
 #[derive(Clone, Debug)]
@@ -110,7 +113,7 @@ impl Order {
 
     /// A list of one number.
     fn list(&mut self, first: i64, number: Number) -> List {
-        let mut numbers = std::mem::take(&mut self.spare);
+        let mut numbers = self.spares.pop().unwrap_or_default();
         numbers.push_back(number);
         List { first, numbers }
     }
@@ -158,7 +161,7 @@ impl Order {
         match list.numbers.front() {
             None => {
                 let gone = self.lists.remove(place);
-                self.spare = gone.map(|list| list.numbers).unwrap_or_default();
+                self.spares.extend(gone.map(|list| list.numbers).filter(|_| self.spares.len() < SPARES_MAX));
             }
             Some(&first) if at == 0 => list.first = values.time(first),
             Some(_) => {}

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use deepfm_core::event::EventKind;
+use deepfm_core::event::{Decoded, Event, EventKind, Impression};
 use deepfm_core::feature::{Entry, Features, hash};
 use deepfm_core::join::params::{JoinParams, LabelPolicy, LatePolicy};
 use deepfm_core::join::{ImpressionIn, Join};
 use deepfm_core::model::params::ModelParams;
 use deepfm_core::model::{DeepFm, Example, Importance, Inline, Scratch};
-use deepfm_core::stream::Partition;
-use deepfm_core::train::Shown;
+use deepfm_core::stream::{Arrival, Control, Partition};
+use deepfm_core::train::{Shown, TrainParams, Trainer};
 
+use super::allocations;
 use crate::support::command::{Running, deepfm};
 use crate::support::counting::{allocations, held_bytes};
 use crate::support::rounds;
@@ -149,9 +150,40 @@ fn an_open_impression_of_twenty_plain_fields_takes_at_most_250_bytes() {
 
 /// In a tree beside a set of hashes it took 82.
 #[test]
-fn a_remembered_event_id_takes_at_most_40_bytes() {
+fn a_remembered_event_id_takes_at_most_42_bytes() {
     for count in EMPTY_AND_FULL {
         let each = bytes_each(count, true) - bytes_each(count, false);
-        assert!((28.0..=40.0).contains(&each), "{each:.1} bytes each of {count}");
+        assert!((28.0..=42.0).contains(&each), "{each:.1} bytes each of {count}");
     }
+}
+
+/// A trainer that holds so many open impressions without features, of which this share has a shown score.
+fn holding(count: i64, metrics_sampling_rate: f64) -> Trainer {
+    const IMPRESSIONS: Partition = Partition { kind: EventKind::Impression, number: 0 };
+    let params = allocations::params(8);
+    let (fields, join) = (params.model.fields, JoinParams { window_ms: i64::from(i32::MAX), ..params.join });
+    let mut trainer = Trainer::new(TrainParams { join, metrics_sampling_rate, ..params });
+    trainer.control(&Control::Start { partition: IMPRESSIONS, next_offset: 0 }).expect("it is new");
+    for offset in 0..count {
+        let features = Features::new(&vec![Vec::new(); fields]);
+        let (impression_id, event_time) = (offset.into(), 1_700_000_000_000 + offset);
+        let event = Event::Impression(Impression { impression_id, event_id: None, event_time, weight: 1.0, features });
+        let body = Ok(Decoded { event, unknown_keys: 0, unknown_fields: 0 });
+        trainer.push(IMPRESSIONS, Arrival { offset, hash: 0, body }).expect("it is in order");
+        trainer.step(&mut ()).expect("nothing is waited for");
+    }
+    assert_eq!(trainer.join().open() as i64, count);
+    trainer
+}
+
+/// In a tree it took 56.
+#[test]
+fn a_shown_score_takes_at_most_38_bytes_until_its_label_has_matured() {
+    const COUNT: i64 = 200_000;
+    let (without, trainer) = held_bytes(|| holding(COUNT, 1e-12));
+    assert_eq!(trainer.shown_scores().len(), 0);
+    let (with, trainer) = held_bytes(|| holding(COUNT, 1.0));
+    assert_eq!(trainer.shown_scores().len() as i64, COUNT);
+    let each = (with - without) as f64 / COUNT as f64;
+    assert!((28.0..=38.0).contains(&each), "{each:.1} bytes each");
 }

@@ -137,3 +137,59 @@ impl Memory {
 pub(super) fn bytes_of(kind: EventKind, time: i64, id: EventIdHash) -> (u8, EventKind, i64, EventIdHash) {
     (2, kind, time, id)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn ids_are_remembered_once_and_forgotten_by_time_and_hash(
+            calls in vec((0_u8..4, 0_i64..60, 0_u16..200), 1..2000),
+        ) {
+            let (mut memory, mut expected) = (Memory::new(EventKind::Click), BTreeMap::new());
+            for (call, time, id) in calls {
+                if call == 0 {
+                    memory.forget_oldest();
+                    expected.pop_first();
+                } else {
+                    let id = format!("e{id}");
+                    let is_new = expected.values().all(|other| *other != id);
+                    let remembered = memory.remember(time, &id);
+                    prop_assert_eq!(remembered, if is_new { Remembered::Now } else { Remembered::Before });
+                    if is_new {
+                        expected.insert((time, EventIdHash::of(&id)), id);
+                    }
+                }
+                prop_assert_eq!((memory.len(), memory.table.len()), (expected.len(), expected.len()));
+                prop_assert_eq!(memory.oldest(), expected.first_key_value().map(|((time, _), _)| *time));
+            }
+            prop_assert!(memory.iter().eq(expected.keys().copied()));
+            let mut sum = Sum::default();
+            for (time, id) in expected.keys() {
+                sum.add(&bytes_of(EventKind::Click, *time, *id));
+            }
+            prop_assert_eq!(memory.sum(), sum.total());
+        }
+    }
+
+    /// Ids whose hashes are equal but for their upper halves: a table that took its places from the lower ones would try each.
+    #[test]
+    fn ids_that_share_half_of_their_hash_are_spread_like_others() {
+        let mut memory = Memory::new(EventKind::Impression);
+        let places: std::collections::BTreeSet<u64> = (0..10_000)
+            .map(|high| {
+                let id = EventIdHash::from_halves(high, 7);
+                assert_eq!(memory.restore(0, id), Remembered::Now);
+                memory.hash.of(&id.bytes()) % 16_384
+            })
+            .collect();
+        // 10,000 balls in 16,384 boxes leave 7,485 that are not empty, give or take 40.
+        assert!((7_000..8_000).contains(&places.len()), "{} places", places.len());
+    }
+}

@@ -75,6 +75,12 @@ impl EventIdHash {
         Self { high: (hash >> 64) as u64, low: hash as u64 }
     }
 
+    /// A hash of these halves.
+    #[cfg(test)]
+    pub(super) fn from_halves(high: u64, low: u64) -> Self {
+        Self { high, low }
+    }
+
     /// Its bytes, for the tables of this process.
     pub(super) fn bytes(self) -> [u8; 16] {
         (u128::from(self.high) << 64 | u128::from(self.low)).to_ne_bytes()

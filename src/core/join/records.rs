@@ -20,6 +20,9 @@ use crate::order::{Keyed, Number, Slots};
 /// Bytes of a segment; a longer record has one of its own.
 const SEGMENT_BYTES: usize = 1 << 16;
 
+/// Segments that are gone of which the room is kept.
+const SPARES_MAX: usize = 2;
+
 /// Bytes that may be gone however little is in use.
 const SPARE: usize = 4 * SEGMENT_BYTES;
 
@@ -47,8 +50,8 @@ struct Segment {
 pub(super) struct Records {
     slots: Slots<Slot>,
     segments: VecDeque<Segment>,
-    /// The room of a segment that is gone.
-    spare: Vec<u8>,
+    /// The room of segments that are gone.
+    spares: Vec<Vec<u8>>,
     /// The number of the first segment; they are counted modulo 2^32.
     first: u32,
     live: usize,
@@ -99,7 +102,7 @@ impl Records {
             {
                 last.bytes.shrink_to_fit();
             }
-            let mut bytes = std::mem::take(&mut self.spare);
+            let mut bytes = self.spares.pop().unwrap_or_default();
             if bytes.capacity() < size.max(SEGMENT_BYTES) {
                 bytes = Vec::with_capacity(size.max(SEGMENT_BYTES));
             }
@@ -128,7 +131,7 @@ impl Records {
         segment.live -= size;
         self.live -= size;
         if segment.live == 0 && !is_last {
-            self.spare = emptied(std::mem::take(&mut segment.bytes));
+            keep(&mut self.spares, std::mem::take(&mut segment.bytes));
         }
     }
 
@@ -145,9 +148,7 @@ impl Records {
             if segment.live > 0 {
                 self.move_all(place, &segment.bytes);
             }
-            if segment.bytes.capacity() > 0 {
-                self.spare = emptied(segment.bytes);
-            }
+            keep(&mut self.spares, segment.bytes);
         }
     }
 
@@ -165,10 +166,12 @@ impl Records {
     }
 }
 
-/// What is kept of a segment: its room, if it is one of the usual size.
-fn emptied(mut segment: Vec<u8>) -> Vec<u8> {
-    segment.clear();
-    if segment.capacity() == SEGMENT_BYTES { segment } else { Vec::new() }
+/// Keeps the room of a segment that is gone, if it is one of the usual size.
+fn keep(spares: &mut Vec<Vec<u8>>, mut segment: Vec<u8>) {
+    if segment.capacity() == SEGMENT_BYTES && spares.len() < SPARES_MAX {
+        segment.clear();
+        spares.push(segment);
+    }
 }
 
 impl Keyed for Records {

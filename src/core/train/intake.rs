@@ -136,8 +136,8 @@ impl Intake {
         match body {
             Ok(decoded) => {
                 if let Event::Impression(impression) = decoded.event {
-                    let (impression_id, time) = (impression.impression_id.clone(), impression.event_time);
-                    let shown = self.numbered(partition, offset, impression);
+                    let Impression { impression_id, event_time: time, weight, features, .. } = impression;
+                    let shown = self.numbered(partition, offset, weight, features);
                     let kind = if clicked(&impression_id) { EmissionKind::Positive } else { EmissionKind::Negative };
                     let (id, shown_too) = (impression_id.clone(), self.join.copied(&shown));
                     let label = Label { kind, impression_id: id, impression_time: time, shown: shown_too };
@@ -161,10 +161,9 @@ impl Intake {
 
     /// Gives an impression its number.
     #[expect(clippy::unnecessary_box_returns, reason = "it lies in the room of another")]
-    fn numbered(&mut self, partition: Partition, offset: i64, impression: Impression) -> Box<Shown> {
+    fn numbered(&mut self, partition: Partition, offset: i64, weight: f32, features: Features) -> Box<Shown> {
         let number = self.counters.impressions;
         self.counters.impressions += 1;
-        let Impression { weight, features, .. } = impression;
         let (shown, before) = Shown { number, partition, offset, weight, features }.placed(self.join.rooms().pop());
         if before.is_worth_keeping() && self.features.len() < FEATURES_MAX {
             self.features.push(before);
@@ -174,11 +173,9 @@ impl Intake {
 
     fn consume(&mut self, partition: Partition, offset: i64, event: Event, items: &mut Vec<Item>) -> Fate {
         let taken = match event {
-            Event::Impression(mut impression) => {
-                self.counters.first_impression_time.get_or_insert(impression.event_time);
-                let (impression_id, time) = (impression.impression_id.clone(), impression.event_time);
-                let event_id = impression.event_id.take();
-                let shown = self.numbered(partition, offset, impression);
+            Event::Impression(Impression { impression_id, event_id, event_time: time, weight, features }) => {
+                self.counters.first_impression_time.get_or_insert(time);
+                let shown = self.numbered(partition, offset, weight, features);
                 let (id, payload) = (impression_id.clone(), &shown);
                 let arrived = ImpressionIn { partition, offset, impression_id: id, event_id, time, payload };
                 let taken = self.join.impression(arrived, &mut self.emissions);
