@@ -75,7 +75,7 @@ pub(super) fn params(batch: usize) -> TrainParams {
         model: ModelParams { fields: FIELDS as usize + 1, ..ModelParams::default() },
         batch: BatchParams { min: batch, max: batch, growth_examples: 1, span_ms: 500 },
         negative_sampling_rate: 1.0,
-        window_impressions: 1000,
+        window_impressions: 10_000,
         metrics_sampling_rate: 1.0,
         breaker: Some(BreakerParams::new(1000.0)),
     }
@@ -170,8 +170,8 @@ fn calls_each(batch: usize, click_every: Option<u64>) -> [f64; 2] {
     [calls.decoding as f64 / impressions, calls.learning as f64 / impressions]
 }
 
-/// With every buffer an owned one this was 9.3 to 11.3 calls an impression and 3.4 to 5.4 a click. What is left are the blocks of
-/// what the join remembers, one for hundreds of records.
+/// Where each event owned what it is made of this was 9.3 to 11.3 calls an impression, and 3.4 to 5.4 a click. What is left is of the
+/// metrics' windows: a node of a tree for some bins of logits, and few of them in ten thousand impressions.
 #[test]
 fn an_event_costs_no_call_of_the_allocator() {
     const CLICK_EVERY: u64 = 4;
@@ -182,7 +182,7 @@ fn an_event_costs_no_call_of_the_allocator() {
             impression.iter().zip(with_click).map(|(without, with)| (with - without) * CLICK_EVERY as f64).collect();
         println!("batches of {batch}: an impression {impression:.4?}, a click {click:.4?} (decoding, learning)");
         for calls in [impression.iter().sum::<f64>(), click.iter().sum()] {
-            assert!(calls < 0.1, "{impression:?} calls an impression, {click:?} a click, in batches of {batch}");
+            assert!(calls < 0.05, "{impression:?} calls an impression, {click:?} a click, in batches of {batch}");
         }
     }
 }
