@@ -61,10 +61,15 @@ impl Head {
     }
 }
 
+/// So many blocks go to the engine at once: what it can lay out together takes a fraction of the writing.
+const BLOCKS_AT_ONCE: usize = 16;
+
 /// Blocks of a layer on their way into a database.
 pub(super) struct LayerWriter {
     layer: LayerHead,
     sums: SectionSums,
+    /// Fewer than go to the engine at once, as keys and values.
+    waiting: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// A SHA-256 for each section: within one, blocks come in their order; sections may come interleaved.
@@ -180,10 +185,11 @@ impl Database {
         Ok(LayerWriter {
             layer: LayerHead { commit, scope, blocks: 0, bytes: 0, digest: [0; 32] },
             sums: SectionSums::default(),
+            waiting: Vec::new(),
         })
     }
 
-    /// Writes a block of a layer.
+    /// Writes a block of a layer, with some of those that come after it.
     pub(super) fn put(&mut self, writer: &mut LayerWriter, block: &Block) -> Result<(), StoreError> {
         assert!(block.bytes.len() <= BLOCK_BYTES_MAX, "sled would make a block of this length a file of its own");
         let layer = &mut writer.layer;
@@ -194,12 +200,16 @@ impl Database {
         writer.sums.take(&key[8..], sum);
         layer.blocks += 1;
         layer.bytes += block.bytes.len() as u64;
-        self.guarded(|engine| engine.insert(&key, &[block.bytes.as_slice(), &sum].concat()))
+        writer.waiting.push((key, [block.bytes.as_slice(), &sum].concat()));
+        if writer.waiting.len() < BLOCKS_AT_ONCE {
+            return Ok(());
+        }
+        self.guarded(|engine| engine.insert(&std::mem::take(&mut writer.waiting)))
     }
 
-    /// Syncs a layer; nothing refers to it yet.
+    /// Writes the last blocks of a layer and syncs it; nothing refers to it yet.
     pub(super) fn end(&mut self, writer: LayerWriter) -> Result<LayerHead, StoreError> {
-        self.guarded(|engine| engine.sync())?;
+        self.guarded(|engine| engine.insert(&writer.waiting).and_then(|()| engine.sync()))?;
         Ok(LayerHead { digest: writer.sums.digest(), ..writer.layer })
     }
 

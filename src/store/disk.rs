@@ -91,11 +91,11 @@ pub trait Engine: Send {
     /// When they cannot be read.
     fn scan(&self, prefix: &[u8], take: Take<'_>) -> Result<(), StoreError>;
 
-    /// Writes a block.
+    /// Writes blocks, as keys and values, by ascending keys.
     ///
     /// # Errors
-    /// When the disk does not take it.
-    fn insert(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError>;
+    /// When the disk does not take them; some may have been written.
+    fn insert(&self, blocks: &[(Vec<u8>, Vec<u8>)]) -> Result<(), StoreError>;
 
     /// Removes a block.
     ///

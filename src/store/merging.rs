@@ -12,8 +12,14 @@ use super::stage::{AtStage, Stage};
 use deepfm_core::checkpoint::{Block, BlockPlace, Merge};
 use deepfm_core::train::Scope;
 
-/// Deltas are merged when they take this share of their base, …
-const DELTAS_SHARE: f64 = 0.5;
+/// Deltas are merged when they take this share of their base: a merge writes all of it, …
+const DELTAS_SHARE: f64 = 2.0;
+
+/// … or, past this many bytes, …
+const DELTAS_LARGE: u64 = 1 << 30;
+
+/// … this share, since a start holds all of them in memory; …
+const DELTAS_SHARE_LARGE: f64 = 0.5;
 
 /// … and at least this many bytes, …
 const DELTAS_MIN: u64 = 8 << 20;
@@ -54,8 +60,9 @@ fn have_grown(head: &Head, deltas_max: usize, times: f64) -> bool {
         return false;
     };
     let bytes = deltas.iter().map(|delta| delta.bytes).sum::<u64>() as f64;
-    deltas.len() as f64 >= times * deltas_max as f64
-        || (bytes >= times * DELTAS_MIN as f64 && bytes > times * DELTAS_SHARE * base.bytes as f64)
+    let base = base.bytes as f64;
+    let bytes_max = (DELTAS_SHARE * base).min((DELTAS_SHARE_LARGE * base).max(DELTAS_LARGE as f64));
+    deltas.len() as f64 >= times * deltas_max as f64 || bytes > times * bytes_max.max(DELTAS_MIN as f64)
 }
 
 impl Merging {

@@ -37,7 +37,7 @@ use deepfm_core::version::manifest::ParentVersion;
 use deepfm_core::version::outbox::Outbox;
 
 /// Bytes of changes at which a checkpoint is taken before its time; at twice as many, learning waits for the disk.
-const UNSAVED_BYTES_MAX: usize = 128 << 20;
+const UNSAVED_BYTES_MAX: usize = 512 << 20;
 
 /// How often the status board is brought up to date.
 const STATUS_EVERY: Duration = Duration::from_millis(500);

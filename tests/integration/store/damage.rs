@@ -185,9 +185,9 @@ fn damage_block(root: &Path, name: &str, commit: u64) {
         ControlFlow::Continue(())
     });
     scanned.expect("it is whole");
-    let (key, mut value) = blocks.swap_remove(0);
-    value[0] ^= 4;
-    database.insert(&key, &value).and_then(|()| database.sync()).expect("the disk takes it");
+    blocks.truncate(1);
+    blocks[0].1[0] ^= 4;
+    database.insert(&blocks).and_then(|()| database.sync()).expect("the disk takes it");
 }
 
 #[test]

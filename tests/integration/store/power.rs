@@ -254,9 +254,12 @@ impl Engine for Journaled {
         self.database.scan(prefix, take)
     }
 
-    fn insert(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+    fn insert(&self, blocks: &[(Vec<u8>, Vec<u8>)]) -> Result<(), StoreError> {
+        let (some, others) = blocks.split_at(blocks.len() / 2);
         self.journal.maybe_cut();
-        self.database.insert(key, value)
+        self.database.insert(some)?;
+        self.journal.maybe_cut();
+        self.database.insert(others)
     }
 
     fn remove(&self, key: &[u8]) -> Result<(), StoreError> {

@@ -425,6 +425,20 @@ struct Handle {
     name: String,
 }
 
+impl Handle {
+    fn put(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        let mut state = self.disk.state();
+        let mut written = value.to_vec();
+        let database = state.database(&self.name)?;
+        let is_of_base = database.cached.blocks.keys().next().is_none_or(|first| first[..8] == key[..8]);
+        if database.cached.head.is_none() && is_of_base && state.dice.one_in(400) {
+            written[0] ^= 1;
+            state.database(&self.name)?.meant.insert(key.to_vec(), value.to_vec());
+        }
+        state.change(&self.name, Change::Put(key.to_vec(), written))
+    }
+}
+
 impl Engine for Handle {
     fn head(&self) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.disk.state().database(&self.name)?.cached.head.clone())
@@ -447,16 +461,8 @@ impl Engine for Handle {
         Ok(())
     }
 
-    fn insert(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        let mut state = self.disk.state();
-        let mut written = value.to_vec();
-        let database = state.database(&self.name)?;
-        let is_of_base = database.cached.blocks.keys().next().is_none_or(|first| first[..8] == key[..8]);
-        if database.cached.head.is_none() && is_of_base && state.dice.one_in(400) {
-            written[0] ^= 1;
-            state.database(&self.name)?.meant.insert(key.to_vec(), value.to_vec());
-        }
-        state.change(&self.name, Change::Put(key.to_vec(), written))
+    fn insert(&self, blocks: &[(Vec<u8>, Vec<u8>)]) -> Result<(), StoreError> {
+        blocks.iter().try_for_each(|(key, value)| self.put(key, value))
     }
 
     fn remove(&self, key: &[u8]) -> Result<(), StoreError> {
