@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use deepfm_core::event::{Decoded, Event, EventKind, Impression};
 use deepfm_core::feature::{Entry, Features, hash};
-use deepfm_core::join::params::{JoinParams, LabelPolicy, LatePolicy};
+use deepfm_core::join::params::JoinParams;
 use deepfm_core::join::{ImpressionIn, Join};
 use deepfm_core::model::params::ModelParams;
 use deepfm_core::model::{DeepFm, Example, Importance, Inline, Scratch};
@@ -112,18 +112,7 @@ fn impression(number: u64, has_event_id: bool) -> ImpressionIn<Box<Shown>> {
 
 /// Bytes that a join takes for each of so many open impressions.
 fn bytes_each(count: u64, has_event_id: bool) -> f64 {
-    let params = JoinParams {
-        window_ms: 600_000,
-        click_before_ms: 0,
-        lateness_ms: 0,
-        retention_ms: 600_000,
-        labels: LabelPolicy::AtMaturity,
-        late_clicks: LatePolicy::Correct,
-        open_impressions_max: usize::MAX,
-        held_bytes_max: usize::MAX,
-        waiting_clicks_max: usize::MAX,
-        remembered_max: usize::MAX,
-    };
+    let params = JoinParams { window_ms: 600_000, retention_ms: 600_000, ..allocations::params(8).join };
     let (bytes, join) = held_bytes(|| {
         let (mut join, mut out) = (Join::new(params), Vec::new());
         for number in 0..count {
