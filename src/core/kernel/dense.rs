@@ -18,6 +18,14 @@ fn inner<const FUSED: bool>(a: &[f32], b: &[f32]) -> f32 {
     total(sums)
 }
 
+/// The largest magnitude; not finite when a value is not.
+#[inline(always)]
+pub(super) fn largest_of(values: &[f32]) -> f32 {
+    // As integers magnitudes have the same order, with infinity above all numbers, and above it what is none.
+    let largest = values.iter().fold(0, |largest, value| value.abs().to_bits().max(largest));
+    f32::from_bits(largest)
+}
+
 /// What is multiplied at once where there is enough of it.
 const SOME: usize = 4;
 
@@ -143,21 +151,7 @@ kernels! {
 
     /// The largest magnitude; not finite when a value is not.
     pub fn largest(values: &[f32]) -> f32 {
-        // `0 · x` is NaN as soon as one is not finite, where a maximum would pass over NaN.
-        let (mut most, mut faults) = ([0.0_f32; LANES], [0.0_f32; LANES]);
-        let (chunks, rest) = values.as_chunks::<LANES>();
-        for chunk in chunks {
-            for lane in 0..LANES {
-                let magnitude = chunk[lane].abs();
-                most[lane] = if magnitude > most[lane] { magnitude } else { most[lane] };
-                faults[lane] += 0.0 * magnitude;
-            }
-        }
-        for (lane, value) in rest.iter().enumerate() {
-            most[lane] = most[lane].max(value.abs());
-            faults[lane] += 0.0 * value.abs();
-        }
-        most.iter().fold(0.0_f32, |most, value| most.max(*value)) + total(faults)
+        largest_of(values)
     }
 
     /// `values += factor · other`.

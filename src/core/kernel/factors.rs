@@ -1,5 +1,6 @@
 //! Field vectors of examples, their pair interactions, and the way back.
 
+use super::dense::largest_of;
 use super::{LANES, fma, kernels, total};
 
 /// Which slots the examples of a chunk refer to.
@@ -180,6 +181,10 @@ fn interactions_of<const DIM: usize, const FUSED: bool>(
     }
 }
 
+/// Values that the sums of an example are repeated to, field by field: what is added to its gradients is one loop then, whose lanes
+/// are neighbours whatever the width of a field.
+const TILE: usize = 512;
+
 #[inline(always)]
 fn add_interaction_gradients_of<const DIM: usize, const FUSED: bool>(
     dim: usize,
@@ -193,11 +198,16 @@ fn add_interaction_gradients_of<const DIM: usize, const FUSED: bool>(
     if width == 0 {
         return;
     }
+    let mut tile = [0.0_f32; TILE];
+    let repeated = (TILE / dim).min(width / dim) * dim;
     let examples = vectors.chunks_exact(width).zip(gradients.chunks_exact_mut(width));
     for ((dlogit, sums), (vectors, gradients)) in dlogits.iter().zip(sums.chunks_exact(dim)).zip(examples) {
-        for (vector, gradient) in vectors.chunks_exact(dim).zip(gradients.chunks_exact_mut(dim)) {
-            for lane in 0..dim {
-                gradient[lane] = fma::<FUSED>(*dlogit, sums[lane] - vector[lane], gradient[lane]);
+        tile[..repeated].chunks_exact_mut(dim).for_each(|field| field.copy_from_slice(sums));
+        // A field that is wider than the tile has its sums as they are.
+        let sums = if repeated > 0 { &tile[..repeated] } else { sums };
+        for (vectors, gradients) in vectors.chunks(sums.len()).zip(gradients.chunks_mut(sums.len())) {
+            for ((gradient, vector), sum) in gradients.iter_mut().zip(vectors).zip(sums) {
+                *gradient = fma::<FUSED>(*dlogit, sum - vector, *gradient);
             }
         }
     }
@@ -215,27 +225,47 @@ pub struct Sums<'a> {
 }
 
 impl Sums<'_> {
-    /// Adds `x · d` to coordinates from a place on. Not finite stays so.
+    /// Adds `x · d` to coordinates from a place on. Not finite stays so. `most` is at least the magnitude of each `d`, or not finite.
     #[inline(always)]
-    fn add<const FUSED: bool>(&mut self, start: usize, x: f32, d: &[f32]) {
-        let g = &mut self.g[start..start + d.len()];
+    fn add<const DIM: usize, const FUSED: bool>(&mut self, start: usize, x: f32, d: &[f32], most: f32) {
         let mut factor = x;
-        if let Some(bound) = self.bound {
-            // Almost always all are within the least that the bound can be.
-            let (mut beyond, mut infinite) = (false, false);
-            for d in d {
-                let part = (x * d).abs();
-                beyond |= part > bound;
-                infinite |= part == f32::INFINITY;
+        // Almost always all are within the least that the bound can be.
+        if let Some(bound) = self.bound
+            && !((x * most).abs() <= bound)
+        {
+            factor *= share(bound, x, d, &self.n[start..]);
+        }
+        let g = &mut self.g[start..start + d.len()];
+        if let (Some(g), Some(d)) = (g.first_chunk_mut::<DIM>(), d.first_chunk::<DIM>())
+            && DIM > 0
+        {
+            // In registers, so that lanes are side by side.
+            let mut sums = *g;
+            for lane in 0..DIM {
+                sums[lane] = fma::<FUSED>(factor, d[lane], sums[lane]);
             }
-            if beyond && !infinite {
-                let share = |(d, n): (&f32, &f32)| bound * n.sqrt().max(1.0) / (x * d).abs();
-                factor *= d.iter().zip(&self.n[start..]).map(share).fold(1.0, f32::min);
-            }
+            *g = sums;
+            return;
         }
         for (g, d) in g.iter_mut().zip(d) {
             *g = fma::<FUSED>(factor, *d, *g);
         }
+    }
+}
+
+/// What `x · d` is multiplied by so that no part of it is beyond its bound.
+#[cold]
+fn share(bound: f32, x: f32, d: &[f32], n: &[f32]) -> f32 {
+    let part = |d: &f32| (x * d).abs();
+    let (mut beyond, mut infinite) = (false, false);
+    for part in d.iter().map(part) {
+        beyond |= part > bound;
+        infinite |= part == f32::INFINITY;
+    }
+    if beyond && !infinite {
+        d.iter().zip(n).map(|(d, n)| bound * n.sqrt().max(1.0) / part(d)).fold(1.0, f32::min)
+    } else {
+        1.0
     }
 }
 
@@ -250,10 +280,12 @@ pub struct Repeats {
 impl Repeats {
     /// Those of the entries that are for slots from `first` on, each slot once, in the order in which they come first. A single entry
     /// is given back whatever it is for.
+    #[inline(always)]
     fn summed<'s>(&'s mut self, entries: &'s [(u32, f32)], first: usize, slots: usize) -> &'s [(u32, f32)] {
-        if entries.len() <= 1 {
-            return entries;
-        }
+        if entries.len() <= 1 { entries } else { self.sum(entries, first, slots) }
+    }
+
+    fn sum(&mut self, entries: &[(u32, f32)], first: usize, slots: usize) -> &[(u32, f32)] {
         self.places.resize(self.places.len().max(slots), 0);
         self.summed.clear();
         for &(slot, x) in entries {
@@ -280,6 +312,7 @@ fn scatter_of<const DIM: usize, const FUSED: bool>(
     let dim = width_of::<DIM>(batch.dim);
     let mut fields = batch.by_field();
     for (dlogit, gradients) in dlogits.iter().zip(gradients.chunks_exact(batch.fields * dim)) {
+        let most = largest_of(gradients);
         for gradient in gradients.chunks_exact(dim) {
             let entries = fields.next().unwrap_or_default();
             let slots = linear.g.len();
@@ -287,8 +320,8 @@ fn scatter_of<const DIM: usize, const FUSED: bool>(
             for &(slot, x) in repeats.summed(entries, first, slots) {
                 let slot = (slot as usize).wrapping_sub(first);
                 if slot < slots {
-                    linear.add::<FUSED>(slot, x, std::slice::from_ref(dlogit));
-                    embedding.add::<FUSED>(slot * dim, x, &gradient[..dim]);
+                    linear.add::<1, FUSED>(slot, x, std::slice::from_ref(dlogit), *dlogit);
+                    embedding.add::<DIM, FUSED>(slot * dim, x, &gradient[..dim], most);
                 }
             }
         }

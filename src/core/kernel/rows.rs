@@ -44,13 +44,17 @@ kernels! {
         }
     }
 
-    /// One round: takes the gradients `g` at the weights `w` into the state. `cap` bounds n.
-    pub fn update(ftrl: Ftrl, cap: f32, g: &[f32], w: &[f32], z: &mut [f32], n: &mut [f32]) {
+    /// One round: takes the gradients `g` at the weights `w` into the state. `cap` bounds n. Says whether all of the state is finite.
+    pub fn update(ftrl: Ftrl, cap: f32, g: &[f32], w: &[f32], z: &mut [f32], n: &mut [f32]) -> bool {
+        let mut largest = 0;
         for (((z, n), &g), &w) in z.iter_mut().zip(n).zip(g).zip(w) {
             let grown = (*n + g * g).min(cap.max(*n));
             let sigma = (grown.sqrt() - n.sqrt()) / ftrl.alpha;
             *z += g - sigma * w;
             *n = grown;
+            // As in `dense::largest`.
+            largest = largest.max(z.abs().to_bits()).max(grown.abs().to_bits());
         }
+        f32::from_bits(largest).is_finite()
     }
 }

@@ -156,7 +156,7 @@ impl Scratch {
     pub fn gather<'f>(
         &mut self,
         architecture: &Architecture,
-        batch: impl Iterator<Item = &'f Features>,
+        batch: impl Iterator<Item = &'f Features> + Clone,
         mut lookup: impl FnMut(FeatureId, &mut [f32]) -> f32,
     ) {
         self.layout.fill(architecture.fields, batch);

@@ -1,8 +1,6 @@
 //! A batch, laid out for arithmetic: every distinct feature id gets a *slot*, and the entries of all examples refer to
 //! slots. A row is read once into its slot and written once from it, however often its id occurs in the batch.
 
-use hashbrown::HashTable;
-
 use super::slot::SlotKey;
 use crate::feature::{FeatureId, Features};
 use crate::kernel::factors::Entries;
@@ -18,20 +16,30 @@ pub struct Layout {
     pub ends: Vec<u32>,
     /// Fields of an example.
     pub fields: usize,
-    slots: HashTable<u32>,
+    /// One more than the slot of the id that is there, by open addressing; 0 is nobody's.
+    places: Vec<u32>,
     key: SlotKey,
+}
+
+/// Places for so many ids: a power of two, of which at least a fifth stays empty.
+fn places_for(ids: usize) -> usize {
+    (2 * ids + 1).next_power_of_two()
 }
 
 impl Layout {
     /// Lays a batch out; the memory of the last one is used again.
     ///
     /// # Panics
-    /// When an example has more fields than the model. One with fewer is from before fields were added: they are empty.
-    pub fn fill<'f>(&mut self, fields: usize, batch: impl Iterator<Item = &'f Features>) {
+    /// When a batch has 2^32 entries, or an example more fields than the model. One with fewer is from before fields were added: they are empty.
+    pub fn fill<'f>(&mut self, fields: usize, batch: impl Iterator<Item = &'f Features> + Clone) {
         self.ids.clear();
         self.entries.clear();
         self.ends.clear();
-        self.slots.clear();
+        let entries = batch.clone().map(|features| features.ids().len()).sum();
+        self.places.clear();
+        self.places.resize(places_for(entries), 0);
+        self.entries.reserve(entries);
+        assert!(u32::try_from(entries).is_ok(), "a batch has fewer than 2^32 entries");
         self.fields = fields;
         for features in batch {
             assert!(features.fields() <= fields, "the encoder has no more fields than the model");
@@ -58,8 +66,7 @@ impl Layout {
         Entries { entries: &self.entries, start, ends, fields: self.fields, dim }
     }
 
-    fn append(&mut self, entries: impl ExactSizeIterator<Item = (FeatureId, f32)>) {
-        self.entries.reserve(entries.len());
+    fn append(&mut self, entries: impl Iterator<Item = (FeatureId, f32)>) {
         for (id, x) in entries {
             let slot = self.slot(id);
             self.entries.push((slot, x));
@@ -68,14 +75,18 @@ impl Layout {
 
     #[inline]
     fn slot(&mut self, id: FeatureId) -> u32 {
-        let (ids, key) = (&mut self.ids, self.key);
-        let next = ids.len() as u32;
-        let entry =
-            self.slots.entry(key.hash(id), |&slot| ids[slot as usize] == id, |&slot| key.hash(ids[slot as usize]));
-        let slot = *entry.or_insert(next).get();
-        if slot == next {
-            ids.push(id);
+        let mask = self.places.len() - 1;
+        let mut place = self.key.hash(id) as usize & mask;
+        loop {
+            let slot = self.places[place].wrapping_sub(1);
+            match self.ids.get(slot as usize) {
+                Some(other) if *other == id => return slot,
+                Some(_) => place = (place + 1) & mask,
+                None => break,
+            }
         }
-        slot
+        self.ids.push(id);
+        self.places[place] = self.ids.len() as u32;
+        self.ids.len() as u32 - 1
     }
 }

@@ -3,7 +3,7 @@
 
 use super::ageing::Ageing as _;
 use super::batch::{Chunk, Example, MlpScratch, Scratch};
-use super::descent::{MlpStep, all_finite};
+use super::descent::MlpStep;
 use super::executor::{Executor, Inline, held};
 use super::gather::Layout;
 use super::params::ModelParams;
@@ -34,16 +34,11 @@ impl Part<'_> {
     /// Reads the state of every row into its slot, and derives the weights. An id without a row is refused at first.
     fn read(&mut self, model: &DeepFm) {
         let (dim, table) = (model.params.embedding_dim, &model.table);
-        let mut slots = self.rows.iter_mut();
-        table.find_all(self.ids, &mut self.scratch.look_ups, |row| {
-            if let Some(slot) = slots.next() {
-                *slot = row.map_or(Slot::Refused, Slot::Row);
-            }
-        });
         let (linear, embedding) = (&mut self.linear, &mut self.embedding);
-        for (at, slot) in self.rows.iter().enumerate() {
+        table.find_all(self.ids, &mut self.scratch.look_ups, |at, row| {
+            self.rows[at] = row.map_or(Slot::Refused, Slot::Row);
             let (z, n) = (&mut embedding.z[at * dim..][..dim], &mut embedding.n[at * dim..][..dim]);
-            if let Slot::Row(row) = *slot {
+            if let Some(row) = row {
                 let state = table.state(row);
                 (linear.z[at], linear.n[at]) = (state[0], state[1 + dim]);
                 kernel::rows::copy(dim, &state[1..], z);
@@ -54,7 +49,7 @@ impl Part<'_> {
                 z.fill(0.0);
                 n.fill(0.0);
             }
-        }
+        });
         ftrl::weights(&model.params.linear, linear.z, linear.n, linear.w);
         embedding_weights(&model.params, embedding.z, embedding.n, embedding.w);
     }
@@ -65,10 +60,7 @@ impl Part<'_> {
         self.add_gradients(&model.architecture, layout, chunks, params.gradient_max);
         self.is_finite = [(&params.linear, &mut self.linear), (&params.embedding, &mut self.embedding)]
             .into_iter()
-            .all(|(ftrl, group)| {
-                ftrl::update(ftrl, params.n_max, group.g, group.w, group.z, group.n);
-                all_finite(group.z) && all_finite(group.n)
-            });
+            .all(|(ftrl, group)| ftrl::update(ftrl, params.n_max, group.g, group.w, group.z, group.n));
     }
 }
 
@@ -145,7 +137,7 @@ impl DeepFm {
     /// Reads the state of every distinct id into its slot; of one that is admitted now a new row's initial state.
     pub(super) fn gather<'f, E: Executor>(
         &self,
-        batch: impl Iterator<Item = &'f Features>,
+        batch: impl Iterator<Item = &'f Features> + Clone,
         admits: bool,
         scratch: &mut Scratch,
         executor: &E,

@@ -130,9 +130,14 @@ impl Table {
         self.shards[shard].find(id, self.key).map(|at| RowNumber { shard: shard as u32, at })
     }
 
-    /// Tells the rows of many ids, in their order. Each step of a look-up is taken for all before the next, so that they
-    /// wait for memory together.
-    pub fn find_all(&self, ids: &[FeatureId], steps: &mut Vec<LookUp>, mut found: impl FnMut(Option<RowNumber>)) {
+    /// Tells the rows of many ids, in their order, each with its place among them. Each step of a look-up is taken for all before the
+    /// next, so that they wait for memory together.
+    pub fn find_all(
+        &self,
+        ids: &[FeatureId],
+        steps: &mut Vec<LookUp>,
+        mut found: impl FnMut(usize, Option<RowNumber>),
+    ) {
         steps.clear();
         steps.extend(ids.iter().map(|id| {
             let (shard, hash) = (shard(*id) as u32, self.key.hash(*id));
@@ -142,9 +147,9 @@ impl Table {
         for step in steps.iter_mut() {
             step.candidate = self.shards[step.shard as usize].candidate(step.hash);
         }
-        for (id, LookUp { shard, hash, candidate }) in ids.iter().zip(steps) {
+        for (at, (id, LookUp { shard, hash, candidate })) in ids.iter().zip(steps).enumerate() {
             let row = self.shards[*shard as usize].settle(*id, *hash, *candidate);
-            found(row.map(|at| RowNumber { shard: *shard, at }));
+            found(at, row.map(|at| RowNumber { shard: *shard, at }));
         }
     }
 

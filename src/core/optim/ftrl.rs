@@ -36,9 +36,9 @@ pub fn shrink_group(params: &FtrlParams, z: &[f32], w: &mut [f32]) {
 }
 
 /// One round: takes the gradients `g` at the weights `w` into the state. `n_max` bounds n, which keeps an old model able
-/// to move.
-pub fn update(params: &FtrlParams, n_max: Option<f32>, g: &[f32], w: &[f32], z: &mut [f32], n: &mut [f32]) {
-    rows::update(coefficients(params), n_max.unwrap_or(f32::INFINITY), g, w, z, n);
+/// to move. Says whether all of the state is finite then.
+pub fn update(params: &FtrlParams, n_max: Option<f32>, g: &[f32], w: &[f32], z: &mut [f32], n: &mut [f32]) -> bool {
+    rows::update(coefficients(params), n_max.unwrap_or(f32::INFINITY), g, w, z, n)
 }
 
 /// The z at which a coordinate with this `n` has weight `w` when nothing is penalised: the centre of a new row.

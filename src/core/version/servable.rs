@@ -192,7 +192,7 @@ impl Servable {
     /// The same in memory that is used again.
     pub fn score<'a>(
         &'a self,
-        batch: impl Iterator<Item = &'a Features>,
+        batch: impl Iterator<Item = &'a Features> + Clone,
         scratch: &'a mut Scratch,
     ) -> impl Iterator<Item = f64> + 'a {
         let dim = self.architecture.dim;
