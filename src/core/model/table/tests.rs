@@ -214,6 +214,37 @@ fn rows_that_were_not_seen_for_long_are_removed_and_their_places_used_again() {
 }
 
 #[test]
+fn rows_that_come_and_go_take_no_more_memory_when_nobody_asks_for_a_digest() {
+    let mut table = Table::new(2);
+    let come_and_go = |table: &mut Table, from: u64| {
+        for id in from..from + 40_000 {
+            let row = table.insert(mix64(id));
+            table.write(row, (0.5, &[0.5; 2]), (1.0, &[1.0; 2]), id as u32);
+            table.evict(table.len().saturating_sub(2_000));
+        }
+    };
+    come_and_go(&mut table, 0);
+    let bytes = table.bytes();
+    come_and_go(&mut table, 40_000);
+    assert!(table.bytes() <= bytes + bytes / 10, "{} bytes became {}", bytes, table.bytes());
+    let kept = table.digest();
+    assert_eq!(kept, recomputed(&table));
+}
+
+#[test]
+fn a_row_that_is_not_finite_is_not_taken_back() {
+    let mut table = filled(3);
+    let row = table.rows().next().expect("there are some").to_vec();
+    table.remove_aged(u64::from_le_bytes(*row.first_chunk().expect("it begins with its id")));
+    for fault in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut faulty = row.clone();
+        faulty[row.len() - 4..].copy_from_slice(&fault.to_le_bytes());
+        assert!(matches!(table.restore(&faulty), Err(RowError::NotFinite(_))));
+    }
+    table.restore(&row).expect("it is whole");
+}
+
+#[test]
 fn small_consecutive_ids_spread_over_the_shards() {
     let mut table = Table::new(1);
     for id in 0..25_600 {

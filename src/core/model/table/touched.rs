@@ -38,6 +38,9 @@ impl Touched {
         let (word, bit) = (row as usize / 64, 1 << (row % 64));
         let is_new = set.bits[word] & bit == 0;
         if is_new {
+            if set.rows.len() == set.rows.capacity() {
+                set.make_room();
+            }
             set.bits[word] |= bit;
             set.rows.push(row);
         }
@@ -69,6 +72,18 @@ impl Touched {
 }
 
 impl Set {
+    /// Makes room in a full list: first by dropping what was taken out, so that rows which come and go make it no longer.
+    #[cold]
+    fn make_room(&mut self) {
+        let mut rows = std::mem::take(&mut self.rows);
+        rows.retain(|row| self.unmark(*row));
+        for row in &rows {
+            self.bits[*row as usize / 64] |= 1 << (row % 64);
+        }
+        rows.reserve(rows.len().max(1));
+        self.rows = rows;
+    }
+
     fn unmark(&mut self, row: u32) -> bool {
         let (word, bit) = (row as usize / 64, 1 << (row % 64));
         let was_in = self.bits[word] & bit != 0;
