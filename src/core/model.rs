@@ -86,6 +86,9 @@ pub enum RowError {
     /// More rows than one shard can have: ids were made up for it.
     #[error("too many rows are in the shard of the id {0}")]
     Crowded(FeatureId),
+    /// A row has a state that is not finite, which no learning leaves.
+    #[error("the row of the id {0} has a state that is not finite")]
+    NotFinite(FeatureId),
 }
 
 /// The model with its optimizer state.

@@ -108,7 +108,8 @@ impl Candidates {
     /// Counts an id once more.
     pub fn count_once(&mut self, id: FeatureId, seconds: u32) {
         let before = self.remove_silently(id);
-        let (last_seen, count) = before.map_or((seconds, 1), |old| (old.last_seen.max(seconds), old.count + 1));
+        let (last_seen, count) =
+            before.map_or((seconds, 1), |old| (old.last_seen.max(seconds), old.count.saturating_add(1)));
         let candidate = Candidate { id, last_seen, count };
         self.insert(candidate);
         self.note(candidate);
@@ -220,5 +221,14 @@ mod tests {
         let (one, other) = (bytes(1), bytes(2));
         assert_eq!(one.0, other.0);
         assert!(one.1 == other.1, "copies differ");
+    }
+
+    #[test]
+    fn a_count_does_not_begin_again_at_its_end() {
+        let mut candidates = Candidates::default();
+        let most = Candidate { id: 7, last_seen: 3, count: u32::MAX };
+        candidates.restore(&most.bytes()).expect("there is none of its id");
+        candidates.count_once(7, 4);
+        assert_eq!(candidates.count(7), u32::MAX);
     }
 }

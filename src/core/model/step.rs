@@ -186,7 +186,7 @@ impl DeepFm {
     fn new_slot(&self, id: FeatureId, [rows, candidates]: &mut [usize; 2]) -> Slot {
         let min_count = self.params.admission.min_count;
         let counted = if min_count > 1 { self.candidates.count(id) } else { 0 };
-        let (slot, room) = match counted + 1 < min_count {
+        let (slot, room) = match counted.saturating_add(1) < min_count {
             true if counted > 0 => return Slot::Counted,
             true => (Slot::Counted, candidates),
             false => (Slot::Admitted, rows),

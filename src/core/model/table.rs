@@ -230,7 +230,7 @@ impl Table {
     /// Takes a row back in as its bytes.
     ///
     /// # Errors
-    /// When its id has a row already.
+    /// When its id has a row already, its shard no room, or a number of it is not finite.
     ///
     /// # Panics
     /// When the slice has not the length of a row.
@@ -244,6 +244,9 @@ impl Table {
         }
         if !self.has_room(id, 1) {
             return Err(RowError::Crowded(id));
+        }
+        if !words[HEAD_WORDS..].iter().all(|bytes| f32::from_le_bytes(*bytes).is_finite()) {
+            return Err(RowError::NotFinite(id));
         }
         let RowNumber { shard, at } = self.insert(id);
         let row = self.shards[shard as usize].row_mut(at);

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::breaker::Breaker;
 use super::refusals::Refusals;
-use super::shown::RepeatedScore;
+use super::shown::BadShownScore;
 use super::{
     Batch, Intake, IntakeCounters, Learner, LearnerCounters, Ledger, Shown, ShownScores, TrainParams, Trainer, Unscored,
 };
@@ -45,7 +45,7 @@ pub enum RestoreError {
     Model(#[from] RowError),
     /// Of shown scores.
     #[error(transparent)]
-    ShownScores(#[from] RepeatedScore),
+    ShownScores(#[from] BadShownScore),
 }
 
 /// Everything of the state but the rows of the table and the entries of the join.

@@ -9,6 +9,7 @@ use super::refusals::Refusals;
 use super::shown::{ShownScores, UNSCORED_MAX};
 use super::spent::Spent;
 use super::{Batch, LearnerCounters, Observer, Scored, TrainParams, Unlearned};
+use crate::event::Id;
 use crate::feature::hash;
 use crate::join::EmissionKind;
 use crate::metric::Windows;
@@ -30,7 +31,7 @@ const REFUSALS_MAX: usize = 1 << 16;
 const SWEPT_WHOLE: usize = 10_000;
 
 /// Whether an impression belongs to a sample of this rate.
-fn is_sampled(lane: u64, rate: f64, impression_id: &str) -> bool {
+fn is_sampled(lane: u64, rate: f64, impression_id: &Id) -> bool {
     rate >= 1.0 || hash::unit(lane, xxh3_64(impression_id.as_bytes())) < rate
 }
 
@@ -177,7 +178,7 @@ impl<E: Executor> Learner<E> {
     }
 
     /// An impression arrived: its score is that of the weights as they are now.
-    fn show(&mut self, id: &str, time: i64, shown: Box<Shown>, observer: &mut dyn Observer) {
+    fn show(&mut self, id: &Id, time: i64, shown: Box<Shown>, observer: &mut dyn Observer) {
         self.beginning.next_number = shown.number + 1;
         if !is_sampled(METRICS_LANE, self.params.metrics_sampling_rate, id) {
             self.counters.unscored += 1;

@@ -56,8 +56,8 @@ struct Waiting {
 
 /// Shown scores that no state has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the shown score of impression number {0} is listed twice, or out of order")]
-pub struct RepeatedScore(u64);
+#[error("the shown score of impression number {0} is listed twice, out of order, or not finite")]
+pub struct BadShownScore(u64);
 
 /// Event time and number: the order in which labels mature.
 type Key = (i64, u64);
@@ -260,17 +260,18 @@ impl ShownScores {
     /// The shown scores of a checkpoint: the unscored ones, and the scored ones as their bytes.
     ///
     /// # Errors
-    /// When one is there twice, or the unscored ones are not in the order of their numbers.
+    /// When one is there twice or has a logit or weight that is not finite, or the unscored ones are not in the order of their
+    /// numbers.
     ///
     /// # Panics
     /// When a slice has not the length of a shown score.
     pub(super) fn restore<'r>(
         unscored: Vec<Unscored>,
         scored: impl IntoIterator<Item = &'r [u8]>,
-    ) -> Result<Self, RepeatedScore> {
+    ) -> Result<Self, BadShownScore> {
         let unordered = unscored.windows(2).find(|pair| pair[0].shown.number >= pair[1].shown.number);
         if let Some(pair) = unordered {
-            return Err(RepeatedScore(pair[1].shown.number));
+            return Err(BadShownScore(pair[1].shown.number));
         }
         let oldest_unscored = unscored.iter().map(|unscored| unscored.time).min();
         let mut scores = Self { unscored, oldest_unscored, ..Self::default() };
@@ -278,8 +279,9 @@ impl ShownScores {
             let (key, waiting) = read(bytes.try_into().expect("a shown score has a fixed length"));
             // Of the bytes as they are: what no state writes shows in the digest.
             scores.sum = scores.sum.wrapping_add(xxh3_128(bytes));
-            if scores.order.get(key, &scores.scored).is_some() {
-                return Err(RepeatedScore(key.1));
+            let is_finite = waiting.logit.is_finite() && waiting.weight.is_finite();
+            if !is_finite || scores.order.get(key, &scores.scored).is_some() {
+                return Err(BadShownScore(key.1));
             }
             let place = scores.scored.insert((key, waiting));
             scores.order.insert(place, &scores.scored);
@@ -298,6 +300,19 @@ mod tests {
         for clicked in [false, true] {
             let waiting = Waiting { logit: -1.5e-3, weight: 0.25, clicked };
             assert_eq!(read(&bytes(key, Some(waiting))), (key, waiting));
+        }
+    }
+
+    #[test]
+    fn a_shown_score_that_is_not_finite_is_not_taken_back() {
+        let restored = |logit, weight| {
+            let bytes = bytes((5, 1), Some(Waiting { logit, weight, clicked: false }));
+            ShownScores::restore(Vec::new(), [bytes.as_slice()]).map(|scores| scores.len())
+        };
+        assert_eq!(restored(0.5, 1.0), Ok(1));
+        for faulty in [f32::NAN, f32::INFINITY] {
+            assert_eq!(restored(faulty, 1.0), Err(BadShownScore(1)));
+            assert_eq!(restored(0.5, faulty), Err(BadShownScore(1)));
         }
     }
 }
