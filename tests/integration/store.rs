@@ -6,6 +6,7 @@ mod dice;
 mod disks;
 mod kills;
 mod learning;
+mod planned_disk;
 mod power;
 mod simulated_disk;
 mod simulation;

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use deepfm_core::checkpoint::Layer;
 use deepfm_core::feature::hash;
 use deepfm_core::train::Scope;
-use deepfm_stream::store::{Aside, CommitStore, Disk, Engine, Stage, Store, StoreError, Take};
+use deepfm_stream::store::{CommitStore, Stage, Store, StoreError};
 
+use super::planned_disk::{Plan, PlannedDisk, planned};
 use super::{Effective, assert_is_commit, effective, filled, load, wide};
 use crate::support::disk::SmallDisk;
 use crate::support::{copy_directory, rounds};
@@ -73,170 +74,6 @@ fn what_is_written_takes_hardly_more_than_it_is() {
     let (written, taken) = (0..3).map(|_| written_and_taken()).min().expect("there are three");
     println!("{written} bytes took {taken}");
     assert!(taken as f64 <= 1.3 * written as f64, "{written} bytes took {taken}");
-}
-
-/// What happens to a disk, and what it has seen.
-struct Plan {
-    /// The operation that fails, counted from 1.
-    fails_at: usize,
-    operations: AtomicUsize,
-    /// Operations on a database after one on it has failed.
-    after_failure: AtomicUsize,
-    /// Bytes free.
-    available: AtomicU64,
-    /// The error of the operating system with which files cannot be read; 0 is none.
-    unreadable: AtomicI32,
-    /// Handles on databases that are open.
-    handles: AtomicUsize,
-}
-
-impl Plan {
-    fn new(fails_at: usize) -> Arc<Self> {
-        let [operations, after_failure, handles] = [0; 3].map(AtomicUsize::new);
-        let (available, unreadable) = (AtomicU64::new(u64::MAX), AtomicI32::new(0));
-        Arc::new(Self { fails_at, operations, after_failure, available, unreadable, handles })
-    }
-
-    fn operate(&self) -> Result<(), StoreError> {
-        if self.operations.fetch_add(1, Ordering::SeqCst) + 1 == self.fails_at {
-            let source = std::io::Error::from_raw_os_error(5);
-            return Err(StoreError::Io { doing: "write", path: "disk".into(), source });
-        }
-        Ok(())
-    }
-}
-
-/// A real disk that has always room, and fails by plan.
-struct PlannedDisk<D> {
-    disk: D,
-    plan: Arc<Plan>,
-}
-
-impl<D: Disk> Disk for PlannedDisk<D> {
-    fn path(&self, name: &str) -> PathBuf {
-        self.disk.path(name)
-    }
-
-    fn names(&self) -> Result<Vec<String>, StoreError> {
-        self.disk.names()
-    }
-
-    fn read(&self, name: &str) -> std::io::Result<Vec<u8>> {
-        match self.plan.unreadable.load(Ordering::SeqCst) {
-            0 => self.disk.read(name),
-            error => Err(std::io::Error::from_raw_os_error(error)),
-        }
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        self.plan.operate()?;
-        self.disk.write(name, bytes)
-    }
-
-    fn sync(&self, name: &str) -> Result<(), StoreError> {
-        self.plan.operate()?;
-        self.disk.sync(name)
-    }
-
-    fn sync_names(&self) -> Result<(), StoreError> {
-        self.plan.operate()?;
-        self.disk.sync_names()
-    }
-
-    fn remove(&self, name: &str) -> Result<(), StoreError> {
-        self.disk.remove(name)
-    }
-
-    fn available(&self) -> Result<u64, StoreError> {
-        Ok(self.plan.available.load(Ordering::SeqCst))
-    }
-
-    fn remove_leftovers(&self, name: &str) -> Result<(), StoreError> {
-        self.disk.remove_leftovers(name)
-    }
-
-    fn open(&self, name: &str) -> Result<Box<dyn Engine>, StoreError> {
-        self.plan.operate()?;
-        let (database, plan) = (self.disk.open(name)?, Arc::clone(&self.plan));
-        Ok(Box::new(Planned::new(database, plan, Arc::new(AtomicU64::new(0)))))
-    }
-
-    fn aside(&self, work: Box<dyn FnOnce() + Send>) -> Box<dyn Aside> {
-        self.disk.aside(work)
-    }
-}
-
-struct Planned {
-    database: Box<dyn Engine>,
-    plan: Arc<Plan>,
-    has_failed: Arc<AtomicU64>,
-}
-
-impl Planned {
-    fn new(database: Box<dyn Engine>, plan: Arc<Plan>, has_failed: Arc<AtomicU64>) -> Self {
-        plan.handles.fetch_add(1, Ordering::SeqCst);
-        Self { database, plan, has_failed }
-    }
-
-    fn operate(&self) -> Result<(), StoreError> {
-        if self.has_failed.load(Ordering::SeqCst) > 0 {
-            self.plan.after_failure.fetch_add(1, Ordering::SeqCst);
-        }
-        self.plan.operate().inspect_err(|_| self.has_failed.store(1, Ordering::SeqCst))
-    }
-}
-
-impl Engine for Planned {
-    fn head(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        self.database.head()
-    }
-
-    fn scan(&self, prefix: &[u8], take: Take<'_>) -> Result<(), StoreError> {
-        self.database.scan(prefix, take)
-    }
-
-    fn insert(&self, blocks: &[(Vec<u8>, Vec<u8>)]) -> Result<(), StoreError> {
-        for block in blocks {
-            self.operate()?;
-            self.database.insert(std::slice::from_ref(block))?;
-        }
-        Ok(())
-    }
-
-    fn remove(&self, key: &[u8]) -> Result<(), StoreError> {
-        self.operate()?;
-        self.database.remove(key)
-    }
-
-    fn move_head(&self, from: Option<&[u8]>, to: &[u8]) -> Result<bool, StoreError> {
-        self.operate()?;
-        self.database.move_head(from, to)
-    }
-
-    fn sync(&self) -> Result<(), StoreError> {
-        self.operate()?;
-        self.database.sync()
-    }
-
-    fn another(&self) -> Box<dyn Engine> {
-        let (plan, has_failed) = (Arc::clone(&self.plan), Arc::clone(&self.has_failed));
-        Box::new(Self::new(self.database.another(), plan, has_failed))
-    }
-}
-
-impl Drop for Planned {
-    fn drop(&mut self) {
-        self.plan.handles.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// A store on a real disk that goes by a plan.
-fn planned(root: &Path, plan: &Arc<Plan>, deltas_max: usize) -> CommitStore {
-    let disk = CommitStore::disk(root).expect("nobody else has it");
-    let disk = PlannedDisk { disk, plan: Arc::clone(plan) };
-    let mut store = CommitStore::on(Arc::new(disk), deltas_max, |_| Ok(()));
-    store.load().expect("nothing is wrong yet");
-    store
 }
 
 #[test]
