@@ -45,6 +45,8 @@ pub(super) fn find(
     at_stage: AtStage,
 ) -> Result<Option<Found>, Fault> {
     let (mut findings, mut opened) = (BTreeMap::new(), BTreeMap::new());
+    // What was read of a database before its damage: that may have left it unusable, so that it is not read again.
+    let mut before_damage = None;
     loop {
         match choose(witness, names, &findings) {
             Choice::Fresh => return Ok(None),
@@ -63,14 +65,19 @@ pub(super) fn find(
             }
             Choice::Take(Taken { name, head, faults }) => {
                 let database = opened.get_mut(&name).expect("only a database that was looked into is taken");
-                let (layers, fault) = whole_layers(database, &head)?;
+                let (mut layers, fault) = match before_damage.take() {
+                    Some((of, layers)) if of == name => (layers, None),
+                    _ => whole_layers(database, &head)?,
+                };
                 if let Some(reason) = fault {
                     tracing::warn!("{name}: {reason}");
                     if let Some(Finding::At(head) | Finding::Torn { head, .. }) = findings.remove(&name) {
-                        findings.insert(name, Finding::Torn { head, whole: layers.len(), reason });
+                        findings.insert(name.clone(), Finding::Torn { head, whole: layers.len(), reason });
                     }
+                    before_damage = Some((name, layers));
                     continue;
                 }
+                layers.truncate(head.layers.len());
                 let fell_back = (!faults.is_empty()).then(|| faults.join("; "));
                 let saved = Saved { commit: head.commit(), layers, fell_back };
                 let database = opened.remove(&name).expect("it was just read");

@@ -80,7 +80,7 @@ fn what_is_written_takes_hardly_more_than_it_is() {
 fn whoever_gives_up_reading_lets_go_of_the_database() {
     let directory = tempfile::tempdir().expect("a directory of our own");
     let plan = Plan::new(usize::MAX);
-    let mut store = planned(directory.path(), &plan, 64);
+    let mut store = planned(directory.path(), &plan, 64, |_| Ok(()));
     store.commit(&wide(1, 0, 4000, Scope::Everything)).expect("the disk takes it");
     let given_up = store.reader().expect("there is a checkpoint")(&mut |_| Err(StoreError::GivenUp));
     assert!(matches!(given_up, Err(StoreError::GivenUp)), "{given_up:?}");
@@ -95,7 +95,7 @@ fn whoever_gives_up_reading_lets_go_of_the_database() {
 fn changes_that_find_no_room_go_with_the_next_ones_and_do_not_ask_for_room_for_everything() {
     let directory = tempfile::tempdir().expect("a directory of our own");
     let plan = Plan::new(usize::MAX);
-    let mut store = planned(directory.path(), &plan, 64);
+    let mut store = planned(directory.path(), &plan, 64, |_| Ok(()));
     let mut layers = vec![wide(1, 0, 100_000, Scope::Everything)];
     store.commit(&layers[0]).expect("the disk takes it");
     // Room for what every commit must find, and for four times nothing.
@@ -120,7 +120,7 @@ fn changes_that_find_no_room_go_with_the_next_ones_and_do_not_ask_for_room_for_e
 fn changes_that_wait_for_room_give_way_to_everything_when_they_are_as_much() {
     let directory = tempfile::tempdir().expect("a directory of our own");
     let plan = Plan::new(usize::MAX);
-    let mut store = planned(directory.path(), &plan, 64);
+    let mut store = planned(directory.path(), &plan, 64, |_| Ok(()));
     store.commit(&wide(1, 0, 10_000, Scope::Everything)).expect("the disk takes it");
     plan.available.store(0, Ordering::SeqCst);
     let tries = (2..20).take_while(|commit| {
@@ -169,6 +169,37 @@ fn witnesses_that_cannot_be_read_are_no_damage() {
     }
     plan.unreadable.store(0, Ordering::SeqCst);
     assert_is_commit(&load(directory.path()).expect("it is whole").expect("there are commits"), 3);
+}
+
+#[test]
+fn a_block_that_cannot_be_read_costs_only_the_delta_that_it_is_of_and_what_came_after() {
+    let pristine = tempfile::tempdir().expect("a directory of our own");
+    filled(pristine.path(), 6);
+    for whole in 0..6_usize {
+        let directory = tempfile::tempdir().expect("a directory of our own");
+        copy_directory(pristine.path(), directory.path());
+        let plan = Plan::new(usize::MAX);
+        // Each layer has three blocks.
+        plan.readable.store(3 * whole + whole % 3, Ordering::SeqCst);
+        let disk = CommitStore::disk(directory.path()).expect("nobody else has it");
+        let mut store = CommitStore::on(Arc::new(PlannedDisk { disk, plan: Arc::clone(&plan) }), 64, |_| Ok(()));
+        let loaded = store.load();
+        if whole == 0 {
+            assert!(matches!(loaded, Err(StoreError::Damaged { .. })), "{loaded:?}");
+            continue;
+        }
+        let saved = loaded.unwrap_or_else(|error| panic!("{whole}: {error}")).expect("there are commits");
+        assert!(saved.fell_back.is_some(), "{whole}: it says that it fell back");
+        assert_is_commit(&saved, whole as u64);
+        plan.readable.store(usize::MAX, Ordering::SeqCst);
+        let everything = wide(9, 0, 1000, Scope::Everything);
+        let number = store.commit(&everything).expect("the disk takes it");
+        assert!(number > 6, "{whole}: a number that was used is not used again: {number}");
+        drop(store);
+        let saved = load(directory.path()).expect("it is whole").expect("there are commits");
+        assert_eq!((saved.commit, saved.fell_back), (number, None), "{whole}");
+        assert!(effective(&saved.layers) == effective(&[everything]), "{whole}");
+    }
 }
 
 #[test]
@@ -314,7 +345,7 @@ fn deltas_are_merged_into_a_new_base() {
     assert!(effective(&saved.layers) == effective(&layers), "a merge changed the checkpoint");
 }
 
-fn size(path: &Path) -> u64 {
+pub(super) fn size(path: &Path) -> u64 {
     let entries = fs::read_dir(path).expect("it is there").flatten();
     entries
         .map(|entry| if entry.path().is_dir() { size(&entry.path()) } else { entry.metadata().map_or(0, |m| m.len()) })

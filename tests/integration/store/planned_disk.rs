@@ -1,10 +1,13 @@
 //! A real disk that has the room that a plan gives it, and fails by that plan.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
-use deepfm_stream::store::{Aside, CommitStore, Disk, Engine, Store, StoreError, Take};
+use deepfm_stream::store::{Aside, AtStage, CommitStore, Disk, Engine, Store, StoreError, Take};
+
+use super::disks::size;
 
 /// What happens to a disk, and what it has seen.
 pub(super) struct Plan {
@@ -13,8 +16,10 @@ pub(super) struct Plan {
     operations: AtomicUsize,
     /// Operations on a database after one on it has failed.
     pub(super) after_failure: AtomicUsize,
-    /// Bytes free.
+    /// Bytes free: what is written takes of them, what is removed gives its own back.
     pub(super) available: AtomicU64,
+    /// Blocks that can be read until one cannot.
+    pub(super) readable: AtomicUsize,
     /// The error of the operating system with which files cannot be read; 0 is none.
     pub(super) unreadable: AtomicI32,
     /// Handles on databases that are open.
@@ -25,19 +30,36 @@ impl Plan {
     pub(super) fn new(fails_at: usize) -> Arc<Self> {
         let [operations, after_failure, handles] = [0; 3].map(AtomicUsize::new);
         let (available, unreadable) = (AtomicU64::new(u64::MAX), AtomicI32::new(0));
-        Arc::new(Self { fails_at, operations, after_failure, available, unreadable, handles })
+        let readable = AtomicUsize::new(usize::MAX);
+        Arc::new(Self { fails_at, operations, after_failure, available, readable, unreadable, handles })
+    }
+
+    fn take_room(&self, bytes: u64) -> Result<(), StoreError> {
+        let less = |available: u64| available.checked_sub(bytes);
+        let taken = self.available.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+        taken.map(drop).map_err(|_| failure(28))
+    }
+
+    fn give_room(&self, bytes: u64) {
+        let more = |available: u64| Some(available.saturating_add(bytes));
+        let _ = self.available.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more);
     }
 
     fn operate(&self) -> Result<(), StoreError> {
         if self.operations.fetch_add(1, Ordering::SeqCst) + 1 == self.fails_at {
-            let source = std::io::Error::from_raw_os_error(5);
-            return Err(StoreError::Io { doing: "write", path: "disk".into(), source });
+            return Err(failure(5));
         }
         Ok(())
     }
 }
 
-/// A real disk that has always room, and fails by plan.
+/// An error of the operating system: 5 is one of the device, 28 a disk that is full.
+pub(super) fn failure(error: i32) -> StoreError {
+    let source = std::io::Error::from_raw_os_error(error);
+    StoreError::Io { doing: "use", path: "disk".into(), source }
+}
+
+/// A real disk whose room is the plan's, and that fails by plan.
 pub(super) struct PlannedDisk<D> {
     pub(super) disk: D,
     pub(super) plan: Arc<Plan>,
@@ -75,7 +97,10 @@ impl<D: Disk> Disk for PlannedDisk<D> {
     }
 
     fn remove(&self, name: &str) -> Result<(), StoreError> {
-        self.disk.remove(name)
+        let bytes = size(&self.disk.path(name));
+        self.disk.remove(name)?;
+        self.plan.give_room(bytes);
+        Ok(())
     }
 
     fn available(&self) -> Result<u64, StoreError> {
@@ -123,12 +148,21 @@ impl Engine for Planned {
     }
 
     fn scan(&self, prefix: &[u8], take: Take<'_>) -> Result<(), StoreError> {
-        self.database.scan(prefix, take)
+        let mut read = Ok(());
+        self.database.scan(prefix, &mut |key, value| {
+            if self.plan.readable.fetch_sub(1, Ordering::SeqCst) == 0 {
+                read = Err(failure(5));
+                return ControlFlow::Break(());
+            }
+            take(key, value)
+        })?;
+        read
     }
 
     fn insert(&self, blocks: &[(Vec<u8>, Vec<u8>)]) -> Result<(), StoreError> {
         for block in blocks {
             self.operate()?;
+            self.plan.take_room(block.1.len() as u64)?;
             self.database.insert(std::slice::from_ref(block))?;
         }
         Ok(())
@@ -162,10 +196,10 @@ impl Drop for Planned {
 }
 
 /// A store on a real disk that goes by a plan.
-pub(super) fn planned(root: &Path, plan: &Arc<Plan>, deltas_max: usize) -> CommitStore {
+pub(super) fn planned(root: &Path, plan: &Arc<Plan>, deltas_max: usize, at_stage: AtStage) -> CommitStore {
     let disk = CommitStore::disk(root).expect("nobody else has it");
     let disk = PlannedDisk { disk, plan: Arc::clone(plan) };
-    let mut store = CommitStore::on(Arc::new(disk), deltas_max, |_| Ok(()));
+    let mut store = CommitStore::on(Arc::new(disk), deltas_max, at_stage);
     store.load().expect("nothing is wrong yet");
     store
 }
