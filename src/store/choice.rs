@@ -70,12 +70,12 @@ pub(super) struct Taken {
 pub(super) fn choose(witness: Option<&Witness>, names: &[String], findings: &BTreeMap<String, Finding>) -> Choice {
     let known = witness.map_or(0, |witness| witness.newest.commit);
     let mut faults: Vec<String> = Vec::new();
-    if let Some(Witness { newest, passed_over, .. }) = witness {
+    if let Some(witness @ Witness { newest, .. }) = witness {
         if !names.contains(&newest.directory) {
             faults.push(format!("{} is gone", newest.directory));
         }
         // Nothing was committed since; whoever started then may not have lived to say it.
-        if number(&newest.directory) <= Some(*passed_over) {
+        if witness.has_fallen_back() {
             faults.push(format!("an earlier start fell back to checkpoint {known}"));
         }
     }
@@ -115,11 +115,11 @@ enum Expectation<'w> {
 }
 
 fn expectation<'w>(name: &str, witness: Option<&'w Witness>) -> Expectation<'w> {
-    let Some(Witness { newest, before, other, passed_over, .. }) = witness else {
+    let Some(witness @ Witness { newest, before, other, passed_over, .. }) = witness else {
         return Expectation::Successor;
     };
     match other {
-        _ if newest.directory == name && number(name) <= Some(*passed_over) => Expectation::Closed(newest),
+        _ if newest.directory == name && witness.has_fallen_back() => Expectation::Closed(newest),
         _ if newest.directory == name => Expectation::Newest(newest, before.as_ref()),
         Some(other) if other.directory == name => Expectation::Closed(other),
         _ if number(name) > number(&newest.directory).max(Some(*passed_over)) => Expectation::Successor,

@@ -50,6 +50,8 @@ pub struct CommitStore {
     witness: Option<Witness>,
     /// The largest number that a commit was tried under.
     tried: u64,
+    /// The largest number that a database was given.
+    named: u64,
     /// Whether the next commit must be of everything: a merge has failed, so that the base may be damaged, or one of everything
     /// found no room.
     is_suspect: bool,
@@ -103,6 +105,7 @@ impl CommitStore {
             ends_soon: false,
             witness: None,
             tried: 0,
+            named: 0,
             is_suspect: false,
             at_stage,
             deltas_max,
@@ -121,11 +124,12 @@ impl CommitStore {
         Ok(bases)
     }
 
-    /// A name that no database has had.
-    fn fresh_name(&self) -> Result<String, StoreError> {
+    /// A name that no database has had, removed ones included: sled may still write into the directory of one that failed.
+    fn fresh_name(&mut self) -> Result<String, StoreError> {
         let newest = self.bases()?.first().and_then(|name| choice::number(name)).unwrap_or(0);
         let witnessed = self.witness.as_ref().and_then(|witness| choice::number(&witness.newest.directory));
-        Ok(format!("base-{}", newest.max(witnessed.unwrap_or(0)) + 1))
+        self.named = self.named.max(newest).max(witnessed.unwrap_or(0)) + 1;
+        Ok(format!("base-{}", self.named))
     }
 
     fn damaged(&self, reason: String) -> StoreError {
@@ -173,9 +177,7 @@ impl CommitStore {
 
     /// Commits everything into a fresh database, which is read back before anything rests on it.
     fn commit_everything(&mut self, commit: u64, layer: &Layer) -> Result<Current, StoreError> {
-        if let Some(merging) = self.merging.take() {
-            merging.give_up();
-        }
+        self.give_up_merging();
         let name = self.fresh_name()?;
         let mut database = Database::open(&*self.disk, &name)?;
         let base = database.write(commit, layer)?;
@@ -242,11 +244,16 @@ impl CommitStore {
         Ok(commit)
     }
 
-    /// Holds a commit against the room that there is. Changes that find none wait for those of the next commit, while both
-    /// together are less than everything: asking for everything would ask for more room where there is not enough.
+    /// Holds a commit against the room that there is, or can be made. Changes that find none wait for those of the next commit,
+    /// while both together are less than everything: asking for everything would ask for more room where there is not enough.
     fn find_room(&mut self, commit: u64, layer: &Layer) -> Result<(), StoreError> {
         let waiting: u64 = self.unfit.iter().map(|(_, layer)| layer.bytes()).sum();
         let bytes = layer.bytes() + if layer.scope == Scope::Changes { waiting } else { 0 };
+        if self.check_space(bytes).is_ok() {
+            return Ok(());
+        }
+        self.give_up_merging();
+        self.remove_unknown();
         let Err(error) = self.check_space(bytes) else {
             return Ok(());
         };
@@ -265,7 +272,7 @@ impl CommitStore {
 
     /// What is done after a commit: removes what is old, and sees to the next base.
     fn tidy(&mut self) -> Result<(), StoreError> {
-        self.remove_unknown()?;
+        self.remove_unknown();
         (self.at_stage)(Stage::Removed)?;
         self.merge_if_due()
     }
@@ -280,24 +287,32 @@ impl CommitStore {
             tracing::warn!("checkpoints are not merged: {full}");
             return Ok(());
         }
-        let (name, old) = (self.fresh_name()?, current.database.reader()?);
-        self.merging = Some(Merging::start(&self.disk, name, current.head.clone(), old, self.at_stage));
+        let (head, old) = (current.head.clone(), current.database.reader()?);
+        let name = self.fresh_name()?;
+        self.merging = Some(Merging::start(&self.disk, name, head, old, self.at_stage));
         Ok(())
     }
 
-    /// Removes the databases that neither the witness nor a merge speaks of.
-    fn remove_unknown(&self) -> Result<(), StoreError> {
-        let Some(Witness { newest, other, .. }) = &self.witness else {
-            return Ok(());
-        };
+    fn give_up_merging(&mut self) {
+        if let Some(merging) = self.merging.take() {
+            merging.give_up();
+        }
+    }
+
+    /// Removes the databases that neither the witness nor a merge speaks of, as far as that can be. What was fallen back from
+    /// stays until a commit.
+    fn remove_unknown(&self) {
+        let Some(witness) = &self.witness else { return };
+        let Witness { newest, other, passed_over, .. } = witness;
         let merging = self.merging.as_ref().map(|merging| merging.name.as_str());
         let kept = [Some(newest.directory.as_str()), other.as_ref().map(|other| other.directory.as_str()), merging];
-        for name in self.bases()? {
-            if !kept.contains(&Some(name.as_str())) {
-                self.disk.remove(&name)?;
-            }
+        let stays = |name: &str| witness.has_fallen_back() && choice::number(name) <= Some(*passed_over);
+        let is_unknown = |name: &&String| !kept.contains(&Some(name.as_str())) && !stays(name);
+        let removed =
+            self.bases().and_then(|names| names.iter().filter(is_unknown).try_for_each(|name| self.disk.remove(name)));
+        if let Err(error) = removed {
+            tracing::warn!("what nothing refers to is still there: {}", error.text());
         }
-        Ok(())
     }
 }
 
@@ -343,13 +358,18 @@ impl Store for CommitStore {
             self.testify(testimony)?;
             self.current = Some(Current { name, database, head });
         } else {
-            // What was fallen back to is the newest now; nothing is written behind the damage, nor comes back from there.
-            let written = self.witness.as_ref().map_or(0, |witness| witness.written) + 1;
-            let passed_over = bases.first().and_then(|name| choice::number(name)).unwrap_or(0);
-            self.put_witness(Witness { written, newest: testimony, before: None, other: None, passed_over })?;
+            // What was fallen back to is the newest now; nothing is written behind the damage, nor comes back from there. Where an
+            // earlier start has said so, what has come since is not what it fell back from.
+            let is_said = |witness: &Witness| witness.has_fallen_back() && witness.newest == testimony;
+            if !self.witness.as_ref().is_some_and(is_said) {
+                let written = self.witness.as_ref().map_or(0, |witness| witness.written) + 1;
+                let passed_over = bases.first().and_then(|name| choice::number(name)).unwrap_or(0);
+                self.put_witness(Witness { written, newest: testimony, before: None, other: None, passed_over })?;
+            }
             self.fallen_back = Some(Current { name, database, head });
         }
         (self.at_stage)(Stage::Settled)?;
+        self.remove_unknown();
         Ok(Some(saved))
     }
 
@@ -381,9 +401,7 @@ impl Store for CommitStore {
 
     fn end_soon(&mut self) {
         self.ends_soon = true;
-        if let Some(merging) = self.merging.take() {
-            merging.give_up();
-        }
+        self.give_up_merging();
     }
 
     fn reader(&self) -> Result<ReadMerged, StoreError> {

@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
+use super::choice;
 use super::disk::Disk;
 
 /// The two files.
@@ -36,6 +37,13 @@ pub(super) struct Witness {
     /// Databases up to this number were passed over when damage was found: they are no successors, whatever they hold.
     #[serde(default)]
     pub(super) passed_over: u64,
+}
+
+impl Witness {
+    /// Whether nothing was committed since damage was found.
+    pub(super) fn has_fallen_back(&self) -> bool {
+        choice::number(&self.newest.directory) <= Some(self.passed_over)
+    }
 }
 
 /// Reads the newer of the two files that are whole.

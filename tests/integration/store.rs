@@ -8,6 +8,7 @@ mod kills;
 mod learning;
 mod planned_disk;
 mod power;
+mod room;
 mod simulated_disk;
 mod simulation;
 
