@@ -52,8 +52,8 @@ pub struct CommitStore {
     tried: u64,
     /// The largest number that a database was given.
     named: u64,
-    /// Whether the next commit must be of everything: a merge has failed, so that the base may be damaged, or one of everything
-    /// found no room.
+    /// Whether the next commit must be of everything: a merge has failed, and not for the disk being full or the like, so that the
+    /// base may be damaged, or more has changed than waits for room.
     is_suspect: bool,
     at_stage: AtStage,
     /// So many deltas are merged, however small.
@@ -207,8 +207,10 @@ impl CommitStore {
                     (self.at_stage)(Stage::Switched)?;
                 }
                 Err(error) => {
-                    tracing::error!("checkpoints cannot be merged ({error}); the next one is of everything");
-                    self.is_suspect = true;
+                    let is_damage = !error.is_of_the_world();
+                    let next = if is_damage { "; the next one is of everything" } else { "" };
+                    tracing::error!("checkpoints cannot be merged ({}){next}", error.text());
+                    self.is_suspect |= is_damage;
                 }
             }
         }

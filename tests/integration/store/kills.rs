@@ -216,7 +216,10 @@ fn fail_or_wait_at_stage(stage: Stage) -> Result<(), StoreError> {
         (0..2000).take_while(|_| PROGRESS.load(Ordering::SeqCst) < until).for_each(|_| std::thread::yield_now());
     }
     if is_at(&FAILS_AT) {
-        return Err(StoreError::Io { doing: "write", path: "disk".into(), source: Error::from_raw_os_error(28) });
+        // That there is no room speaks against no merge: there the device fails.
+        let is_merging = matches!(stage, Stage::MergeBegun | Stage::Merged | Stage::MergeVerified);
+        let source = Error::from_raw_os_error(if is_merging { 5 } else { 28 });
+        return Err(StoreError::Io { doing: "write", path: "disk".into(), source });
     }
     Ok(())
 }

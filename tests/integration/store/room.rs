@@ -105,3 +105,25 @@ fn what_was_fallen_back_from_stays_until_a_commit_and_is_all_that_stays() {
     store.commit(&wide(9, 0, 1000, Scope::Everything)).expect("the disk takes it");
     assert!(has("base-1") && !has("base-2"));
 }
+
+/// What the commits of a store hold whose merges fail with an error of the operating system.
+fn scopes_beside_merges<const ERROR: i32>() -> Vec<Scope> {
+    let fails = |stage| if stage == Stage::Merged { Err(failure(ERROR)) } else { Ok(()) };
+    let directory = tempfile::tempdir().expect("a directory of our own");
+    let mut store = CommitStore::open_with(directory.path(), 3, fails).expect("nobody else has it");
+    store.load().expect("it is new");
+    let commit = |commit| {
+        let scope = store.wants();
+        assert_eq!(store.commit(&wide(commit, 0, 2000, scope)).expect("it is durable"), commit);
+        scope
+    };
+    (1..=12).map(commit).collect()
+}
+
+#[test]
+fn a_merge_that_finds_no_room_asks_for_no_checkpoint_of_everything() {
+    let is_everything = |scope: &&Scope| **scope == Scope::Everything;
+    assert_eq!(scopes_beside_merges::<28>().iter().filter(is_everything).count(), 1, "the first");
+    let bad = scopes_beside_merges::<5>();
+    assert!(bad.iter().filter(is_everything).count() > 1, "the base may be damaged: {bad:?}");
+}
