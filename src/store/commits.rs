@@ -198,8 +198,8 @@ impl CommitStore {
         layer: &Layer,
     ) -> Result<Current, StoreError> {
         let mut parent = Some(current.head.clone());
-        let is_overdue = merging::is_overdue(&current.head, self.deltas_max);
-        if let Some(merging) = self.merging.take_if(|merging| is_overdue || merging.is_finished()) {
+        let waiting: u64 = unfit.iter().map(|(_, layer)| layer.bytes()).sum();
+        if let Some(merging) = self.take_merging(&current.head, waiting + layer.bytes()) {
             match merging.finish() {
                 Ok(merged) => {
                     current = switch(current, merged)?;
@@ -221,6 +221,23 @@ impl CommitStore {
         (self.at_stage)(Stage::BlocksSynced)?;
         current.database.commit(parent.as_ref(), &current.head)?;
         Ok(current)
+    }
+
+    /// The merge that a commit of so many bytes goes over to: one that has ended, or that the commit waits for. Where there is no
+    /// room for the deltas since, it is left for a later commit.
+    fn take_merging(&mut self, head: &Head, bytes: u64) -> Option<Merging> {
+        let merging = self.merging.as_ref()?;
+        let is_finished = merging.is_finished();
+        if !is_finished && !merging::is_overdue(head, self.deltas_max) {
+            return None;
+        }
+        let copied = head.bytes() - merging.bytes;
+        let unwritten = if is_finished { 0 } else { merging.bytes };
+        if let Err(full) = self.check_space(bytes + copied + unwritten) {
+            tracing::warn!("merged checkpoints are not gone over to: {full}");
+            return None;
+        }
+        self.merging.take()
     }
 
     fn commit_to(&mut self, layer: &Layer) -> Result<u64, StoreError> {

@@ -33,6 +33,8 @@ const OVERDUE: f64 = 1.5;
 /// A merge under way.
 pub(super) struct Merging {
     pub(super) name: String,
+    /// Bytes of the layers that it merges.
+    pub(super) bytes: u64,
     aside: Box<dyn Aside>,
     is_given_up: Arc<AtomicBool>,
     result: Receiver<Result<Merged, StoreError>>,
@@ -69,14 +71,14 @@ impl Merging {
     /// Begins to merge what `head` names into a fresh database.
     pub(super) fn start(disk: &Arc<dyn Disk>, name: String, head: Head, old: Database, at_stage: AtStage) -> Self {
         let (sender, result) = channel();
-        let (into, on) = (name.clone(), Arc::clone(disk));
+        let (into, on, bytes) = (name.clone(), Arc::clone(disk), head.bytes());
         let is_given_up = Arc::new(AtomicBool::new(false));
         let given_up = Arc::clone(&is_given_up);
         let work = move || {
             // Nobody waits for the result of a merge that was given up.
             let _ = sender.send(merge(into, &*on, &head, old, &given_up, at_stage));
         };
-        Self { name, aside: disk.aside(Box::new(work)), is_given_up, result }
+        Self { name, bytes, aside: disk.aside(Box::new(work)), is_given_up, result }
     }
 
     pub(super) fn is_finished(&self) -> bool {

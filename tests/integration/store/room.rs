@@ -127,3 +127,36 @@ fn a_merge_that_finds_no_room_asks_for_no_checkpoint_of_everything() {
     let bad = scopes_beside_merges::<5>();
     assert!(bad.iter().filter(is_everything).count() > 1, "the base may be damaged: {bad:?}");
 }
+
+#[test]
+fn a_merged_base_is_not_gone_over_to_while_there_is_no_room_for_the_deltas_since() {
+    static MERGED: Barrier = Barrier::new(2);
+    static MERGES: AtomicUsize = AtomicUsize::new(0);
+    let waits = |stage| {
+        if stage == Stage::MergeVerified && MERGES.fetch_add(1, Ordering::SeqCst) == 0 {
+            MERGED.wait();
+        }
+        Ok(())
+    };
+    let directory = tempfile::tempdir().expect("a directory of our own");
+    let plan = Plan::new(usize::MAX);
+    let mut store = planned(directory.path(), &plan, 4, waits);
+    let mut layers = vec![wide(1, 0, 10_000, Scope::Everything)];
+    layers.extend((2..=5).map(|commit| wide(commit, 500 * commit, 1000, Scope::Changes)));
+    // Since the merge began: 20 MB. After the second of them the next commit waits for the merge.
+    layers.extend((6..=7).map(|commit| wide(commit, 0, 100_000, Scope::Changes)));
+    layers.extend((8..=9).map(|commit| wide(commit, 500 * commit, 1000, Scope::Changes)));
+    for layer in &layers[..7] {
+        store.commit(layer).expect("there is room");
+    }
+    MERGED.wait();
+    plan.available.store(needed(&layers[7]) + (1 << 20), Ordering::SeqCst);
+    store.commit(&layers[7]).expect("there is room where the others are");
+    assert_eq!(store.wants(), Scope::Changes);
+    plan.available.store(u64::MAX, Ordering::SeqCst);
+    store.commit(&layers[8]).expect("there is room");
+    drop(store);
+    let saved = load(directory.path()).expect("it is whole").expect("there are commits");
+    assert_eq!((saved.commit, saved.layers.len()), (9, 5), "what was merged, and the four since");
+    assert!(effective(&saved.layers) == effective(&layers));
+}
