@@ -20,7 +20,7 @@ use std::time::SystemTime;
 use deepfm_core::checkpoint::{Block, Layer};
 use deepfm_core::train::Scope;
 
-pub use commits::CommitStore;
+pub use commits::{CommitStore, UNFIT_BYTES_MAX};
 #[doc(hidden)]
 pub use disk::{Aside, Disk, Engine, Take};
 pub use stage::{AtStage, Stage};

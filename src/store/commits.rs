@@ -34,7 +34,7 @@ const HEADROOM: u64 = 16 << 20;
 const SLED_FACTOR: u64 = 2;
 
 /// The most bytes of changes that wait in memory for room on the disk; past them the next commit is of everything.
-const UNFIT_BYTES_MAX: u64 = 256 << 20;
+pub const UNFIT_BYTES_MAX: u64 = 1 << 30;
 
 /// The store of a state directory.
 pub struct CommitStore {

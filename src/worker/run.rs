@@ -26,7 +26,7 @@ use crate::drive::losses::{self, Loss};
 use crate::drive::{Drive, Witness as _};
 use crate::letters::Letters;
 use crate::source::topics::KafkaSource;
-use crate::store::Store;
+use crate::store::{Store, UNFIT_BYTES_MAX};
 use crate::thread::vital;
 use deepfm_core::checkpoint::clicks::ClickTimes;
 use deepfm_core::feature::field::FieldSet;
@@ -38,6 +38,9 @@ use deepfm_core::version::outbox::Outbox;
 
 /// Bytes of changes at which a checkpoint is taken before its time; at twice as many, learning waits for the disk.
 const UNSAVED_BYTES_MAX: usize = 512 << 20;
+
+// What has changed when learning waits can still be kept where it finds no room on the disk.
+const _: () = assert!(2 * UNSAVED_BYTES_MAX as u64 <= UNFIT_BYTES_MAX, "one full disk would ask for everything");
 
 /// How often the status board is brought up to date.
 const STATUS_EVERY: Duration = Duration::from_millis(500);
