@@ -21,8 +21,9 @@
 //! | | | anything else, damaged | a fault |
 //! | nothing, and it is no successor | never looked at | | |
 //!
-//! A checkpoint that is taken with a fault is older than something that was acknowledged; its faults are told. Where nothing is
-//! taken, the faults are the reason why there is no state; without any, there never was one.
+//! A checkpoint that is taken with a fault is older than something that was acknowledged; its faults are told. So is that an
+//! earlier start fell back, until something newer than what it fell back to is taken. Where nothing is taken, the faults are
+//! the reason why there is no state; without any, there never was one.
 
 use std::collections::BTreeMap;
 
@@ -70,15 +71,15 @@ pub(super) struct Taken {
 pub(super) fn choose(witness: Option<&Witness>, names: &[String], findings: &BTreeMap<String, Finding>) -> Choice {
     let known = witness.map_or(0, |witness| witness.newest.commit);
     let mut faults: Vec<String> = Vec::new();
-    if let Some(witness @ Witness { newest, .. }) = witness {
-        if !names.contains(&newest.directory) {
-            faults.push(format!("{} is gone", newest.directory));
-        }
-        // Nothing was committed since; whoever started then may not have lived to say it.
-        if witness.has_fallen_back() {
-            faults.push(format!("an earlier start fell back to checkpoint {known}"));
-        }
+    if let Some(Witness { newest, .. }) = witness
+        && !names.contains(&newest.directory)
+    {
+        faults.push(format!("{} is gone", newest.directory));
     }
+    // Whoever started then may not have lived to say it.
+    let fell_back = witness
+        .filter(|witness| witness.has_fallen_back())
+        .map(|_| format!("an earlier start fell back to checkpoint {known}"));
     for name in names {
         let expected = expectation(name, witness);
         if matches!(expected, Expectation::Nothing) {
@@ -91,11 +92,14 @@ pub(super) fn choose(witness: Option<&Witness>, names: &[String], findings: &BTr
             Verdict::PassedOver => {}
             Verdict::Fault(fault) => faults.push(format!("{name}: {fault}")),
             Verdict::Good { head, fault } => {
+                // With a commit since, there is nothing to say any more.
+                faults.extend(fell_back.filter(|_| head.commit() <= known));
                 faults.extend(fault);
                 return Choice::Take(Taken { name: name.clone(), head, faults });
             }
         }
     }
+    faults.extend(fell_back);
     if known > 0 {
         faults.push(format!("the witness knows checkpoint {known}, and none that is whole was found"));
     }
