@@ -36,8 +36,8 @@ pub struct Saved {
     pub fell_back: Option<String>,
 }
 
-/// The store failed. Whether a commit that failed is durable is only known after a restart; the next one must be of
-/// everything, and goes into a fresh place.
+/// The store failed. Whether a commit that failed is durable is only known after a restart. The next one must hold what
+/// [`Store::wants`] then says: everything, which goes into a fresh place, or changes where the last ones only found no room.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "fields of errors say it by name and type")]
 pub enum StoreError {

@@ -37,7 +37,7 @@ use crate::version::outbox::Outbox;
 
 pub use merge::{BlockPlace, Merge};
 
-/// The largest block, in bytes: above 128 KiB a value of the store would become a file of its own.
+/// The largest block, in bytes: a checkpoint is written, read and merged in such parts.
 pub const BLOCK_BYTES_MAX: usize = 120_000;
 
 /// The version of this encoding; a checkpoint of another is refused.

@@ -9,8 +9,9 @@
 //! A commit: blocks → flush, sync → one transaction (the head must be the parent, and moves) → flush, sync: *this is
 //! the commit point* → witness. When the deltas have grown, a new base is merged into a fresh database on another thread,
 //! and read back; the commit that finds it ready goes there, with the deltas written since. The old database then takes no
-//! more commits, and the one before it is removed. After any failure the handle is left alone for good, and the next
-//! commit is of everything, into a fresh database.
+//! more commits, and the one before it is removed. After a failure of a database its handle is left alone for good, and the
+//! next commit is of everything, into a fresh one. Changes that find no room are not given to any: they wait in memory, and
+//! go with the next ones.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

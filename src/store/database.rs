@@ -191,7 +191,7 @@ impl Database {
 
     /// Writes a block of a layer, with some of those that come after it.
     pub(super) fn put(&mut self, writer: &mut LayerWriter, block: &Block) -> Result<(), StoreError> {
-        assert!(block.bytes.len() <= BLOCK_BYTES_MAX, "sled would make a block of this length a file of its own");
+        assert!(block.bytes.len() <= BLOCK_BYTES_MAX, "no block is longer than {BLOCK_BYTES_MAX} bytes");
         let layer = &mut writer.layer;
         let mut key = layer.commit.to_be_bytes().to_vec();
         key.push(block.section as u8);

@@ -20,9 +20,16 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// How long opening may take: replaying sled's log is fast, a hang is not.
 const OPEN_MAX: Duration = Duration::from_mins(1);
 
-/// A block is kept in pieces. sled rewrites a leaf of its tree, up to 17 values, as one message, and one above 128 KiB
-/// becomes a file in `blobs/` that it never syncs: after a power cut the checkpoint would be gone.
+/// A block is kept in pieces. sled rewrites a leaf of its tree as one message, and one above 128 KiB becomes a file in `blobs/`
+/// that it never syncs: after a power cut the checkpoint would be gone.
 const PIECE_BYTES: usize = 7000;
+
+/// So many values a leaf of sled's tree has, at most.
+const LEAF_VALUES_MAX: usize = 17;
+
+// Keys take little of it, and are shortened by what they share.
+const _: () =
+    assert!(LEAF_VALUES_MAX * (PIECE_BYTES + 64) < 128 << 10, "a leaf would become a file that is not synced");
 
 /// How long a lock is waited for: whoever ends or forks may hold it for a moment more.
 const LOCK_MAX: Duration = Duration::from_millis(500);
