@@ -15,7 +15,7 @@ mod witness;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use deepfm_core::checkpoint::{Block, Layer};
 use deepfm_core::train::Scope;
@@ -51,8 +51,8 @@ pub enum StoreError {
     #[error("the store in {path} failed")]
     Engine { path: PathBuf, source: io::Error },
     /// Opening took too long.
-    #[error("the store in {0} did not open within a minute")]
-    Stuck(PathBuf),
+    #[error("the store in {path} did not open within {patience:.0?}")]
+    Stuck { path: PathBuf, patience: Duration },
     /// What was committed is not there, or not as it was written.
     #[error(
         "the checkpoints in {path} are damaged: {reason}; `--restore EXPORT` goes on from a training export, \
@@ -83,7 +83,7 @@ impl StoreError {
     fn is_of_the_world(&self) -> bool {
         let source = match self {
             // A disk that is slow says nothing of what is on it.
-            Self::Stuck(_) => return true,
+            Self::Stuck { .. } => return true,
             Self::Io { source, .. } | Self::Engine { source, .. } => source,
             _ => return false,
         };

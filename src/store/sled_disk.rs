@@ -17,8 +17,11 @@ use crate::thread::{self, give_way};
 /// sled's page cache; reading happens once, at start.
 const CACHE_BYTES: u64 = 64 << 20;
 
-/// How long opening may take: replaying sled's log is fast, a hang is not.
+/// How long opening may take: replaying sled's log is fast, a hang is not. It reads a database whole, …
 const OPEN_MAX: Duration = Duration::from_mins(1);
+
+/// … and takes about a second for a GiB where that is in memory: a slow disk has so much longer.
+const OPEN_MAX_PER_GIB: Duration = Duration::from_secs(20);
 
 /// A block is kept in pieces. sled rewrites a leaf of its tree as one message, and one above 128 KiB becomes a file in `blobs/`
 /// that it never syncs: after a power cut the checkpoint would be gone.
@@ -119,6 +122,7 @@ impl Disk for SledDisk {
     fn open(&self, name: &str) -> Result<Box<dyn Engine>, StoreError> {
         let path = self.root.join(name);
         let is_new = !path.join("db").exists();
+        let patience = patience(&path);
         let (sender, receiver) = mpsc::channel();
         let directory = path.clone();
         thread::aside("opening", move || {
@@ -128,7 +132,7 @@ impl Disk for SledDisk {
             // Nobody listens any more when opening took too long; the handle is then leaked with this thread.
             let _ = sender.send(opened);
         });
-        let opened = receiver.recv_timeout(OPEN_MAX).map_err(|_| StoreError::Stuck(path.clone()))?;
+        let opened = receiver.recv_timeout(patience).map_err(|_| StoreError::Stuck { path: path.clone(), patience })?;
         let panicked = |_| StoreError::Damaged { path: path.clone(), reason: "opening it panicked".to_owned() };
         let database = opened.map_err(panicked)??;
         if is_new {
@@ -262,6 +266,12 @@ fn io_error(error: sled::Error) -> io::Error {
     }
 }
 
+/// How long the database in a directory may take to open.
+fn patience(path: &Path) -> Duration {
+    let bytes = path.join("db").metadata().map_or(0, |db| db.len());
+    OPEN_MAX + OPEN_MAX_PER_GIB.mul_f64(bytes as f64 / f64::from(1 << 30))
+}
+
 fn is_locked(error: &sled::Error) -> bool {
     matches!(error, sled::Error::Io(error) if error.to_string().starts_with("could not acquire lock"))
 }
@@ -273,4 +283,19 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreEr
 
 fn sync_file(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(failed("sync", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_larger_a_database_is_the_longer_it_may_take_to_open() {
+        let directory = tempfile::tempdir().expect("a directory of our own");
+        assert_eq!(patience(directory.path()).as_secs(), 60, "there is none yet");
+        let db = File::create(directory.path().join("db")).expect("the disk takes it");
+        // It has holes only.
+        db.set_len(40 << 30).expect("the disk takes it");
+        assert_eq!(patience(directory.path()).as_secs(), 60 + 40 * 20);
+    }
 }
