@@ -231,7 +231,7 @@ impl Sums<'_> {
         let mut factor = x;
         // Almost always all are within the least that the bound can be.
         if let Some(bound) = self.bound
-            && !((x * most).abs() <= bound)
+            && (most.is_nan() || (x * most).abs() > bound)
         {
             factor *= share(bound, x, d, &self.n[start..]);
         }
