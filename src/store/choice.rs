@@ -28,7 +28,7 @@
 use std::collections::BTreeMap;
 
 use super::database::Head;
-use super::witness::{Testimony, Witness};
+use super::witness::{Testimony, Witness, number};
 
 /// What is known of a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,11 +129,6 @@ fn expectation<'w>(name: &str, witness: Option<&'w Witness>) -> Expectation<'w> 
         _ if number(name) > number(&newest.directory).max(Some(*passed_over)) => Expectation::Successor,
         _ => Expectation::Nothing,
     }
-}
-
-/// The number in a database's name.
-pub(super) fn number(name: &str) -> Option<u64> {
-    name.strip_prefix("base-")?.parse().ok()
 }
 
 enum Verdict {

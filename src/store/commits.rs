@@ -16,7 +16,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::choice;
 use super::database::{Database, Head};
 use super::disk::Disk;
 use super::merging::{self, Merged, Merging};
@@ -54,7 +53,7 @@ pub struct CommitStore {
     /// The largest number that a database was given.
     named: u64,
     /// Whether the next commit must be of everything: a merge has failed, and not for the disk being full or the like, so that the
-    /// base may be damaged, or more has changed than waits for room.
+    /// base may be damaged, or a commit found no room whose changes do not wait for it.
     is_suspect: bool,
     at_stage: AtStage,
     /// So many deltas are merged, however small.
@@ -120,16 +119,19 @@ impl CommitStore {
     /// The databases, the newest first.
     fn bases(&self) -> Result<Vec<String>, StoreError> {
         let mut bases = self.disk.names()?;
-        bases.retain(|name| choice::number(name).is_some());
-        bases.sort_unstable_by_key(|name| std::cmp::Reverse(choice::number(name)));
+        bases.retain(|name| witness::number(name).is_some());
+        bases.sort_unstable_by_key(|name| std::cmp::Reverse(witness::number(name)));
         Ok(bases)
     }
 
     /// A name that no database has had, removed ones included: sled may still write into the directory of one that failed.
     fn fresh_name(&mut self) -> Result<String, StoreError> {
-        let newest = self.bases()?.first().and_then(|name| choice::number(name)).unwrap_or(0);
-        let witnessed = self.witness.as_ref().and_then(|witness| choice::number(&witness.newest.directory));
-        self.named = self.named.max(newest).max(witnessed.unwrap_or(0)) + 1;
+        let newest = self.bases()?.first().and_then(|name| witness::number(name)).unwrap_or(0);
+        let witnessed = self
+            .witness
+            .as_ref()
+            .map_or(0, |witness| witness::number(&witness.newest.directory).unwrap_or(0).max(witness.passed_over));
+        self.named = self.named.max(newest).max(witnessed) + 1;
         Ok(format!("base-{}", self.named))
     }
 
@@ -326,7 +328,7 @@ impl CommitStore {
         let Witness { newest, other, passed_over, .. } = witness;
         let merging = self.merging.as_ref().map(|merging| merging.name.as_str());
         let kept = [Some(newest.directory.as_str()), other.as_ref().map(|other| other.directory.as_str()), merging];
-        let stays = |name: &str| witness.has_fallen_back() && choice::number(name) <= Some(*passed_over);
+        let stays = |name: &str| witness.has_fallen_back() && witness::number(name) <= Some(*passed_over);
         let is_unknown = |name: &&String| !kept.contains(&Some(name.as_str())) && !stays(name);
         let removed =
             self.bases().and_then(|names| names.iter().filter(is_unknown).try_for_each(|name| self.disk.remove(name)));
@@ -383,12 +385,14 @@ impl Store for CommitStore {
             let is_said = |witness: &Witness| witness.has_fallen_back() && witness.newest == testimony;
             if !self.witness.as_ref().is_some_and(is_said) {
                 let written = self.witness.as_ref().map_or(0, |witness| witness.written) + 1;
-                let passed_over = bases.first().and_then(|name| choice::number(name)).unwrap_or(0);
+                let passed_over = bases.first().and_then(|name| witness::number(name)).unwrap_or(0);
                 self.put_witness(Witness { written, newest: testimony, before: None, other: None, passed_over })?;
             }
             self.fallen_back = Some(Current { name, database, head });
         }
         (self.at_stage)(Stage::Settled)?;
+        // Of those that are removed now, one may still be open here.
+        self.named = bases.first().and_then(|name| witness::number(name)).unwrap_or(0);
         self.remove_unknown();
         Ok(Some(saved))
     }

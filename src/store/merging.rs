@@ -52,7 +52,8 @@ pub(super) fn is_due(head: &Head, deltas_max: usize) -> bool {
     have_grown(head, deltas_max, 1.0)
 }
 
-/// Whether they have grown so much during a merge that the next commit waits for it: what bounds the use of the disk.
+/// Whether they have grown so much during a merge that the next commit waits for it: what bounds the use of the disk, while there is
+/// room for going over to what was merged.
 pub(super) fn is_overdue(head: &Head, deltas_max: usize) -> bool {
     have_grown(head, deltas_max, OVERDUE)
 }

@@ -6,7 +6,6 @@ use std::io::ErrorKind;
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-use super::choice;
 use super::disk::Disk;
 
 /// The two files.
@@ -42,8 +41,13 @@ pub(super) struct Witness {
 impl Witness {
     /// Whether nothing was committed since damage was found.
     pub(super) fn has_fallen_back(&self) -> bool {
-        choice::number(&self.newest.directory) <= Some(self.passed_over)
+        number(&self.newest.directory) <= Some(self.passed_over)
     }
+}
+
+/// The number in a database's name.
+pub(super) fn number(name: &str) -> Option<u64> {
+    name.strip_prefix("base-")?.parse().ok()
 }
 
 /// Reads the newer of the two files that are whole.

@@ -1,7 +1,7 @@
 //! The writing thread: learning goes on while a version is encoded and staged, and while a cut of the state is encoded,
 //! committed, and the versions that it knows of installed. At most one of them is in flight. After a commit
 //! that fails the next one holds what the store then wants: everything, or what changed since where changes found no room. Until
-//! that is durable nothing is lost.
+//! that is durable nothing is lost, only undurable.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;

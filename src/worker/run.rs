@@ -39,7 +39,7 @@ use deepfm_core::version::outbox::Outbox;
 /// Bytes of changes at which a checkpoint is taken before its time; at twice as many, learning waits for the disk.
 const UNSAVED_BYTES_MAX: usize = 512 << 20;
 
-// What has changed when learning waits can still be kept where it finds no room on the disk.
+// What has changed when learning waits is hardly more than what is kept where it finds no room on the disk.
 const _: () = assert!(2 * UNSAVED_BYTES_MAX as u64 <= UNFIT_BYTES_MAX, "one full disk would ask for everything");
 
 /// How often the status board is brought up to date.

@@ -21,7 +21,7 @@ pub struct Layout {
     key: SlotKey,
 }
 
-/// Places for so many ids: a power of two, of which at least a fifth stays empty.
+/// Places for so many ids: a power of two, of which more than half stay empty.
 fn places_for(ids: usize) -> usize {
     (2 * ids + 1).next_power_of_two()
 }
