@@ -126,7 +126,7 @@ impl CommitStore {
 
     /// A name that no database has had, removed ones included: sled may still write into the directory of one that failed.
     fn fresh_name(&mut self) -> Result<String, StoreError> {
-        let newest = self.bases()?.first().and_then(|name| witness::number(name)).unwrap_or(0);
+        let newest = newest(&self.bases()?);
         let witnessed = self
             .witness
             .as_ref()
@@ -329,13 +329,18 @@ impl CommitStore {
         let merging = self.merging.as_ref().map(|merging| merging.name.as_str());
         let kept = [Some(newest.directory.as_str()), other.as_ref().map(|other| other.directory.as_str()), merging];
         let stays = |name: &str| witness.has_fallen_back() && witness::number(name) <= Some(*passed_over);
-        let is_unknown = |name: &&String| !kept.contains(&Some(name.as_str())) && !stays(name);
-        let removed =
-            self.bases().and_then(|names| names.iter().filter(is_unknown).try_for_each(|name| self.disk.remove(name)));
-        if let Err(error) = removed {
-            tracing::warn!("what nothing refers to is still there: {}", error.text());
+        let is_unknown = |name: &&str| !kept.contains(&Some(*name)) && !stays(name);
+        let is_there = |error: StoreError| tracing::warn!("what nothing refers to is still there: {}", error.text());
+        let names = self.bases().map_err(is_there).unwrap_or_default();
+        for name in names.iter().map(String::as_str).filter(is_unknown) {
+            let _ = self.disk.remove(name).map_err(is_there);
         }
     }
+}
+
+/// The largest number of databases, the newest of which comes first.
+fn newest(bases: &[String]) -> u64 {
+    bases.first().and_then(|name| witness::number(name)).unwrap_or(0)
 }
 
 /// Goes over to a merged base, with the deltas that were committed since it was begun.
@@ -385,14 +390,14 @@ impl Store for CommitStore {
             let is_said = |witness: &Witness| witness.has_fallen_back() && witness.newest == testimony;
             if !self.witness.as_ref().is_some_and(is_said) {
                 let written = self.witness.as_ref().map_or(0, |witness| witness.written) + 1;
-                let passed_over = bases.first().and_then(|name| witness::number(name)).unwrap_or(0);
+                let passed_over = newest(&bases);
                 self.put_witness(Witness { written, newest: testimony, before: None, other: None, passed_over })?;
             }
             self.fallen_back = Some(Current { name, database, head });
         }
         (self.at_stage)(Stage::Settled)?;
         // Of those that are removed now, one may still be open here.
-        self.named = bases.first().and_then(|name| witness::number(name)).unwrap_or(0);
+        self.named = newest(&bases);
         self.remove_unknown();
         Ok(Some(saved))
     }

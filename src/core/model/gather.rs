@@ -35,11 +35,11 @@ impl Layout {
         self.ids.clear();
         self.entries.clear();
         self.ends.clear();
-        let entries = batch.clone().map(|features| features.ids().len()).sum();
+        let entries: usize = batch.clone().map(|features| features.ids().len()).sum();
+        assert!(u32::try_from(entries).is_ok(), "a batch has fewer than 2^32 entries");
         self.places.clear();
         self.places.resize(places_for(entries), 0);
         self.entries.reserve(entries);
-        assert!(u32::try_from(entries).is_ok(), "a batch has fewer than 2^32 entries");
         self.fields = fields;
         for features in batch {
             assert!(features.fields() <= fields, "the encoder has no more fields than the model");
