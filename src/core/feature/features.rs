@@ -253,6 +253,14 @@ impl Features {
         (0..self.fields()).map(|field| self.end(field))
     }
 
+    /// Appends those ends, each with `base` added.
+    pub fn append_ends(&self, base: u32, ends: &mut Vec<u32>) {
+        match self.form.ends {
+            Ends::OneEach => ends.extend((base..base + self.fields).map(|place| place + 1)),
+            Ends::Short | Ends::Long => ends.extend(self.ends().map(|end| base + end)),
+        }
+    }
+
     #[inline]
     fn end(&self, field: usize) -> u32 {
         let at = || self.entries as usize + self.form.weight_words(self.entries as usize);

@@ -21,9 +21,37 @@ pub struct Layout {
     key: SlotKey,
 }
 
-/// Places for so many ids: a power of two, of which more than half stay empty.
+/// Places for so many ids: a power of two, of which three quarters stay empty. A place that is taken costs more than the room.
 fn places_for(ids: usize) -> usize {
-    (2 * ids + 1).next_power_of_two()
+    (4 * ids + 1).next_power_of_two()
+}
+
+/// Numbers the ids of a batch in the order in which they come first.
+struct Numbering<'s> {
+    places: &'s mut [u32],
+    ids: &'s mut [FeatureId],
+    key: SlotKey,
+    /// How many there are.
+    count: usize,
+}
+
+impl Numbering<'_> {
+    #[inline]
+    fn slot(&mut self, id: FeatureId) -> u32 {
+        let mask = self.places.len() - 1;
+        let mut place = self.key.hash(id) as usize & mask;
+        loop {
+            match self.places[place] {
+                0 => break,
+                next if self.ids[next as usize - 1] == id => return next - 1,
+                _ => place = (place + 1) & mask,
+            }
+        }
+        self.ids[self.count] = id;
+        self.count += 1;
+        self.places[place] = self.count as u32;
+        self.count as u32 - 1
+    }
 }
 
 impl Layout {
@@ -32,25 +60,34 @@ impl Layout {
     /// # Panics
     /// When a batch has 2^32 entries, or an example more fields than the model. One with fewer is from before fields were added: they are empty.
     pub fn fill<'f>(&mut self, fields: usize, batch: impl Iterator<Item = &'f Features> + Clone) {
-        self.ids.clear();
-        self.entries.clear();
-        self.ends.clear();
         let entries: usize = batch.clone().map(|features| features.ids().len()).sum();
         assert!(u32::try_from(entries).is_ok(), "a batch has fewer than 2^32 entries");
         self.places.clear();
         self.places.resize(places_for(entries), 0);
-        self.entries.reserve(entries);
+        // As many as there can be; what they are is to be written.
+        self.ids.resize(entries, 0);
+        self.entries.resize(entries, (0, 0.0));
+        self.ends.clear();
         self.fields = fields;
+        let mut slots = Numbering { places: &mut self.places, ids: &mut self.ids, key: self.key, count: 0 };
+        let (mut base, mut rest) = (0, self.entries.as_mut_slice());
         for features in batch {
             assert!(features.fields() <= fields, "the encoder has no more fields than the model");
-            let base = self.entries.len() as u32;
+            let ids = features.ids();
+            let (entries, behind) = rest.split_at_mut(ids.len());
             match features.weights() {
-                None => self.append(features.ids().iter().map(|id| (*id, 1.0))),
-                Some(weights) => self.append(features.ids().iter().copied().zip(weights.iter().copied())),
+                None => entries.iter_mut().zip(ids).for_each(|(entry, id)| *entry = (slots.slot(*id), 1.0)),
+                Some(weights) => {
+                    let weighted = ids.iter().zip(weights);
+                    entries.iter_mut().zip(weighted).for_each(|(entry, (id, x))| *entry = (slots.slot(*id), *x));
+                }
             }
-            self.ends.extend(features.ends().map(|end| base + end));
-            self.ends.resize(self.ends.len() + fields - features.fields(), self.entries.len() as u32);
+            features.append_ends(base, &mut self.ends);
+            (base, rest) = (base + ids.len() as u32, behind);
+            self.ends.resize(self.ends.len() + fields - features.fields(), base);
         }
+        let count = slots.count;
+        self.ids.truncate(count);
     }
 
     /// Number of examples.
@@ -64,29 +101,5 @@ impl Layout {
         let start = if at == 0 { 0 } else { self.ends[at - 1] as usize };
         let ends = &self.ends[at..at + examples * self.fields];
         Entries { entries: &self.entries, start, ends, fields: self.fields, dim }
-    }
-
-    fn append(&mut self, entries: impl Iterator<Item = (FeatureId, f32)>) {
-        for (id, x) in entries {
-            let slot = self.slot(id);
-            self.entries.push((slot, x));
-        }
-    }
-
-    #[inline]
-    fn slot(&mut self, id: FeatureId) -> u32 {
-        let mask = self.places.len() - 1;
-        let mut place = self.key.hash(id) as usize & mask;
-        loop {
-            let slot = self.places[place].wrapping_sub(1);
-            match self.ids.get(slot as usize) {
-                Some(other) if *other == id => return slot,
-                Some(_) => place = (place + 1) & mask,
-                None => break,
-            }
-        }
-        self.ids.push(id);
-        self.places[place] = self.ids.len() as u32;
-        self.ids.len() as u32 - 1
     }
 }

@@ -214,20 +214,19 @@ impl DeepFm {
     fn write_rows<E: Executor>(&mut self, seconds: u32, scratch: &Scratch, executor: &E) -> Learned {
         let Scratch { layout, slots: Slots { rows, linear, embedding, .. }, .. } = scratch;
         let dim = self.params.embedding_dim;
-        let written = |at: usize, row| {
+        let written = |at: usize| {
             let of_embedding = |values| at_slot(values, at, dim);
             Written {
-                row,
                 z: (linear.z[at], of_embedding(&embedding.z)),
                 n: (linear.n[at], of_embedding(&embedding.n)),
                 w: (linear.w[at], of_embedding(&embedding.w)),
             }
         };
         let known = |at: usize| match rows[at] {
-            Slot::Row(row) => Some(written(at, row)),
+            Slot::Row(row) => Some(row),
             _ => None,
         };
-        self.table.write_all(rows.len(), known, seconds, (executor, parts::count(executor, rows.len())));
+        self.table.write_all(rows.len(), known, written, seconds, (executor, parts::count(executor, rows.len())));
         let slots = || layout.ids.iter().zip(rows).enumerate();
         let (mut created, mut ids_refused, mut counted) = (0, 0, Vec::new());
         for (_, (id, slot)) in slots() {
@@ -244,7 +243,7 @@ impl DeepFm {
         for (at, (id, _)) in slots().filter(|(_, (_, slot))| **slot == Slot::Admitted) {
             self.candidates.remove(*id);
             let row = self.table.insert(*id);
-            let Written { z, n, .. } = written(at, row);
+            let Written { z, n, .. } = written(at);
             self.table.write(row, z, n, seconds);
         }
         let candidates_evicted =

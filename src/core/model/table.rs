@@ -26,6 +26,12 @@ pub use since::{Changes, Untaken};
 /// Words of a row before its state: id (2), last seen, count.
 const HEAD_WORDS: usize = 4;
 
+/// Look-ups of which a step is taken before the next: as many rows as the first cache holds a few times over.
+const LOOKED_UP_AT_ONCE: usize = 32;
+
+/// So many rows ahead is asked for what is written one after the other.
+const WRITTEN_AHEAD: usize = 4;
+
 /// Where a row is, until it is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RowNumber {
@@ -38,7 +44,6 @@ pub struct RowNumber {
 /// A row's new state, each the linear coordinate and the embedding's, and the weights of its old one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Written<'w> {
-    pub(super) row: RowNumber,
     pub(super) z: (f32, &'w [f32]),
     pub(super) n: (f32, &'w [f32]),
     pub(super) w: (f32, &'w [f32]),
@@ -62,6 +67,8 @@ pub struct Table {
     len: usize,
     /// What changed since a version was cut, if that is noted.
     since: Option<Box<Since>>,
+    /// For each part that is written at once its slots and their rows, kept for their room.
+    lists: Vec<Vec<(u32, RowNumber)>>,
 }
 
 /// What is known of a row besides its optimizer state.
@@ -73,6 +80,23 @@ pub struct RowHead {
     pub last_seen: u32,
     /// Batches in which it was learned.
     pub count: u32,
+}
+
+/// Lists the slots below `count` for which a row is given. Which they are is nothing that a processor foresees, so that nothing branches on it.
+fn select(
+    count: usize,
+    list: &mut Vec<(u32, RowNumber)>,
+    row_of: impl Fn(usize) -> Option<RowNumber>,
+) -> &[(u32, RowNumber)] {
+    const NONE: RowNumber = RowNumber { shard: u32::MAX, at: 0 };
+    list.resize(count + 1, (0, NONE));
+    let mut selected = 0;
+    for slot in 0..count {
+        let row = row_of(slot);
+        list[selected] = (slot as u32, row.unwrap_or(NONE));
+        selected += usize::from(row.is_some());
+    }
+    &list[..selected]
 }
 
 impl Ageing for Table {
@@ -100,7 +124,7 @@ impl Table {
     pub fn new(embedding_dim: usize) -> Self {
         let coordinates = 1 + embedding_dim;
         let shards = Box::new(std::array::from_fn(|_| Shard::new(HEAD_WORDS + 2 * coordinates)));
-        Self { coordinates, shards, key: SlotKey::default(), len: 0, since: None }
+        Self { coordinates, shards, key: SlotKey::default(), len: 0, since: None, lists: Vec::new() }
     }
 
     /// Number of rows.
@@ -130,26 +154,33 @@ impl Table {
         self.shards[shard].find(id, self.key).map(|at| RowNumber { shard: shard as u32, at })
     }
 
-    /// Tells the rows of many ids, in their order, each with its place among them. Each step of a look-up is taken for all before the
-    /// next, so that they wait for memory together.
+    /// Tells the rows of many ids, in their order, each with its place among them. Each step of a look-up is taken for some of them
+    /// before the next, and for those that follow in between, so that they wait for memory together, and what comes is used
+    /// before it is pushed out of the first cache.
     pub fn find_all(
         &self,
         ids: &[FeatureId],
         steps: &mut Vec<LookUp>,
         mut found: impl FnMut(usize, Option<RowNumber>),
     ) {
+        let place = |at: usize, behind: usize| at.saturating_sub(behind).min(ids.len());
+        let some = |at: usize, behind: usize| place(at, behind)..place(at + LOOKED_UP_AT_ONCE, behind);
         steps.clear();
-        steps.extend(ids.iter().map(|id| {
-            let (shard, hash) = (shard(*id) as u32, self.key.hash(*id));
-            self.shards[shard as usize].prefetch(hash);
-            LookUp { shard, hash, candidate: None }
-        }));
-        for step in steps.iter_mut() {
-            step.candidate = self.shards[step.shard as usize].candidate(step.hash);
-        }
-        for (at, (id, LookUp { shard, hash, candidate })) in ids.iter().zip(steps).enumerate() {
-            let row = self.shards[*shard as usize].settle(*id, *hash, *candidate);
-            found(at, row.map(|at| RowNumber { shard: *shard, at }));
+        for at in (0..ids.len() + 2 * LOOKED_UP_AT_ONCE).step_by(LOOKED_UP_AT_ONCE) {
+            steps.extend(ids[some(at, 0)].iter().map(|id| {
+                let (shard, hash) = (shard(*id) as u32, self.key.hash(*id));
+                self.shards[shard as usize].prefetch(hash);
+                LookUp { shard, hash, candidate: None }
+            }));
+            for step in &mut steps[some(at, LOOKED_UP_AT_ONCE)] {
+                step.candidate = self.shards[step.shard as usize].candidate(step.hash);
+            }
+            let last = some(at, 2 * LOOKED_UP_AT_ONCE);
+            for ((at, id), LookUp { shard, hash, candidate }) in last.clone().zip(&ids[last.clone()]).zip(&steps[last])
+            {
+                let row = self.shards[*shard as usize].settle(*id, *hash, *candidate);
+                found(at, row.map(|at| RowNumber { shard: *shard, at }));
+            }
         }
     }
 
@@ -183,19 +214,29 @@ impl Table {
     pub(super) fn write_all<'w, E: Executor>(
         &mut self,
         count: usize,
-        written: impl Fn(usize) -> Option<Written<'w>> + Sync,
+        row_of: impl Fn(usize) -> Option<RowNumber> + Sync,
+        written: impl Fn(usize) -> Written<'w> + Sync,
         seconds: u32,
         (executor, parts): (&E, usize),
     ) {
         let some = SHARDS.div_ceil(parts);
         let mut leaving = self.since.as_mut().map(|since| since.leaving(parts).iter_mut());
-        let numbered = self.shards.chunks_mut(some).zip((0..).step_by(some));
-        let numbered = numbered.map(|(shards, first)| (shards, first, leaving.as_mut().and_then(Iterator::next)));
+        self.lists.resize_with(self.lists.len().max(parts), Vec::new);
+        let numbered = self.shards.chunks_mut(some).zip(&mut self.lists).zip((0..).step_by(some));
+        let numbered =
+            numbered.map(|((shards, list), first)| (shards, list, first, leaving.as_mut().and_then(Iterator::next)));
         let (mut cut, parts) = held(numbered);
         executor.for_each(&mut cut[..parts], |part| {
-            let Some((shards, first, leaving)) = part else { return };
-            for Written { row, z, n, w } in (0..count).filter_map(&written) {
-                let Some(shard) = shards.get_mut((row.shard as usize).wrapping_sub(*first)) else { continue };
+            let Some((shards, list, first, leaving)) = part else { return };
+            let number_of = |row: RowNumber| (row.shard as usize).wrapping_sub(*first);
+            let is_ours = |row: &RowNumber| number_of(*row) < shards.len();
+            let ours = select(count, list, |slot| row_of(slot).filter(is_ours));
+            for (at, (slot, row)) in ours.iter().enumerate() {
+                if let Some((_, ahead)) = ours.get(at + WRITTEN_AHEAD) {
+                    shards[number_of(*ahead)].ask_for(ahead.at);
+                }
+                let Written { z, n, w } = written(*slot as usize);
+                let shard = &mut shards[number_of(*row)];
                 if let Some(leaving) = leaving {
                     leaving.note(shard, row.at, w.0, w.1);
                 }

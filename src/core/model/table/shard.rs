@@ -106,12 +106,18 @@ impl Shard {
     #[inline]
     pub(super) fn candidate(&self, hash: u64) -> Option<Found> {
         let found = self.index.candidate(hash, None)?;
-        let row = self.row(found.row);
+        self.ask_for(found.row);
+        Some(found)
+    }
+
+    /// Asks for a row.
+    #[inline]
+    pub(super) fn ask_for(&self, row: u32) {
+        let row = self.row(row);
         for word in row.iter().step_by(WORDS_OF_A_LINE) {
             kernel::prefetch(word);
         }
         kernel::prefetch(&row[row.len() - 1]);
-        Some(found)
     }
 
     /// The third: the row, once it is known which it is.

@@ -292,8 +292,8 @@ fn touch(table: &mut Table, id: u64, dice: u64) {
     let mut v = [0.0; 2];
     let weight = RULE.weights(table.state(row), &mut v);
     let value = (dice % 1000) as f32 / 100.0;
-    let written = Written { row, z: (value, &[-value, 0.5]), n: (value, &[1.0; 2]), w: (weight, &v) };
-    table.write_all(1, |_| Some(written), (dice % 50) as u32, (&Inline, 1));
+    let written = Written { z: (value, &[-value, 0.5]), n: (value, &[1.0; 2]), w: (weight, &v) };
+    table.write_all(1, |_| Some(row), |_| written, (dice % 50) as u32, (&Inline, 1));
 }
 
 #[test]
