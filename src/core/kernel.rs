@@ -14,6 +14,7 @@ pub mod dense;
 pub mod factors;
 pub mod product;
 pub mod rows;
+mod tile;
 
 use std::sync::atomic::{AtomicU8, Ordering};
 

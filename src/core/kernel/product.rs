@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 
 use ndarray::{ArrayView2, ArrayViewMut2};
 
+use super::tile::{self, TILE};
 use super::{InstructionSet, dense, fma};
 
 /// Columns of a panel: what is multiplied at once.
@@ -13,9 +14,6 @@ const WIDTH: usize = 16;
 
 /// Inner dimension that is packed at once: a panel of it stays in the first cache.
 const DEPTH: usize = 256;
-
-/// Rows of a panel that are copied at once where the matrix is a transpose: as many values lie side by side there.
-const TILE: usize = 2;
 
 /// Below this many rows the weights are read as they lie: packing them costs more. Products with a transposed matrix are then
 /// added up in another order.
@@ -115,7 +113,7 @@ fn multiply<const ROWS: usize, const FUSED: bool>(
         let depth = DEPTH.min(inner - start);
         for column in (0..columns).step_by(WIDTH) {
             let width = WIDTH.min(columns - column);
-            let lanes = lanes(&b, start..start + depth, column..column + width, &mut panel);
+            let lanes = lanes::<FUSED>(&b, start..start + depth, column..column + width, &mut panel);
             let mut row = 0;
             while row < rows {
                 let place = Place { row, column, width, start };
@@ -153,7 +151,7 @@ impl Lanes<'_> {
 
 /// A panel of the right matrix. What lies as it is needed is read there; else it is copied, and columns that there are not are zeros.
 #[inline(always)]
-fn lanes<'p>(
+fn lanes<'p, const FUSED: bool>(
     b: &'p ArrayView2<'_, f32>,
     inner: std::ops::Range<usize>,
     columns: std::ops::Range<usize>,
@@ -170,17 +168,14 @@ fn lanes<'p>(
     let mut copied = 0;
     if down == 1 && width == WIDTH {
         while copied + TILE <= depth {
-            let mut columns = [[0.0_f32; TILE]; WIDTH];
-            for (lane, column) in columns.iter_mut().enumerate() {
-                // SAFETY: the panel has `depth` rows side by side and `WIDTH` columns with this stride, and a tile is within its rows.
-                *column = unsafe { *source.offset(copied as isize + lane as isize * across).cast() };
-            }
-            for at in 0..TILE {
-                let mut row = [0.0_f32; WIDTH];
-                for lane in 0..WIDTH {
-                    row[lane] = columns[lane][at];
+            for lane in (0..WIDTH).step_by(TILE) {
+                // SAFETY: the panel has `depth` rows side by side and `WIDTH` columns with this stride, and a tile is within both it and
+                // the copy, whose rows are `WIDTH` apart.
+                unsafe {
+                    let from = source.offset(copied as isize + lane as isize * across);
+                    let to = panel.as_mut_ptr().cast::<f32>().add(copied * WIDTH + lane);
+                    tile::transpose::<FUSED>((from, across), (to, WIDTH as isize));
                 }
-                panel[copied + at].write(row);
             }
             copied += TILE;
         }

@@ -15,7 +15,7 @@ use crate::kernel::factors;
 use crate::kernel::product::FEW_ROWS;
 
 /// Examples in a chunk: enough for a matrix product, few enough to stay in cache.
-const CHUNK_EXAMPLES: usize = 64;
+const CHUNK_EXAMPLES: usize = 128;
 
 /// Examples that are worth a chunk of their own where chunks are worked off at once.
 const CHUNK_EXAMPLES_MIN: usize = 32;
