@@ -3,8 +3,9 @@
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
-use ndarray::{ArrayView2, ArrayViewMut2};
+use ndarray::{ArrayView2, ArrayViewMut2, s};
 
 use super::tile::{self, TILE};
 use super::{InstructionSet, dense, fma};
@@ -56,14 +57,16 @@ pub fn add_transposed(a: &[f32], b: &[f32], out: &mut [f32], [rows, inner, colum
     }
 }
 
-/// `out += aᵀ · b`, with `a` of `[rows, left]`, `b` of `[rows, right]` and `out` of `[left, right]`.
-pub fn add_outer(a: &[f32], b: &[f32], out: &mut [f32], [rows, left, right]: [usize; 3]) {
+/// `out += aᵀ · b` of some columns of `a`, with `a` of `[rows, left]`, `b` of `[rows, right]` and `out` of `[columns, right]`.
+pub fn add_outer((a, columns): (&[f32], Range<usize>), b: &[f32], out: &mut [f32], [rows, left, right]: [usize; 3]) {
     if rows >= FEW_ROWS {
-        add_product(view(a, rows, left).reversed_axes(), view(b, rows, right), view_mut(out, left, right));
+        let count = columns.len();
+        let a = view(a, rows, left).slice_move(s![.., columns]).reversed_axes();
+        add_product(a, view(b, rows, right), view_mut(out, count, right));
         return;
     }
     for (a, b) in a.chunks_exact(left).zip(b.chunks_exact(right)).take(rows) {
-        dense::add_outer(a, b, out);
+        dense::add_outer(&a[columns.clone()], b, out);
     }
 }
 
@@ -153,8 +156,8 @@ impl Lanes<'_> {
 #[inline(always)]
 fn lanes<'p, const FUSED: bool>(
     b: &'p ArrayView2<'_, f32>,
-    inner: std::ops::Range<usize>,
-    columns: std::ops::Range<usize>,
+    inner: Range<usize>,
+    columns: Range<usize>,
     panel: &'p mut Panel,
 ) -> Lanes<'p> {
     let (width, depth) = (columns.len(), inner.len());

@@ -7,7 +7,7 @@
 use super::executor::{Executor, held};
 use super::gather::Layout;
 use super::loss::{Importance, sigmoid};
-use super::mlp::{Activations, MlpShape};
+use super::mlp::{Activations, MlpShape, UnitPart};
 use super::params::{ModelParams, Parts};
 use super::parts::{self, Part, Slots};
 use crate::feature::{FeatureId, Features};
@@ -66,7 +66,8 @@ impl Architecture {
 /// What a step of the MLP needs, where its gradient is not added to the parameters at once.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MlpScratch {
-    pub(super) gradient: Vec<f32>,
+    /// The gradient in parts, the first of which is all of it as a rule; those that are in use are the step's to know.
+    pub(super) gradients: Vec<Vec<f32>>,
     pub(super) next: Vec<f32>,
     pub(super) momentum_next: Vec<f32>,
     /// A layer's deltas times a factor.
@@ -147,8 +148,7 @@ impl Scratch {
 
     /// The gradient of the MLP's parameters, summed over the last batch.
     pub fn mlp_gradient(&mut self, architecture: &Architecture) -> &[f32] {
-        self.mlp.add_up(architecture, &self.chunks);
-        &self.mlp.gradient
+        self.mlp.add_up(architecture, &self.chunks)
     }
 
     /// Lays a batch out and takes plain weights from `lookup`, which writes the embedding and returns the linear weight;
@@ -279,24 +279,39 @@ impl Part<'_> {
 }
 
 impl MlpScratch {
+    /// Room for the gradient in so many parts.
+    pub(super) fn parts(&mut self, count: usize) -> impl Iterator<Item = (UnitPart, &mut Vec<f32>)> {
+        self.gradients.resize_with(self.gradients.len().max(count), Vec::new);
+        UnitPart::each(count).zip(&mut self.gradients)
+    }
+
     /// Adds the gradients of examples up.
-    pub(super) fn add_up(&mut self, architecture: &Architecture, chunks: &[Chunk]) {
-        self.gradient.clear();
-        self.gradient.resize(architecture.mlp.len, 0.0);
-        add_mlp_gradient(architecture, chunks, 1.0, &mut self.scaled, &mut self.gradient);
+    pub(super) fn add_up(&mut self, architecture: &Architecture, chunks: &[Chunk]) -> &[f32] {
+        for (part, to) in self.parts(1) {
+            add_up(architecture, chunks, part, to);
+        }
+        &self.gradients[0]
     }
 }
 
-/// Adds `factor` times the gradient of the MLP's parameters to `to`, example by example.
+/// Adds the gradients of examples by a part of the parameters up.
+pub(super) fn add_up(architecture: &Architecture, chunks: &[Chunk], part: UnitPart, to: &mut Vec<f32>) {
+    to.clear();
+    to.resize(architecture.mlp.runs_of(part).map(|run| run.len()).sum(), 0.0);
+    // Of a factor of 1 nothing is scaled.
+    add_mlp_gradient(architecture, chunks, 1.0, &mut Vec::new(), (part, to));
+}
+
+/// Adds `factor` times the gradient of a part of the MLP's parameters to `to`, example by example.
 pub(super) fn add_mlp_gradient(
     architecture: &Architecture,
     chunks: &[Chunk],
     factor: f32,
     scaled: &mut Vec<f32>,
-    to: &mut [f32],
+    (part, to): (UnitPart, &mut [f32]),
 ) {
     for Chunk { x, dlogits, work, .. } in chunks {
-        architecture.mlp.add_gradient((x, dlogits), factor, work, scaled, to);
+        architecture.mlp.add_gradient((x, dlogits), factor, work, scaled, (part, to));
     }
 }
 

@@ -6,6 +6,7 @@
 
 use super::DenseState;
 use super::batch::{self, Architecture, Chunk, MlpScratch};
+use super::mlp::UnitPart;
 use crate::kernel;
 use crate::optim::params::SgdParams;
 use crate::optim::sgd;
@@ -15,8 +16,8 @@ use crate::optim::sgd;
 pub(super) enum MlpStep {
     /// By adding the gradient of each example, times this, to the parameters.
     Examples(f32),
-    /// By adding the gradient that is computed, times this, to them.
-    Gradient(f32),
+    /// By adding the gradient, which is computed in so many parts, times this, to them.
+    Gradient(f32, usize),
     /// By taking the next parameters and their momentum, which are computed.
     Swap,
 }
@@ -30,6 +31,23 @@ const FEW_EXAMPLES: usize = 16;
 const STEP_MAX: f64 = 1e30;
 
 impl MlpStep {
+    /// The step where it is known before the gradient is, which as a rule it is; the gradient is then to be computed in so many parts.
+    pub(super) fn foreseen(sgd_params: &SgdParams, divisor: f32, chunks: &[Chunk], parts: usize) -> Option<Self> {
+        // The norm is at most this, and within the bound for clipping as a rule: then it need not be known.
+        let sum_bound = batch::mlp_gradient_bound(chunks);
+        let bound = sum_bound / f64::from(divisor);
+        let is_unclipped = bound.is_finite() && sgd::clip_factor(sgd_params, bound) == 1.0;
+        if !is_plain(sgd_params) || !is_unclipped || !is_short(sgd_params, bound) {
+            return None;
+        }
+        let rate = -sgd_params.learning_rate / divisor;
+        if batch::examples(chunks) < FEW_EXAMPLES {
+            return Some(Self::Examples(rate));
+        }
+        // The sum must be finite as well.
+        (sum_bound <= STEP_MAX).then_some(Self::Gradient(rate, parts))
+    }
+
     /// Computes the step of the MLP; `None` when it, or what it leads to, is not finite.
     pub(super) fn of(
         sgd_params: &SgdParams,
@@ -39,35 +57,18 @@ impl MlpStep {
         chunks: &[Chunk],
         scratch: &mut MlpScratch,
     ) -> Option<Self> {
-        // The norm is at most this, and within the bound for clipping as a rule: then it need not be known.
-        let sum_bound = batch::mlp_gradient_bound(chunks);
-        let bound = sum_bound / f64::from(divisor);
-        let is_plain = sgd_params.momentum == 0.0 && sgd_params.l2 == 0.0;
-        let is_short = |norm: f64| norm * f64::from(sgd_params.learning_rate) <= STEP_MAX;
-        let rate = -sgd_params.learning_rate / divisor;
-        let is_unclipped = bound.is_finite() && sgd::clip_factor(sgd_params, bound) == 1.0;
-        if is_plain && is_unclipped && is_short(bound) {
-            if batch::examples(chunks) < FEW_EXAMPLES {
-                return Some(Self::Examples(rate));
-            }
-            // The sum must be finite as well.
-            if sum_bound <= STEP_MAX {
-                scratch.add_up(architecture, chunks);
-                return Some(Self::Gradient(rate));
-            }
-        }
-        scratch.add_up(architecture, chunks);
-        let norm = sgd::norm(&scratch.gradient) / f64::from(divisor);
+        let norm = sgd::norm(scratch.add_up(architecture, chunks)) / f64::from(divisor);
         let factor = sgd::clip_factor(sgd_params, norm);
-        if is_plain {
-            return is_short(norm * f64::from(factor)).then_some(Self::Gradient(rate * factor));
+        if is_plain(sgd_params) {
+            let rate = -sgd_params.learning_rate / divisor;
+            return is_short(sgd_params, norm * f64::from(factor)).then_some(Self::Gradient(rate * factor, 1));
         }
-        let MlpScratch { gradient, next, momentum_next, .. } = scratch;
+        let MlpScratch { gradients, next, momentum_next, .. } = scratch;
         next.clone_from(&dense.mlp);
         momentum_next.clone_from(&dense.momentum);
         for (run, is_penalised) in architecture.mlp.runs() {
             let l2 = if is_penalised { sgd_params.l2 } else { 0.0 };
-            let (gradient, momentum) = (&gradient[run.clone()], &mut momentum_next[run.clone()]);
+            let (gradient, momentum) = (&gradients[0][run.clone()], &mut momentum_next[run.clone()]);
             sgd::step(sgd_params, l2, factor / divisor, gradient, momentum, &mut next[run]);
         }
         (norm.is_finite() && all_finite(next)).then_some(Self::Swap)
@@ -81,16 +82,37 @@ impl MlpStep {
         chunks: &[Chunk],
         scratch: &mut MlpScratch,
     ) {
-        let MlpScratch { gradient, next, momentum_next, scaled } = scratch;
+        let MlpScratch { gradients, next, momentum_next, scaled } = scratch;
         match self {
-            Self::Examples(factor) => batch::add_mlp_gradient(architecture, chunks, factor, scaled, &mut dense.mlp),
-            Self::Gradient(factor) => kernel::dense::add_scaled(&mut dense.mlp, factor, gradient),
+            Self::Examples(factor) => {
+                batch::add_mlp_gradient(architecture, chunks, factor, scaled, (UnitPart::ALL, &mut dense.mlp));
+            }
+            Self::Gradient(factor, parts) => {
+                for (part, gradient) in UnitPart::each(parts).zip(gradients) {
+                    let mut gradient = gradient.as_slice();
+                    for run in architecture.mlp.runs_of(part) {
+                        let (of_run, behind) = gradient.split_at(run.len());
+                        kernel::dense::add_scaled(&mut dense.mlp[run], factor, of_run);
+                        gradient = behind;
+                    }
+                }
+            }
             Self::Swap => {
                 std::mem::swap(&mut dense.mlp, next);
                 std::mem::swap(&mut dense.momentum, momentum_next);
             }
         }
     }
+}
+
+/// Whether there is neither momentum nor a penalty.
+fn is_plain(sgd_params: &SgdParams) -> bool {
+    sgd_params.momentum == 0.0 && sgd_params.l2 == 0.0
+}
+
+/// Whether a step by a gradient of this norm is within [`STEP_MAX`].
+fn is_short(sgd_params: &SgdParams, norm: f64) -> bool {
+    norm * f64::from(sgd_params.learning_rate) <= STEP_MAX
 }
 
 /// Whether every value is finite.

@@ -4,6 +4,8 @@
 //! output vector), so that norm, clipping, momentum and the check for finite values are loops over one slice. Batches go
 //! through a blocked matrix product; a few rows through loops over the weights as they lie, since packing them costs more.
 
+use std::ops::Range;
+
 use super::params::{Activation, MlpParams};
 use crate::feature::hash;
 use crate::kernel::{self, product};
@@ -42,6 +44,30 @@ pub struct MlpShape {
     activation: Activation,
     dropout: Vec<f32>,
     seed: u64,
+}
+
+/// A part of the units of each layer, with all that leads to them, and as large a part of the output vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnitPart {
+    /// Its number.
+    pub number: usize,
+    /// Of how many.
+    pub count: usize,
+}
+
+impl UnitPart {
+    /// All units.
+    pub const ALL: Self = Self { number: 0, count: 1 };
+
+    /// The parts, so many.
+    pub fn each(count: usize) -> impl Iterator<Item = Self> {
+        (0..count).map(move |number| Self { number, count })
+    }
+
+    /// Those of a layer.
+    fn of(self, units: usize) -> Range<usize> {
+        self.number * units / self.count..(self.number + 1) * units / self.count
+    }
 }
 
 /// Working memory of one chunk of examples.
@@ -114,7 +140,7 @@ impl MlpShape {
     }
 
     /// The runs of parameters that are penalised by L2 (weights and output vector) and those that are not (biases).
-    pub fn runs(&self) -> impl Iterator<Item = (std::ops::Range<usize>, bool)> {
+    pub fn runs(&self) -> impl Iterator<Item = (Range<usize>, bool)> {
         let hidden = self
             .layers
             .iter()
@@ -189,23 +215,34 @@ impl MlpShape {
         }
     }
 
-    /// Adds `factor` times the gradient of `sum(dlogit * logit)` to `to`, which has the shape of the parameters: into the parameters
-    /// themselves, with a negative factor, it is a step of descent. `work` is what `backward` left; `scaled` is room for deltas.
+    /// Where the parameters of a part are: of each layer the weights, then the biases, at the end its part of the output vector. A vector
+    /// of a part has them one after the other in this order.
+    pub fn runs_of(&self, part: UnitPart) -> impl Iterator<Item = Range<usize>> {
+        let of_layer = move |layer: &DenseLayer| {
+            let units = part.of(layer.outputs);
+            let weights = layer.weight + units.start * layer.inputs..layer.weight + units.end * layer.inputs;
+            [weights, layer.bias + units.start..layer.bias + units.end]
+        };
+        let output = part.of(self.len - self.output);
+        let output = self.output + output.start..self.output + output.end;
+        self.layers.iter().flat_map(of_layer).chain(std::iter::once(output))
+    }
+
+    /// Adds `factor` times the gradient of `sum(dlogit * logit)` by a part of the parameters to `to`, a vector of that part. Into the
+    /// parameters themselves, with a negative factor, it is a step of descent. `work` is what `backward` left; `scaled` is room for
+    /// deltas times a factor that is not 1.
     pub fn add_gradient(
         &self,
         (x, dlogit): (&[f32], &[f32]),
         factor: f32,
         work: &Activations,
         scaled: &mut Vec<f32>,
-        to: &mut [f32],
+        (part, to): (UnitPart, &mut [f32]),
     ) {
         let Some(last) = self.layers.last() else { return };
         let rows = dlogit.len();
         let Activations { hidden, deltas, .. } = work;
-        let top = &hidden[self.layers.len() - 1];
-        for (row, d) in top.chunks_exact(last.outputs).zip(dlogit) {
-            kernel::dense::add_scaled(&mut to[self.output..], factor * d, row);
-        }
+        let mut rest = to;
         for (number, (layer, delta)) in self.layers.iter().zip(deltas).enumerate() {
             let mut delta = delta.as_slice();
             if factor != 1.0 {
@@ -213,12 +250,20 @@ impl MlpShape {
                 scaled.extend(delta.iter().map(|d| factor * d));
                 delta = scaled;
             }
+            let units = part.of(layer.outputs);
+            let (weights, behind) = rest.split_at_mut(units.len() * layer.inputs);
+            let (biases, behind) = behind.split_at_mut(units.len());
+            rest = behind;
             for row in delta.chunks_exact(layer.outputs) {
-                kernel::dense::add(&mut to[layer.bias..layer.bias + layer.outputs], row);
+                kernel::dense::add(biases, &row[units.clone()]);
             }
             let input = if number == 0 { x } else { &hidden[number - 1] };
-            let weight = &mut to[layer.weight..layer.bias];
-            product::add_outer(delta, input, weight, [rows, layer.outputs, layer.inputs]);
+            product::add_outer((delta, units), input, weights, [rows, layer.outputs, layer.inputs]);
+        }
+        let units = part.of(last.outputs);
+        let top = &hidden[self.layers.len() - 1];
+        for (row, d) in top.chunks_exact(last.outputs).zip(dlogit) {
+            kernel::dense::add_scaled(rest, factor * d, &row[units.clone()]);
         }
     }
 

@@ -82,6 +82,22 @@ pub(super) fn count(executor: &impl Executor, slots: usize) -> usize {
     executor.width().min(slots / SLOTS_OF_A_PART).clamp(1, PARTS_MAX)
 }
 
+/// Into how much the work between gradients and weights is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pieces {
+    /// Parts of the slots that do their rounds: few, since each looks through all entries for those that are its own.
+    pub(super) rounds: usize,
+    /// Parts of the MLP's gradient: they fill up what the rounds leave of the threads' time.
+    pub(super) gradients: usize,
+}
+
+/// That for so many threads.
+pub(super) fn pieces(threads: usize) -> Pieces {
+    let rounds = threads.div_ceil(2);
+    let gradients = if threads == 1 { 1 } else { (2 * threads).min(PARTS_MAX - rounds) };
+    Pieces { rounds, gradients }
+}
+
 impl Group {
     /// Makes room for so many coordinates; what they are is to be written.
     fn resize(&mut self, coordinates: usize) {

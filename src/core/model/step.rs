@@ -2,10 +2,11 @@
 //! model's. Each phase is cut into parts (see [`parts`]) for as many threads as the executor has.
 
 use super::ageing::Ageing as _;
-use super::batch::{Chunk, Example, MlpScratch, Scratch};
+use super::batch::{self, Chunk, Example, MlpScratch, Scratch};
 use super::descent::MlpStep;
 use super::executor::{Executor, Inline, held};
 use super::gather::Layout;
+use super::mlp::UnitPart;
 use super::params::ModelParams;
 use super::parts::{self, Part, Slot, Slots};
 use super::table::Written;
@@ -26,6 +27,8 @@ pub(super) struct DenseStep {
 enum Job<'s> {
     /// The MLP's step, which is not there when it would not be finite.
     Mlp(&'s mut MlpScratch, Option<MlpStep>),
+    /// A part of the MLP's gradient, where the step is known.
+    Gradient(UnitPart, &'s mut Vec<f32>),
     /// The rounds of a part of the slots.
     Rounds(Part<'s>),
 }
@@ -94,27 +97,37 @@ impl DeepFm {
         let (bias_z, bias_n) = self.next_bias(scratch);
         let Scratch { layout, slots, mlp, chunks, .. } = scratch;
         let (layout, chunks) = (&*layout, &**chunks);
-        let parts = parts::count(executor, layout.ids.len());
-        // The longest first.
-        let jobs = std::iter::once(Job::Mlp(mlp, None));
-        let (mut jobs, count) = held(jobs.chain(slots.cut(layout, self.params.embedding_dim, parts).map(Job::Rounds)));
+        let helpers = parts::count(executor, layout.ids.len());
+        let (sgd, dim) = (&self.params.sgd, self.params.embedding_dim);
+        let pieces = parts::pieces(helpers);
+        let foreseen = MlpStep::foreseen(sgd, divisor, chunks, pieces.gradients);
+        let rounds = slots.cut(layout, dim, pieces.rounds).map(Job::Rounds);
+        let (mut jobs, count) = match foreseen {
+            Some(MlpStep::Gradient(_, parts)) => {
+                held(rounds.chain(mlp.parts(parts).map(|(part, to)| Job::Gradient(part, to))))
+            }
+            Some(_) => held(rounds),
+            None => held(std::iter::once(Job::Mlp(mlp, None)).chain(rounds)),
+        };
         let work = |job: &mut Option<Job<'_>>| match job {
             Some(Job::Mlp(mlp, step)) => {
-                *step = MlpStep::of(&self.params.sgd, &self.architecture, &self.dense, divisor, chunks, mlp);
+                *step = MlpStep::of(sgd, &self.architecture, &self.dense, divisor, chunks, mlp);
             }
+            Some(Job::Gradient(part, to)) => batch::add_up(&self.architecture, chunks, *part, to),
             Some(Job::Rounds(part)) => part.round(self, layout, chunks),
             None => {}
         };
         // What is not worth cutting is not worth waking anybody for.
-        if parts == 1 {
+        if helpers == 1 {
             Inline.for_each(&mut jobs[..count], work);
         } else {
             executor.for_each(&mut jobs[..count], work);
         }
-        let (mut mlp, mut finite) = (None, bias_z.is_finite() && bias_n.is_finite());
+        let (mut mlp, mut finite) = (foreseen, bias_z.is_finite() && bias_n.is_finite());
         for job in jobs.into_iter().flatten() {
             match job {
                 Job::Mlp(_, step) => mlp = step,
+                Job::Gradient(..) => {}
                 Job::Rounds(part) => finite &= part.is_finite,
             }
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use deepfm_core::feature::{Entry, Features, hash};
 use deepfm_core::model::batch::{Architecture, Dense};
 use deepfm_core::model::loss::{log_loss, sigmoid};
-use deepfm_core::model::mlp::{Activations, MlpShape};
+use deepfm_core::model::mlp::{Activations, MlpShape, UnitPart};
 use deepfm_core::model::params::{Activation, MlpParams, ModelParams};
 use deepfm_core::model::{DeepFm, DenseState, Example, Importance, Inline, Scratch};
 use deepfm_core::optim::ftrl as rule;
@@ -355,7 +355,7 @@ fn golden_gradients_of_every_activation_agree_with_finite_differences() {
         shape.forward(&weights, &x, Some(&numbers), &mut work, &mut logits);
         let (mut gradient, mut dx) = (vec![0.0; shape.len], vec![0.0; x.len()]);
         shape.backward(&weights, &[1.0, 1.0], &mut work, &mut dx);
-        shape.add_gradient((&x, &[1.0, 1.0]), 1.0, &work, &mut Vec::new(), &mut gradient);
+        shape.add_gradient((&x, &[1.0, 1.0]), 1.0, &work, &mut Vec::new(), (UnitPart::ALL, &mut gradient));
         let step = 1e-2_f32;
         let slope = |values: &[f32], at: usize, f: &dyn Fn(&[f32]) -> f64| {
             let (mut up, mut down) = (values.to_vec(), values.to_vec());
