@@ -14,8 +14,9 @@ use std::thread::JoinHandle;
 
 use deepfm_core::model::Executor;
 
-/// How often a member looks for work before it sleeps: some tens of microseconds.
-const LOOKS: u32 = 2_000;
+/// How often a member looks for work before it sleeps: for some 200 microseconds, longer than what a step of a few hundred examples
+/// does alone between its phases. To wake one costs a virtual machine as much as a phase.
+const LOOKS: u32 = 8_000;
 
 /// The most threads of a crew, whoever asks included.
 pub const THREADS_MAX: usize = deepfm_core::model::executor::PARTS_MAX;

@@ -90,6 +90,56 @@ fn inners<const FUSED: bool>(x: &[f32], others: [&[f32]; SOME]) -> [f32; SOME] {
     totals
 }
 
+/// The sum of squares of [`LANES`] chains, in f64.
+#[inline(always)]
+fn squares(values: &[f32]) -> f64 {
+    let mut sums = [0.0_f64; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            let value = f64::from(chunk[lane]);
+            sums[lane] += value * value;
+        }
+    }
+    for (sum, value) in sums.iter_mut().zip(rest) {
+        let value = f64::from(*value);
+        *sum += value * value;
+    }
+    sums.iter().sum()
+}
+
+/// Adds each row of a matrix (`[rows, width]`), from its column `first` on and times its factor, to `out`.
+#[inline(always)]
+fn add_weighted<const FUSED: bool>(
+    factor: impl Fn(usize) -> f32,
+    (matrix, width, first): (&[f32], usize, usize),
+    out: &mut [f32],
+) {
+    debug_assert!(first + out.len() <= width, "there are as many columns");
+    for (number, out) in out.chunks_mut(LANES).enumerate() {
+        let lanes = out.len();
+        let rows = matrix.chunks_exact(width).map(|row| &row[first + number * LANES..][..lanes]).enumerate();
+        if let Some(out) = out.first_chunk_mut::<LANES>() {
+            // In registers.
+            let mut sums = *out;
+            for (at, row) in rows {
+                let (factor, row) = (factor(at), row.first_chunk::<LANES>().expect("it is as long"));
+                for lane in 0..LANES {
+                    sums[lane] = fma::<FUSED>(factor, row[lane], sums[lane]);
+                }
+            }
+            *out = sums;
+            continue;
+        }
+        for (at, row) in rows {
+            let factor = factor(at);
+            for (out, value) in out.iter_mut().zip(row) {
+                *out = fma::<FUSED>(factor, *value, *out);
+            }
+        }
+    }
+}
+
 kernels! {
     /// The inner product of two vectors of one length.
     pub fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -134,19 +184,24 @@ kernels! {
 
     /// The sum of squares, in f64, where a square of an f32 is exact.
     pub fn sum_of_squares(values: &[f32]) -> f64 {
-        let mut sums = [0.0_f64; LANES];
-        let (chunks, rest) = values.as_chunks::<LANES>();
-        for chunk in chunks {
-            for lane in 0..LANES {
-                let value = f64::from(chunk[lane]);
-                sums[lane] += value * value;
-            }
+        squares(values)
+    }
+
+    /// Writes the sum of squares of each row of `matrix` (`[rows, width]`) to `sums` (`[rows]`).
+    pub fn sums_of_squares(matrix: &[f32], width: usize, sums: &mut [f64]) {
+        for (sum, row) in sums.iter_mut().zip(matrix.chunks_exact(width)) {
+            *sum = squares(row);
         }
-        for (sum, value) in sums.iter_mut().zip(rest) {
-            let value = f64::from(*value);
-            *sum += value * value;
-        }
-        sums.iter().sum()
+    }
+
+    /// Adds the columns of `matrix` (`[rows, width]`) from `first` on, as many as `out` has, up on it, row by row.
+    pub fn add_columns(matrix: &[f32], width: usize, first: usize, out: &mut [f32]) {
+        add_weighted::<FUSED>(|_| 1.0, (matrix, width, first), out);
+    }
+
+    /// The same of each row times `factor` and its own factor (`[rows]`).
+    pub fn add_columns_scaled(factor: f32, factors: &[f32], matrix: &[f32], width: usize, first: usize, out: &mut [f32]) {
+        add_weighted::<FUSED>(|row| factor * factors[row], (matrix, width, first), out);
     }
 
     /// The largest magnitude; not finite when a value is not.
@@ -158,13 +213,6 @@ kernels! {
     pub fn add_scaled(values: &mut [f32], factor: f32, other: &[f32]) {
         for (value, other) in values.iter_mut().zip(other) {
             *value = fma::<FUSED>(factor, *other, *value);
-        }
-    }
-
-    /// `values += other`.
-    pub fn add(values: &mut [f32], other: &[f32]) {
-        for (value, other) in values.iter_mut().zip(other) {
-            *value += other;
         }
     }
 

@@ -46,6 +46,29 @@ fn chains(a: &[f32], b: &[f32]) -> f32 {
     total(sums)
 }
 
+/// Gradients by slot, linear ones and embeddings', as they are stated: example by example, what a field has of a slot at once.
+fn scattered(batch: Entries<'_>, dlogits: &[f32], gradients: &[f32], slots: usize) -> [Vec<u32>; 2] {
+    let (dim, mut start) = (batch.dim, 0);
+    let (mut linear, mut embedding) = (vec![0.0_f32; slots], vec![0.0_f32; slots * dim]);
+    for ((field, gradient), end) in gradients.chunks_exact(dim).enumerate().zip(batch.ends) {
+        let entries = &batch.entries[start..*end as usize];
+        start = *end as usize;
+        for (at, (slot, _)) in entries.iter().enumerate() {
+            if entries[..at].iter().any(|(other, _)| other == slot) {
+                continue;
+            }
+            let of_slot = entries.iter().filter(|(other, _)| other == slot);
+            let x = of_slot.map(|(_, x)| *x).reduce(|sum, x| sum + x).expect("there is one");
+            let slot = *slot as usize;
+            linear[slot] = x.mul_add(dlogits[field / batch.fields], linear[slot]);
+            for (sum, d) in embedding[slot * dim..][..dim].iter_mut().zip(gradient) {
+                *sum = x.mul_add(*d, *sum);
+            }
+        }
+    }
+    [bits(&linear), bits(&embedding)]
+}
+
 proptest! {
     #[test]
     fn a_product_is_one_chain_an_element_whatever_its_shape_and_strides(
@@ -88,7 +111,7 @@ proptest! {
             let mut outer = matrix.clone();
             dense::add_outer(&y, &x, &mut outer);
             dense::add_scaled(&mut outer, 0.3, &matrix);
-            dense::add(&mut outer, &matrix);
+            dense::add_columns(&matrix, matrix.len(), 0, &mut outer);
             let (mut momentum, mut weights) = (numbers(seed + 4, outer.len()), matrix.clone());
             dense::step([0.05, 0.9, 0.7, 1e-3], &outer, &mut momentum, &mut weights);
             let mut rectified = weights.clone();
@@ -126,6 +149,28 @@ proptest! {
     }
 
     #[test]
+    fn columns_are_added_up_row_by_row_under_each_instruction_set(seed: u64, rows in 0_usize..20, width in 1_usize..70, first in 0_usize..70) {
+        let first = first % width;
+        let (matrix, factors, start) = (numbers(seed, rows * width), numbers(seed + 1, rows), numbers(seed + 2, width - first));
+        let (sums, scaled, squares) = on_each(|| {
+            let (mut sums, mut scaled, mut squares) = (start.clone(), start.clone(), vec![0.0; rows]);
+            dense::add_columns(&matrix, width, first, &mut sums);
+            dense::add_columns_scaled(0.7, &factors, &matrix, width, first, &mut scaled);
+            dense::sums_of_squares(&matrix, width, &mut squares);
+            (bits(&sums), bits(&scaled), squares.iter().map(|sum| sum.to_bits()).collect::<Vec<_>>())
+        });
+        let column = |at: usize| (0..rows).map(move |row| (row, row * width + first + at));
+        let expected = |at: usize| column(at).fold(start[at], |sum, (_, place)| sum + matrix[place]).to_bits();
+        prop_assert_eq!(sums, (0..start.len()).map(expected).collect::<Vec<_>>());
+        let expected = |at: usize| {
+            column(at).fold(start[at], |sum, (row, place)| (0.7 * factors[row]).mul_add(matrix[place], sum)).to_bits()
+        };
+        prop_assert_eq!(scaled, (0..start.len()).map(expected).collect::<Vec<_>>());
+        let expected = |row: &[f32]| dense::sum_of_squares(row).to_bits();
+        prop_assert_eq!(squares, matrix.chunks_exact(width).map(expected).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn the_largest_magnitude_is_that_and_shows_what_is_not_finite(seed: u64, len in 0_usize..70, at: usize, fault in 0_usize..4) {
         let mut values = numbers(seed, len);
         let largest = values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
@@ -138,7 +183,7 @@ proptest! {
 
     #[test]
     fn field_vectors_and_gradients_give_the_same_bits_under_each_instruction_set(
-        seed: u64, examples in 1_usize..6, fields in 1_usize..7, dim in prop_oneof![Just(10_usize), 1_usize..40], bounded: bool
+        seed: u64, examples in 1_usize..6, fields in 1_usize..7, dim in prop_oneof![Just(10_usize), 1_usize..40, 170_usize..600], bounded: bool
     ) {
         const SLOTS: usize = 5;
         let mut entries = Vec::new();
@@ -178,6 +223,18 @@ proptest! {
             assert_eq!((bits(&cut_g), bits(&cut_h)), (bits(&g), bits(&h)));
             [vectors, sums, all, pairs, gradients, g, h].map(|values| bits(&values))
         });
+        let values = |at: usize| found[at].iter().map(|bits| f32::from_bits(*bits)).collect::<Vec<f32>>();
+        let (all, before) = (values(2), numbers(seed + 4, examples * fields * dim));
+        let expected = |(at, (vector, before)): (usize, (&f32, &f32))| {
+            let example = at / (fields * dim);
+            dlogits[example].mul_add(all[example * dim + at % dim] - vector, *before)
+        };
+        let vectors = values(0);
+        let expected: Vec<f32> = vectors.iter().zip(&before).enumerate().map(expected).collect();
+        prop_assert_eq!(&found[4], &bits(&expected));
+        if !bounded {
+            prop_assert_eq!(&found[5..], &scattered(batch, &dlogits, &expected, SLOTS)[..]);
+        }
         // The pairs against the double sum of their definition.
         let vectors: Vec<f64> = found[0].iter().map(|bits| f64::from(f32::from_bits(*bits))).collect();
         for (vectors, pairs) in vectors.chunks_exact(fields * dim).zip(&found[3]) {

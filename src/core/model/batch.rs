@@ -369,7 +369,7 @@ impl Chunk {
             self.dx.fill(0.0);
         }
         architecture.mlp.backward(dense.mlp, &self.dlogits, &mut self.work, &mut self.dx);
-        architecture.mlp.gradient_norms(&self.x, &self.dlogits, &self.work, &mut self.mlp_norms);
+        architecture.mlp.gradient_norms(&self.x, &self.dlogits, &mut self.work, &mut self.mlp_norms);
         if architecture.parts != Parts::Linear {
             let dim = architecture.dim;
             factors::add_interaction_gradients(dim, &self.dlogits, &self.x, &self.sums, &mut self.dx);

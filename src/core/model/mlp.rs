@@ -79,6 +79,8 @@ pub struct Activations {
     masks: Vec<Vec<f32>>,
     /// Gradient of each hidden layer before its activation, `[rows, outputs]`.
     deltas: Vec<Vec<f32>>,
+    /// Sums of squares, of each row of a layer's input and of its deltas.
+    squares: Vec<f64>,
 }
 
 impl MlpShape {
@@ -181,9 +183,7 @@ impl MlpShape {
         let (Some(last), Some(layer)) = (work.hidden.last(), self.layers.last()) else {
             return;
         };
-        for (logit, row) in logits.iter_mut().zip(last.chunks_exact(layer.outputs)) {
-            *logit += kernel::dense::dot(row, &params[self.output..]);
-        }
+        kernel::dense::add_dots(&params[self.output..], &last[..rows * layer.outputs], logits);
     }
 
     /// Writes the gradient of `sum(dlogit * logit)` by the inputs to `dx` (`[rows, inputs]`), and keeps what
@@ -254,37 +254,38 @@ impl MlpShape {
             let (weights, behind) = rest.split_at_mut(units.len() * layer.inputs);
             let (biases, behind) = behind.split_at_mut(units.len());
             rest = behind;
-            for row in delta.chunks_exact(layer.outputs) {
-                kernel::dense::add(biases, &row[units.clone()]);
-            }
+            kernel::dense::add_columns(delta, layer.outputs, units.start, biases);
             let input = if number == 0 { x } else { &hidden[number - 1] };
             product::add_outer((delta, units), input, weights, [rows, layer.outputs, layer.inputs]);
         }
         let units = part.of(last.outputs);
         let top = &hidden[self.layers.len() - 1];
-        for (row, d) in top.chunks_exact(last.outputs).zip(dlogit) {
-            kernel::dense::add_scaled(rest, factor * d, &row[units.clone()]);
-        }
+        kernel::dense::add_columns_scaled(factor, dlogit, top, last.outputs, units.start, rest);
     }
 
     /// Writes the norm of each row's gradient to `norms`; not finite when something is not. The gradient of a row is an outer product
     /// in each layer, so that its norm needs no gradient. Without an MLP there are none. `work` is what `backward` left.
-    pub fn gradient_norms(&self, x: &[f32], dlogit: &[f32], work: &Activations, norms: &mut Vec<f64>) {
-        // In f64 they neither overflow nor vanish.
-        let square = kernel::dense::sum_of_squares;
-        let norm = |(row, d): (usize, &f32)| {
-            let mut input = square(&x[row * self.inputs..][..self.inputs]);
-            let mut sum = 0.0;
-            for ((layer, delta), hidden) in self.layers.iter().zip(&work.deltas).zip(&work.hidden) {
-                let of_row = row * layer.outputs..(row + 1) * layer.outputs;
-                sum += square(&delta[of_row.clone()]) * (input + 1.0);
-                input = square(&hidden[of_row]);
-            }
-            (sum + f64::from(*d) * f64::from(*d) * input).sqrt()
-        };
+    pub fn gradient_norms(&self, x: &[f32], dlogit: &[f32], work: &mut Activations, norms: &mut Vec<f64>) {
         norms.clear();
-        if !self.is_empty() {
-            norms.extend(dlogit.iter().enumerate().map(norm));
+        if self.is_empty() {
+            return;
+        }
+        let rows = dlogit.len();
+        let Activations { hidden, deltas, squares, .. } = work;
+        squares.resize(2 * rows, 0.0);
+        let (inputs, of_delta) = squares.split_at_mut(rows);
+        // In f64 they neither overflow nor vanish.
+        kernel::dense::sums_of_squares(x, self.inputs, inputs);
+        norms.resize(rows, 0.0);
+        for ((layer, delta), hidden) in self.layers.iter().zip(&*deltas).zip(&*hidden) {
+            kernel::dense::sums_of_squares(delta, layer.outputs, of_delta);
+            for (norm, (input, delta)) in norms.iter_mut().zip(inputs.iter().zip(&*of_delta)) {
+                *norm += delta * (input + 1.0);
+            }
+            kernel::dense::sums_of_squares(hidden, layer.outputs, inputs);
+        }
+        for (norm, (d, input)) in norms.iter_mut().zip(dlogit.iter().zip(&*inputs)) {
+            *norm = (*norm + f64::from(*d) * f64::from(*d) * input).sqrt();
         }
     }
 
