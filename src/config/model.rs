@@ -75,7 +75,7 @@ section! {
         parts: Parts = Parts::Deepfm, PARTS, Refused;
         /// The most rows of the embedding table, and the most ids that wait for their admission. At the bound those that were
         /// not learned for the longest make room for new ones, and are counted: looked for in one of 256 parts of the table
-        /// at a time, an eighth of it at once. A row takes up to 26 bytes more than its words: 130 at dimension 10.
+        /// at a time, an eighth of it at once. A row takes up to 22 bytes more than its words: 126 at dimension 10.
         rows_max: usize = 50_000_000,
             whole(1, ROWS_MAX, "row numbers have 32 bits"), ConvertsAs("model.admission.rows_max");
         /// An id has a row in the batch in which it is counted for the so-manieth time; before, it weighs nothing and takes

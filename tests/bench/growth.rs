@@ -198,7 +198,12 @@ fn main() {
         for (name, setting) in points {
             let mut runner = Runner::new(&setting);
             cores::pin(&cores(setting.threads));
+            let before = (setting.threads > 1).then(cores::hand_over_ns);
             let Point { rate, share, noise } = unchanging.beside(&mut runner);
+            if let Some(before) = before {
+                let after = cores::hand_over_ns();
+                println!("from one core to the other and back: {before:.0} ns before, {after:.0} ns after");
+            }
             let table = runner.alone.model().table();
             let bytes = table.bytes() as f64 / table.len() as f64;
             let noise = 100.0 * noise;

@@ -277,7 +277,7 @@ impl Shard {
         self.notes.touched.take(subscriber)
     }
 
-    /// About how many rows a subscriber has not taken.
+    /// How many rows a subscriber has not taken.
     pub(super) fn touched_len(&self, subscriber: Subscriber) -> usize {
         self.notes.touched.len(subscriber)
     }

@@ -131,7 +131,7 @@ impl Table {
         self.since = None;
     }
 
-    /// About how many rows have changed, and how many have gone, since a version was cut; `None` when that was not noted.
+    /// How many rows have changed, and about how many have gone, since a version was cut; `None` when that was not noted.
     pub fn changed_len(&self) -> Option<(usize, usize)> {
         let since = self.since.as_ref()?;
         let rows = self.shards.iter().map(|shard| shard.touched_len(Subscriber::Version)).sum();

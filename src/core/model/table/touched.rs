@@ -11,22 +11,30 @@ pub(super) enum Subscriber {
     Version,
 }
 
-/// The rows of a shard that each subscriber has not taken. Invariant: whose bit is set is listed; a row that was taken out
-/// singly may still be.
+/// The rows of a shard that each subscriber has not taken: a bit a row. There is no list of them beside it: the bits of all rows of
+/// a table are looked through in less time than a few of the rows are read.
 #[derive(Debug, Default)]
 pub(super) struct Touched([Set; 3]);
 
-/// A set of rows that is filled one by one and emptied at once: a bit a row, and a list. The bits say what is in it.
+/// A set of rows that is filled one by one and emptied at once.
 #[derive(Debug, Default)]
 struct Set {
     bits: Vec<u64>,
-    rows: Vec<u32>,
+    len: usize,
+}
+
+/// The word and the bit of a row.
+#[inline]
+fn place(row: u32) -> (usize, u64) {
+    (row as usize / 64, 1 << (row % 64))
 }
 
 impl Touched {
     /// Makes room for rows below this number.
     pub(super) fn grow(&mut self, rows: usize) {
         for set in &mut self.0 {
+            let more = rows.div_ceil(64).saturating_sub(set.bits.len());
+            set.bits.reserve_exact(more);
             set.bits.resize(rows.div_ceil(64), 0);
         }
     }
@@ -34,60 +42,44 @@ impl Touched {
     /// Adds a row; says whether it was new to the subscriber.
     #[inline]
     pub(super) fn mark(&mut self, subscriber: Subscriber, row: u32) -> bool {
-        let set = &mut self.0[subscriber as usize];
-        let (word, bit) = (row as usize / 64, 1 << (row % 64));
+        let (set, (word, bit)) = (&mut self.0[subscriber as usize], place(row));
         let is_new = set.bits[word] & bit == 0;
-        if is_new {
-            if set.rows.len() == set.rows.capacity() {
-                set.make_room();
-            }
-            set.bits[word] |= bit;
-            set.rows.push(row);
-        }
+        set.bits[word] |= bit;
+        set.len += usize::from(is_new);
         is_new
     }
 
     /// Takes a row out; says whether it was in.
     #[inline]
     pub(super) fn unmark(&mut self, subscriber: Subscriber, row: u32) -> bool {
-        self.0[subscriber as usize].unmark(row)
+        let (set, (word, bit)) = (&mut self.0[subscriber as usize], place(row));
+        let was_in = set.bits[word] & bit != 0;
+        set.bits[word] &= !bit;
+        set.len -= usize::from(was_in);
+        was_in
     }
 
-    /// Takes all rows out, in the order in which they came.
+    /// Takes all rows out, by rising number.
     pub(super) fn take(&mut self, subscriber: Subscriber) -> Vec<u32> {
         let set = &mut self.0[subscriber as usize];
-        let mut rows = std::mem::take(&mut set.rows);
-        rows.retain(|row| set.unmark(*row));
+        let mut rows = Vec::with_capacity(std::mem::take(&mut set.len));
+        for (word, bits) in set.bits.iter_mut().enumerate().filter(|(_, bits)| **bits != 0) {
+            let mut bits = std::mem::take(bits);
+            while bits != 0 {
+                rows.push(64 * word as u32 + bits.trailing_zeros());
+                bits &= bits - 1;
+            }
+        }
         rows
     }
 
-    /// About how many a subscriber has not taken.
+    /// How many a subscriber has not taken.
     pub(super) fn len(&self, subscriber: Subscriber) -> usize {
-        self.0[subscriber as usize].rows.len()
+        self.0[subscriber as usize].len
     }
 
+    /// Bytes held.
     pub(super) fn bytes(&self) -> usize {
-        self.0.iter().map(|set| 8 * set.bits.capacity() + 4 * set.rows.capacity()).sum()
-    }
-}
-
-impl Set {
-    /// Makes room in a full list: first by dropping what was taken out, so that rows which come and go make it no longer.
-    #[cold]
-    fn make_room(&mut self) {
-        let mut rows = std::mem::take(&mut self.rows);
-        rows.retain(|row| self.unmark(*row));
-        for row in &rows {
-            self.bits[*row as usize / 64] |= 1 << (row % 64);
-        }
-        rows.reserve(rows.len().max(1));
-        self.rows = rows;
-    }
-
-    fn unmark(&mut self, row: u32) -> bool {
-        let (word, bit) = (row as usize / 64, 1 << (row % 64));
-        let was_in = self.bits[word] & bit != 0;
-        self.bits[word] &= !bit;
-        was_in
+        self.0.iter().map(|set| 8 * set.bits.capacity()).sum()
     }
 }
