@@ -1,6 +1,7 @@
 //! Loops over numbers, compiled for each instruction set that this program knows; which is used is decided when it runs.
 //!
-//! One source serves all of them, so that each is its own scalar twin. The order of additions is written out: an element of a
+//! One source serves all of them, so that each is its own scalar twin; only what moves values without computing any has a form of
+//! its own for wide registers, beside the plain loop (`tile`). The order of additions is written out: an element of a
 //! result is one chain of fused multiply-adds, and a sum over a slice is [`LANES`] chains that are added up as a tree. The
 //! compiler may put neighbouring chains into one register, of any width, and may not change a chain: so every instruction set
 //! gives the same bits. A fused multiply-add is rounded once by IEEE 754; where there is no instruction for it, `rounded_once` is it.

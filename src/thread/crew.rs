@@ -14,9 +14,13 @@ use std::thread::JoinHandle;
 
 use deepfm_core::model::Executor;
 
-/// How often a member looks for work before it sleeps: for some 200 microseconds, longer than what a step of a few hundred examples
-/// does alone between its phases. To wake one costs a virtual machine as much as a phase.
+/// How often a member looks for work before it sleeps: for some 200 microseconds (a look takes 10 to 40 ns, as the processor has it),
+/// longer than what a step of a few hundred examples does alone between its phases. To wake one costs a virtual machine as much as
+/// a phase.
 const LOOKS: u32 = 8_000;
+
+/// How often whoever asked looks whether the members are out before it lets others run, who may be the members.
+const LOOKS_AT_THE_END: u32 = 2_000;
 
 /// The most threads of a crew, whoever asks included.
 pub const THREADS_MAX: usize = deepfm_core::model::executor::PARTS_MAX;
@@ -155,15 +159,15 @@ impl Drop for Closing<'_> {
         state.fetch_and(!OPEN, Ordering::AcqRel);
         let mut looks = 0;
         while state.load(Ordering::Acquire) & (IN * u64::from(u16::MAX)) != 0 {
-            looks = pause(looks);
+            looks = pause(looks, LOOKS_AT_THE_END);
         }
         self.0.is_busy.set(false);
     }
 }
 
 /// Waits for a moment; who has waited long lets others run.
-fn pause(looks: u32) -> u32 {
-    if looks < LOOKS {
+fn pause(looks: u32, most: u32) -> u32 {
+    if looks < most {
         std::hint::spin_loop();
         looks + 1
     } else {
@@ -180,7 +184,7 @@ impl Shared {
             let state = self.state.load(Ordering::SeqCst);
             let number = state >> NUMBER;
             if state & OPEN == 0 || number == last {
-                looks = if looks < LOOKS { pause(looks) } else { self.sleep(last) };
+                looks = if looks < LOOKS { pause(looks, LOOKS) } else { self.sleep(last) };
                 continue;
             }
             if self.state.compare_exchange(state, state + IN, Ordering::AcqRel, Ordering::Relaxed).is_ok() {

@@ -159,6 +159,15 @@ proptest! {
             dense::sums_of_squares(&matrix, width, &mut squares);
             (bits(&sums), bits(&scaled), squares.iter().map(|sum| sum.to_bits()).collect::<Vec<_>>())
         });
+        let right = numbers(seed + 3, rows * 5);
+        let outers = on_each(|| {
+            [0, first].map(|first| {
+                let mut out = vec![0.5; 5 * (width - first)];
+                product::add_outer((&matrix, first..width), &right, &mut out, [rows, width, 5]);
+                bits(&out)
+            })
+        });
+        prop_assert_eq!(&outers[0][5 * first..], &outers[1][..], "a part of a product");
         let column = |at: usize| (0..rows).map(move |row| (row, row * width + first + at));
         let expected = |at: usize| column(at).fold(start[at], |sum, (_, place)| sum + matrix[place]).to_bits();
         prop_assert_eq!(sums, (0..start.len()).map(expected).collect::<Vec<_>>());

@@ -7,7 +7,8 @@ pub(super) const TILE: usize = 8;
 /// `WIDE`, which is for processors that have AVX2, it is done in registers; it is the same copy.
 ///
 /// # Safety
-/// Both must have [`TILE`] rows of as many values with these strides, and nobody else may refer to those of `to`.
+/// Both must have [`TILE`] rows of as many values with these strides, and nobody else may refer to those of `to`. With `WIDE` the
+/// processor must have AVX2, if it is one of x86-64.
 #[inline(always)]
 pub(super) unsafe fn transpose<const WIDE: bool>((from, apart): (*const f32, isize), (to, stride): (*mut f32, isize)) {
     #[cfg(target_arch = "x86_64")]

@@ -66,8 +66,9 @@ impl Architecture {
 /// What a step of the MLP needs, where its gradient is not added to the parameters at once.
 #[derive(Clone, Debug, Default)]
 pub(super) struct MlpScratch {
-    /// The gradient in parts, the first of which is all of it as a rule; those that are in use are the step's to know.
+    /// The gradient in as many parts as `parts` says, each a vector of its [`UnitPart`]. There may be more, kept for their room.
     pub(super) gradients: Vec<Vec<f32>>,
+    pub(super) parts: usize,
     pub(super) next: Vec<f32>,
     pub(super) momentum_next: Vec<f32>,
     /// A layer's deltas times a factor.
@@ -279,15 +280,16 @@ impl Part<'_> {
 }
 
 impl MlpScratch {
-    /// Room for the gradient in so many parts.
-    pub(super) fn parts(&mut self, count: usize) -> impl Iterator<Item = (UnitPart, &mut Vec<f32>)> {
+    /// Room for the gradient in so many parts, which are to be added up.
+    pub(super) fn cut(&mut self, count: usize) -> impl Iterator<Item = (UnitPart, &mut Vec<f32>)> {
+        self.parts = count;
         self.gradients.resize_with(self.gradients.len().max(count), Vec::new);
         UnitPart::each(count).zip(&mut self.gradients)
     }
 
     /// Adds the gradients of examples up.
     pub(super) fn add_up(&mut self, architecture: &Architecture, chunks: &[Chunk]) -> &[f32] {
-        for (part, to) in self.parts(1) {
+        for (part, to) in self.cut(1) {
             add_up(architecture, chunks, part, to);
         }
         &self.gradients[0]

@@ -16,8 +16,8 @@ use crate::optim::sgd;
 pub(super) enum MlpStep {
     /// By adding the gradient of each example, times this, to the parameters.
     Examples(f32),
-    /// By adding the gradient, which is computed in so many parts, times this, to them.
-    Gradient(f32, usize),
+    /// By adding the gradient, which is computed, times this, to them.
+    Gradient(f32),
     /// By taking the next parameters and their momentum, which are computed.
     Swap,
 }
@@ -31,8 +31,8 @@ const FEW_EXAMPLES: usize = 16;
 const STEP_MAX: f64 = 1e30;
 
 impl MlpStep {
-    /// The step where it is known before the gradient is, which as a rule it is; the gradient is then to be computed in so many parts.
-    pub(super) fn foreseen(sgd_params: &SgdParams, divisor: f32, chunks: &[Chunk], parts: usize) -> Option<Self> {
+    /// The step where it is known before the gradient is, which as a rule it is.
+    pub(super) fn foreseen(sgd_params: &SgdParams, divisor: f32, chunks: &[Chunk]) -> Option<Self> {
         // The norm is at most this, and within the bound for clipping as a rule: then it need not be known.
         let sum_bound = batch::mlp_gradient_bound(chunks);
         let bound = sum_bound / f64::from(divisor);
@@ -45,7 +45,7 @@ impl MlpStep {
             return Some(Self::Examples(rate));
         }
         // The sum must be finite as well.
-        (sum_bound <= STEP_MAX).then_some(Self::Gradient(rate, parts))
+        (sum_bound <= STEP_MAX).then_some(Self::Gradient(rate))
     }
 
     /// Computes the step of the MLP; `None` when it, or what it leads to, is not finite.
@@ -61,14 +61,15 @@ impl MlpStep {
         let factor = sgd::clip_factor(sgd_params, norm);
         if is_plain(sgd_params) {
             let rate = -sgd_params.learning_rate / divisor;
-            return is_short(sgd_params, norm * f64::from(factor)).then_some(Self::Gradient(rate * factor, 1));
+            return is_short(sgd_params, norm * f64::from(factor)).then_some(Self::Gradient(rate * factor));
         }
         let MlpScratch { gradients, next, momentum_next, .. } = scratch;
+        let gradient = &gradients[0];
         next.clone_from(&dense.mlp);
         momentum_next.clone_from(&dense.momentum);
         for (run, is_penalised) in architecture.mlp.runs() {
             let l2 = if is_penalised { sgd_params.l2 } else { 0.0 };
-            let (gradient, momentum) = (&gradients[0][run.clone()], &mut momentum_next[run.clone()]);
+            let (gradient, momentum) = (&gradient[run.clone()], &mut momentum_next[run.clone()]);
             sgd::step(sgd_params, l2, factor / divisor, gradient, momentum, &mut next[run]);
         }
         (norm.is_finite() && all_finite(next)).then_some(Self::Swap)
@@ -82,13 +83,13 @@ impl MlpStep {
         chunks: &[Chunk],
         scratch: &mut MlpScratch,
     ) {
-        let MlpScratch { gradients, next, momentum_next, scaled } = scratch;
+        let MlpScratch { gradients, parts, next, momentum_next, scaled } = scratch;
         match self {
             Self::Examples(factor) => {
                 batch::add_mlp_gradient(architecture, chunks, factor, scaled, (UnitPart::ALL, &mut dense.mlp));
             }
-            Self::Gradient(factor, parts) => {
-                for (part, gradient) in UnitPart::each(parts).zip(gradients) {
+            Self::Gradient(factor) => {
+                for (part, gradient) in UnitPart::each(*parts).zip(gradients) {
                     let mut gradient = gradient.as_slice();
                     for run in architecture.mlp.runs_of(part) {
                         let (of_run, behind) = gradient.split_at(run.len());

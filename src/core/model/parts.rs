@@ -1,4 +1,4 @@
-//! The slots of a batch in parts, each of which one thread works off: reads its rows, adds its gradients up, does its rounds. No
+//! The slots of a batch in parts, each of which one thread works off: reads its rows, or adds its gradients up and does its rounds. No
 //! number depends on where a part ends: what is done is done slot by slot, and gradients are added up in the order of examples.
 
 use super::executor::{Executor, PARTS_MAX};
@@ -85,17 +85,22 @@ pub(super) fn count(executor: &impl Executor, slots: usize) -> usize {
 /// Into how much the work between gradients and weights is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pieces {
-    /// Parts of the slots that do their rounds: few, since each looks through all entries for those that are its own.
+    /// Parts of the slots that do their rounds.
     pub(super) rounds: usize,
-    /// Parts of the MLP's gradient: they fill up what the rounds leave of the threads' time.
+    /// Parts of the MLP's gradient.
     pub(super) gradients: usize,
 }
 
-/// That for so many threads.
-pub(super) fn pieces(threads: usize) -> Pieces {
-    let rounds = threads.div_ceil(2);
-    let gradients = if threads == 1 { 1 } else { (2 * threads).min(PARTS_MAX - rounds) };
-    Pieces { rounds, gradients }
+impl Pieces {
+    /// Those for so many threads, where the MLP's gradient can be cut or cannot. Each part of the rounds looks through all entries for
+    /// those that are its own: so there are few where parts of a gradient, which takes longer, fill up the threads' time.
+    pub(super) fn new(threads: usize, cuts_gradient: bool) -> Self {
+        if threads == 1 || !cuts_gradient {
+            return Self { rounds: threads, gradients: 1 };
+        }
+        let rounds = threads.div_ceil(2);
+        Self { rounds, gradients: (2 * threads).min(PARTS_MAX - rounds) }
+    }
 }
 
 impl Group {

@@ -1,5 +1,5 @@
 //! A step of learning: the rows of a batch are read into slots, everything that changes is computed there, and then it is made the
-//! model's. Each phase is cut into parts (see [`parts`]) for as many threads as the executor has.
+//! model's. Each phase is cut into parts (see [`parts`]) for the threads that the executor has.
 
 use super::ageing::Ageing as _;
 use super::batch::{self, Chunk, Example, MlpScratch, Scratch};
@@ -8,7 +8,7 @@ use super::executor::{Executor, Inline, held};
 use super::gather::Layout;
 use super::mlp::UnitPart;
 use super::params::ModelParams;
-use super::parts::{self, Part, Slot, Slots};
+use super::parts::{self, Part, Pieces, Slot, Slots};
 use super::table::Written;
 use super::{DeepFm, Learned, NonFinite};
 use crate::feature::{FeatureId, Features, hash};
@@ -97,14 +97,15 @@ impl DeepFm {
         let (bias_z, bias_n) = self.next_bias(scratch);
         let Scratch { layout, slots, mlp, chunks, .. } = scratch;
         let (layout, chunks) = (&*layout, &**chunks);
-        let helpers = parts::count(executor, layout.ids.len());
+        let threads = parts::count(executor, layout.ids.len());
         let (sgd, dim) = (&self.params.sgd, self.params.embedding_dim);
-        let pieces = parts::pieces(helpers);
-        let foreseen = MlpStep::foreseen(sgd, divisor, chunks, pieces.gradients);
+        let foreseen = MlpStep::foreseen(sgd, divisor, chunks);
+        let is_computed = matches!(foreseen, Some(MlpStep::Gradient(_))) && !self.architecture.mlp.is_empty();
+        let pieces = Pieces::new(threads, is_computed);
         let rounds = slots.cut(layout, dim, pieces.rounds).map(Job::Rounds);
         let (mut jobs, count) = match foreseen {
-            Some(MlpStep::Gradient(_, parts)) => {
-                held(rounds.chain(mlp.parts(parts).map(|(part, to)| Job::Gradient(part, to))))
+            Some(MlpStep::Gradient(_)) => {
+                held(rounds.chain(mlp.cut(pieces.gradients).map(|(part, to)| Job::Gradient(part, to))))
             }
             Some(_) => held(rounds),
             None => held(std::iter::once(Job::Mlp(mlp, None)).chain(rounds)),
@@ -118,7 +119,7 @@ impl DeepFm {
             None => {}
         };
         // What is not worth cutting is not worth waking anybody for.
-        if helpers == 1 {
+        if threads == 1 {
             Inline.for_each(&mut jobs[..count], work);
         } else {
             executor.for_each(&mut jobs[..count], work);

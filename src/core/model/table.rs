@@ -142,7 +142,7 @@ impl Table {
         4 * (HEAD_WORDS + 2 * self.coordinates)
     }
 
-    /// Bytes held, index and unused room included.
+    /// Bytes held for the rows, index and unused room included.
     pub fn bytes(&self) -> usize {
         self.shards.iter().map(Shard::bytes).sum::<usize>() + self.since.as_ref().map_or(0, |since| since.bytes())
     }

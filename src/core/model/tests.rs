@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::feature::{Entry, hash};
-use crate::model::params::{AdmissionParams, MlpParams};
+use crate::model::params::{AdmissionParams, MlpParams, Parts};
 use crate::optim::params::{FtrlParams, SgdParams};
 
 const FTRL: FtrlParams = FtrlParams { alpha: 0.1, beta: 1.0, l1: 0.0, l2: 0.0, l21: 0.0 };
@@ -212,7 +212,7 @@ proptest! {
     #[test]
     fn a_step_of_the_mlp_is_that_of_its_gradient_whichever_way_it_is_taken(
         seed: u64,
-        count in prop_oneof![1_usize..20, Just(64), Just(65), 60_usize..140],
+        count in prop_oneof![1_usize..20, Just(128), Just(129), 60_usize..280],
         clip_norm in prop_oneof![Just(0.0_f32), Just(0.01), Just(1.0)],
         momentum in prop_oneof![Just(0.0_f32), Just(0.9)],
         l2 in prop_oneof![Just(0.0_f32), Just(0.1)],
@@ -292,9 +292,23 @@ impl Executor for Wide {
 
 #[test]
 fn however_many_threads_learn_no_bit_differs() {
+    let plain = ModelParams {
+        mlp: MlpParams { layers: vec![5, 3], ..MlpParams::default() },
+        ..params(AdmissionParams { rows_max: 4000, ..AdmissionParams::default() })
+    };
+    let with = |sgd| ModelParams { sgd, ..plain.clone() };
+    no_bit_differs(&plain, true);
+    no_bit_differs(&with(SgdParams { clip_norm: 0.01, ..plain.sgd }), false);
+    no_bit_differs(&with(SgdParams { momentum: 0.9, l2: 0.1, ..plain.sgd }), false);
+    no_bit_differs(&ModelParams { parts: Parts::Fm, ..plain.clone() }, false);
+    no_bit_differs(&ModelParams { parts: Parts::Linear, ..plain }, false);
+}
+
+/// Learns a log with more and fewer threads, which cut the MLP's gradient or do not.
+fn no_bit_differs(params: &ModelParams, cuts_gradient: bool) {
     // Enough ids for parts of their own; some are new in each batch, some go, and one field has an id twice. Of sizes that leave one
     // example, or a few, wherever they are cut.
-    let sizes = [90, 33, 17, 65, 18, 66, 3, 129, 19, 49, 1, 97];
+    let sizes = [90, 33, 17, 65, 18, 66, 3, 129, 19, 49, 1, 257];
     let batches: Vec<Vec<Features>> = (0..)
         .zip(sizes)
         .map(|(batch, size): (u64, u64)| {
@@ -311,8 +325,7 @@ fn however_many_threads_learn_no_bit_differs() {
         })
         .collect();
     let learned = |executor: &dyn Fn(&mut DeepFm, &[Example<'_>], &mut Scratch) -> Learned| {
-        let admission = AdmissionParams { rows_max: 4000, ..AdmissionParams::default() };
-        let mut model = DeepFm::new(params(admission));
+        let mut model = DeepFm::new(params.clone());
         let (mut scratch, mut all) = (Scratch::default(), Vec::new());
         for (number, batch) in batches.iter().enumerate() {
             let label = |n: usize| if hash::unit(3, n as u64) < 0.3 { 1.0 } else { 0.0 };
@@ -320,7 +333,7 @@ fn however_many_threads_learn_no_bit_differs() {
                 batch.iter().enumerate().map(|(n, features)| example(features, label(n), n as u64)).collect();
             let learned = executor(&mut model, &examples, &mut scratch);
             if number == 1 {
-                model.table_mut().note_published(WeightRule::of(&params(admission)), weights::Precision::F32);
+                model.table_mut().note_published(WeightRule::of(params), weights::Precision::F32);
             }
             all.push((learned, scratch.logits().to_vec()));
         }
@@ -329,7 +342,11 @@ fn however_many_threads_learn_no_bit_differs() {
     };
     let learn = |executor: &Wide, model: &mut DeepFm, batch: &[Example<'_>], scratch: &mut Scratch| {
         assert!(parts::count(executor, 2 * 256) == executor.0.min(2), "parts are cut");
-        model.learn(batch, batch.len() as f32, 9, scratch, executor).expect("finite")
+        let learned = model.learn(batch, batch.len() as f32, 9, scratch, executor).expect("finite");
+        if batch.len() == 129 {
+            assert_eq!(scratch.mlp.parts > 1, cuts_gradient && executor.0 > 1, "{} threads", executor.0);
+        }
+        learned
     };
     let alone =
         learned(&|model, batch, scratch| model.learn(batch, batch.len() as f32, 9, scratch, &Inline).expect("finite"));
