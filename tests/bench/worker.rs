@@ -191,11 +191,16 @@ impl Moment {
         for thread in fs::read_dir(format!("/proc/{}/task", worker.0.id())).expect("it is running").flatten() {
             add("worker, {}".to_owned(), &thread.path().join("stat"));
         }
+        add("worker".to_owned(), &Path::new("/proc").join(worker.0.id().to_string()).join("stat"));
         add("who produces".to_owned(), Path::new("/proc/self/stat"));
         let pids = brokers.map(|file| fs::read_to_string(file).expect("they are running")).unwrap_or_default();
         for pid in pids.split_whitespace() {
             add("the broker".to_owned(), &Path::new("/proc").join(pid).join("stat"));
         }
+        // The whole of it counts threads that have ended: each merge of checkpoints has its own.
+        let running: f64 = cpu.iter().filter(|(name, _)| name.starts_with("worker, ")).map(|(_, taken)| taken).sum();
+        let whole = cpu.remove("worker").expect("it is running");
+        cpu.insert("worker, threads that have ended".to_owned(), whole - running);
         Self {
             at: Instant::now(),
             learned: number(&status["counters"]["learned"]),
