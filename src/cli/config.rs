@@ -1,7 +1,7 @@
 //! `deepfm config`: write, check and show configurations.
 
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
@@ -82,11 +82,10 @@ fn init(events: Option<&Path>, out: &Path, force: bool) -> Result<(), Failure> {
     let mut options = OpenOptions::new();
     let options =
         if force { options.write(true).create(true).truncate(true) } else { options.write(true).create_new(true) };
-    let hint = if force { "" } else { " (--force overwrites an existing file)" };
-    options
-        .open(out)
-        .and_then(|mut file| file.write_all(toml.as_bytes()))
-        .or_exit_with(Exit::Disk, format!("cannot write {}{hint}", out.display()))?;
+    let written = options.open(out).and_then(|mut file| file.write_all(toml.as_bytes()));
+    let is_there = written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists);
+    let hint = if is_there { " (--force overwrites an existing file)" } else { "" };
+    written.or_exit_with(Exit::Disk, format!("cannot write {}{hint}", out.display()))?;
     eprintln!("wrote {}", out.display());
     Ok(())
 }

@@ -117,7 +117,7 @@ section! {
         window_impressions: u64 = 10_000,
             whole(100, 1_000_000_000, "below 100 impressions a metric is noise"), Refused;
         /// The share of impressions that is scored when it is shown, chosen by a hash of the impression: metrics are of
-        /// these. Scoring costs half as much as learning, or more.
+        /// these. Scoring costs two fifths of learning, or more.
         sampling_rate: f32 = 1.0,
             number(Bounds::SHARE, "it is the share of impressions that is scored when shown"),
             Refused;

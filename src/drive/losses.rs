@@ -156,7 +156,7 @@ pub(crate) fn later(join: &JoinCounters) -> [(EventKind, &'static str, &'static 
         click("outside_window", "before their impression, or after its window", join.click_outside_window),
         click("extra_click", "on an impression that had its click", join.extra_click),
         click("late_click", "after the negative of their impression was final", join.late_click),
-        click("orphan", "on an impression that never came", join.orphan_expired),
+        click("orphan", "on an impression that never came, or was closed before", join.orphan_expired),
         click("forgotten", "waiting, forgotten at join.waiting_clicks_max", join.forgotten_waiting),
         click("unlabelled_click", "on an impression that is closed unlabelled", join.unlabelled_click),
         (

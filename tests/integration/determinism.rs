@@ -292,7 +292,7 @@ fn disturbed_run<E: Executor + Copy>(params: &TrainParams, log: &Log, dice: &mut
 }
 
 #[test]
-fn the_state_is_a_function_of_the_log_in_1000_random_logs_interleavings_checkpoints_and_executors() {
+fn the_state_is_a_function_of_the_log_in_1000_random_logs_interleavings_checkpoints_executors_and_instruction_sets() {
     let mut digests = std::collections::BTreeSet::new();
     for seed in 0..rounds(1000, 10_000) as u64 {
         let mut dice = Dice::new(seed);
@@ -305,6 +305,12 @@ fn the_state_is_a_function_of_the_log_in_1000_random_logs_interleavings_checkpoi
         if seed % 10 == 0 {
             let parallel = disturbed_run(&params, &log, &mut dice, Backwards);
             assert_eq!(parallel, expected, "seed {seed}: another executor gave another state");
+        }
+        if seed % 10 == 5 {
+            under_each_instruction_set(|set| {
+                let found = disturbed_run(&params, &log, &mut dice, Inline);
+                assert_eq!(found, expected, "seed {seed}: {} gave another state", set.name());
+            });
         }
     }
     assert!(digests.len() > 990, "different logs must give different states: only {}", digests.len());

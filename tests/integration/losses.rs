@@ -67,7 +67,7 @@ fn a_backtest_names_each_loss_with_its_share_and_first_place_and_cuts_nothing_in
         "first at impression/0 offset 40: ",
         "records (too_late): came after their window and retention\n",
         "first at impression/0 offset 100\n",
-        "clicks (orphan): on an impression that never came",
+        "clicks (orphan): on an impression that never came, or was closed before",
     ] {
         assert!(text.contains(words), "{words:?} is not in {text}");
     }

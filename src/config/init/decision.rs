@@ -20,7 +20,7 @@ use deepfm_core::event::options::TimeUnit;
 const TABLE_SHARE: u64 = 4;
 
 /// Bytes of a row beside its embedding, index included, and for each dimension of it.
-const ROW_BYTES: u64 = 49;
+const ROW_BYTES: u64 = 46;
 const DIMENSION_BYTES: u64 = 8;
 
 /// Ids that nobody has seen for so long are forgotten: half a year.

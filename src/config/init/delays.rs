@@ -148,7 +148,8 @@ impl Window {
     /// Why the retention has its length, in lines of a comment.
     pub(super) fn retention_comment(&self) -> Vec<String> {
         vec![format!(
-            "{} of the clicks seen come before it ends; late ones are learned as corrections.",
+            "{} of the clicks seen come before it ends. Of those after the negative, one whose own time is within the \
+             window is learned as a correction; a later one is not learned.",
             percent(self.reached)
         )]
     }
