@@ -247,7 +247,7 @@ fn the_table_fits_the_machine_and_forgets_in_the_end() {
     let sample = Sample { memory_bytes: Some(8 << 30), ..Sample::default() };
     let draft = from_events(dir.path(), &sample).unwrap_or_else(|error| panic!("{error}"));
     let model = loaded(&draft).model;
-    assert_eq!((model.rows_max, model.expire_after_seconds), (16_000_000, 180 * 86_400));
+    assert_eq!((model.rows_max, model.expire_after_seconds), (17_000_000, 180 * 86_400));
     assert!(decision(&draft, "model.rows_max").2.starts_with("A quarter of this machine's 8.00 GiB of memory"));
 }
 
