@@ -163,7 +163,8 @@ const NOTHING: &str = "nothing can be learned from this";
 fn warn_of(Disorder { kind, lines, furthest_ms }: Disorder, lateness_seconds: u64) {
     let furthest = Duration::from_millis(furthest_ms);
     let enough = if furthest <= Duration::from_secs(lateness_seconds) {
-        "which join.lateness_seconds allows for"
+        "which join.lateness_seconds allows for: every label is as much later. --sort sorts the files first, and 0 is \
+         enough then"
     } else {
         "more than join.lateness_seconds: what is too late is dropped, and labels are early. --sort sorts the files first"
     };
