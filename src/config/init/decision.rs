@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn rows_take_a_quarter_of_the_memory() {
         let rows = |memory: u64| table(Some(memory))[0].value.clone();
-        assert_eq!([rows(24 << 30), rows(1 << 30), rows(1 << 20)], ["49000000", "2000000", "10000"]);
+        assert_eq!([rows(24 << 30), rows(1 << 30), rows(1 << 20)], ["51000000", "2100000", "10000"]);
         assert_eq!(table(None).len(), 1);
         assert_eq!([two_digits(0), two_digits(7), two_digits(99), two_digits(12_999)], [0, 7, 99, 12_000]);
     }
