@@ -182,9 +182,10 @@ fn an_outage_is_two_lines_and_the_worker_is_not_ready_while_it_lasts() {
     // A reader that no record reached after it, and is replaced, says so in a line of its own.
     let about: Vec<&str> = said.lines().filter(|line| line.contains(" the brokers ")).collect();
     // A broker that has just started may take seconds for an answer on a loaded machine: that is an outage with two lines of its own.
+    // If it stands when the worker is stopped, it has one.
     for outage in about.chunks(2) {
         assert!(outage[0].contains(" are lost (") && !outage[0].contains("end of partition"), "{about:#?}");
-        assert!(outage.len() == 2 && outage[1].contains("answer again after"), "{about:#?}");
+        assert!(outage.get(1).is_none_or(|line| line.contains("answer again after")), "{about:#?}");
     }
     assert!(about.len() >= 2 && about[0].contains("nothing listens at"), "{about:#?}");
     let others = about.iter().skip(2).step_by(2);
