@@ -14,13 +14,13 @@ use std::thread::JoinHandle;
 
 use deepfm_core::model::Executor;
 
-/// How often a member looks for work before it sleeps: for some 200 microseconds (a look takes 10 to 40 ns, as the processor has it),
-/// longer than what a step of a few hundred examples does alone between its phases. To wake one costs a virtual machine as much as
-/// a phase.
-const LOOKS: u32 = 8_000;
+/// How often a member looks for work before it sleeps, or whoever asked looks whether the members are out before it lets others run,
+/// who may be the members: for some 50 microseconds. A look takes 10 to 40 ns, as the processor has it.
+const LOOKS: u32 = 2_000;
 
-/// How often whoever asked looks whether the members are out before it lets others run, who may be the members.
-const LOOKS_AT_THE_END: u32 = 2_000;
+/// The same of a member that learns: longer than what a step of a few hundred examples does alone between its phases. To wake one
+/// costs a virtual machine as much as a phase.
+const LOOKS_OF_LEARNING: u32 = 8_000;
 
 /// The most threads of a crew, whoever asks included.
 pub const THREADS_MAX: usize = deepfm_core::model::executor::PARTS_MAX;
@@ -74,11 +74,15 @@ impl std::fmt::Debug for Shared {
 impl Crew {
     /// A crew of so many threads, whoever asks included: one is nobody else.
     pub fn new(threads: usize) -> Self {
-        Self::named("learning", threads)
+        Self::looking("learning", threads, LOOKS_OF_LEARNING)
     }
 
-    /// The same, whose members have this name.
+    /// The same, whose members have this name, and are not asked again within a step.
     pub fn named(name: &str, threads: usize) -> Self {
+        Self::looking(name, threads, LOOKS)
+    }
+
+    fn looking(name: &str, threads: usize, looks: u32) -> Self {
         let nothing = Work { data: std::ptr::null(), call: |_| () };
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
@@ -89,7 +93,7 @@ impl Crew {
         });
         let member = |_| {
             let shared = Arc::clone(&shared);
-            super::aside(name, move || shared.serve())
+            super::aside(name, move || shared.serve(looks))
         };
         let members = (1..threads.min(THREADS_MAX)).map(member).collect();
         Self { shared, members, is_busy: Cell::new(false) }
@@ -159,7 +163,7 @@ impl Drop for Closing<'_> {
         state.fetch_and(!OPEN, Ordering::AcqRel);
         let mut looks = 0;
         while state.load(Ordering::Acquire) & (IN * u64::from(u16::MAX)) != 0 {
-            looks = pause(looks, LOOKS_AT_THE_END);
+            looks = pause(looks, LOOKS);
         }
         self.0.is_busy.set(false);
     }
@@ -177,14 +181,14 @@ fn pause(looks: u32, most: u32) -> u32 {
 }
 
 impl Shared {
-    /// A member: comes in to each work that it finds open, once.
-    fn serve(&self) {
+    /// A member: comes in to each work that it finds open, once. It looks for some so often before it sleeps.
+    fn serve(&self, most: u32) {
         let (mut last, mut looks) = (0, 0);
         while !self.is_over.load(Ordering::Acquire) {
             let state = self.state.load(Ordering::SeqCst);
             let number = state >> NUMBER;
             if state & OPEN == 0 || number == last {
-                looks = if looks < LOOKS { pause(looks, LOOKS) } else { self.sleep(last) };
+                looks = if looks < most { pause(looks, most) } else { self.sleep(last) };
                 continue;
             }
             if self.state.compare_exchange(state, state + IN, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
@@ -290,7 +294,7 @@ mod tests {
                 assert!(items.iter().all(|item| *item == round + 1));
                 if round.is_multiple_of(400) {
                     // Long enough for members to fall asleep.
-                    (0..4 * LOOKS).for_each(|_| std::thread::yield_now());
+                    (0..4 * LOOKS_OF_LEARNING).for_each(|_| std::thread::yield_now());
                 }
             }
         }
