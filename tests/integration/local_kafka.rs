@@ -82,6 +82,15 @@ fn a_start_of_the_local_kafka_goes_on_with_its_topics_and_harms_no_broker_that_r
     assert_eq!(topics(&moved), ["kept"]);
     drop(taken);
 
+    // One that does not hear.
+    let id = fs::read_to_string(directory.join("pid")).expect("the script wrote it");
+    assert!(Command::new("kill").args(["-STOP", id.trim()]).status().is_ok_and(|status| status.success()));
+    let stopped = script("stop", directory, &["--within", "1"]);
+    let said = String::from_utf8_lossy(&stopped.stderr);
+    assert!(stopped.status.success() && said.contains("do not end when they are asked to, and are killed"), "{said}");
+    let (again, _) = started(directory, &[]);
+    assert_eq!(topics(&again), ["kept"]);
+
     assert!(script("stop", directory, &[]).status.success());
     let (fresh, _) = started(directory, &["--fresh"]);
     assert!(topics(&fresh).is_empty());
