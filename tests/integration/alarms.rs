@@ -1,13 +1,12 @@
 //! What operators set alarms on, from a worker's first moment on.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 
 use super::commands::Place;
 use crate::support::broker::{self, Outgoing};
 use crate::support::command::{Running, run};
-use crate::support::wait_for;
+use crate::support::{http, wait_for};
 
 #[test]
 fn a_worker_that_starts_again_tells_how_old_its_newest_version_and_checkpoint_are() {
@@ -34,15 +33,7 @@ fn a_worker_that_starts_again_tells_how_old_its_newest_version_and_checkpoint_ar
     fs::write(&config, seldom.replace("interval_seconds = 2\n", "interval_seconds = 3600\n")).expect("it is ours");
     let log = place.path("alarms.log");
     let worker = Running::start_logged(&["run", "--config", &config], &log);
-    let get = |path: &str| {
-        let said = fs::read_to_string(&log).ok()?;
-        let address = said.split("http://").nth(1)?.split("/metrics").next()?.to_owned();
-        let mut stream = TcpStream::connect(&address).ok()?;
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        Some(answer.split_once("\r\n\r\n")?.1.to_owned())
-    };
+    let get = |path: &str| http::ask(&http::said_address(&log)?, path, None).map(|(_, text)| text);
     let running = || get("/status").filter(|status| status.contains("\"phase\":\"running\""));
     let status: serde_json::Value = serde_json::from_str(&wait_for("the worker", running)).expect("a document");
     let announced = run(&["versions", "show", "1", "--config", &config]).json();

@@ -1,14 +1,13 @@
 //! What a worker says when it cannot talk to its brokers, or they are away: the cause, in its first line and at once.
 
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use super::commands::{Place, simulated_fields};
 use super::live::Live;
 use crate::support::broker::{self, Secure};
 use crate::support::command::{Outcome, run};
-use crate::support::{cluster, wait_for};
+use crate::support::{cluster, http, wait_for};
 
 /// A place at one port of a secured broker.
 fn place(secure: &Secure, name: &str) -> Place {
@@ -131,12 +130,7 @@ fn brokers_that_are_not_there_are_named_with_the_reason_and_given_up_after_the_b
 
 /// What a path of the admin port answers: the code, and the text.
 fn ask(address: &str, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).expect("the worker listens");
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").expect("it is sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("it answers");
-    let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a code");
-    (code, answer.split("\r\n\r\n").nth(1).unwrap_or_default().to_owned())
+    http::ask(address, path, None).expect("the worker listens")
 }
 
 #[test]

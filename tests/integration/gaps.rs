@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read as _, Write as _};
 
 use deepfm_stream::config::kafka::Kafka;
 use deepfm_stream::kafka::administration;
@@ -17,7 +16,7 @@ use serde_json::Value;
 use super::commands::{Place, digest, simulated_fields};
 use crate::support::broker::{self, Broker, Outgoing};
 use crate::support::command::{Running, installed, run};
-use crate::support::wait_for;
+use crate::support::{http, wait_for};
 
 fn admin(kafka: &Kafka) -> (AdminClient<DefaultClientContext>, tokio::runtime::Runtime) {
     let admin = client::base(kafka).create().expect("the settings are valid");
@@ -122,14 +121,7 @@ fn check_metrics(place: &Place, config: &str) {
     fs::write(&with_admin, text.replace("listen = \"\"", "listen = \"127.0.0.1:0\"")).expect("the disk takes it");
     let log = place.path("admin.log");
     let worker = Running::start_logged(&["run", "--config", &with_admin], &log);
-    let get = |path: &str| {
-        let said = fs::read_to_string(&log).ok()?;
-        let address = said.split("http://").nth(1)?.split("/metrics").next()?.to_owned();
-        let mut stream = std::net::TcpStream::connect(address).ok()?;
-        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok().map(|_| answer)
-    };
+    let get = |path: &str| http::ask(&http::said_address(&log)?, path, None).map(|(_, text)| text);
     wait_for("the metric", || get("/metrics")?.contains("deepfm_gap_records_total{model=\"gap\"} 520").then_some(()));
     for kind in ["impression", "click"] {
         let lag = format!("deepfm_partition_lag_records{{model=\"gap\",kind=\"{kind}\",partition=\"0\"}} 0\n");

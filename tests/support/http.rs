@@ -2,10 +2,33 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::Path;
 
 use serde_json::Value;
 
 use super::DEADLINE;
+
+/// The code and the text that a path of an admin port answers, if somebody listens there: a GET, or a POST of what is given.
+pub(crate) fn ask(address: &str, path: &str, body: Option<&str>) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(DEADLINE)).expect("it can be set");
+    let (method, body) = body.map_or(("GET", ""), |body| ("POST", body));
+    // It answers to this machine's names only.
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {}", body.len());
+    stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, text) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, text.to_owned()))
+}
+
+/// The address of the admin port that a log has said.
+pub(crate) fn said_address(log: &Path) -> Option<String> {
+    let said = std::fs::read_to_string(log).ok()?;
+    let rest = said.split("http://").nth(1)?;
+    Some(rest.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect())
+}
 
 /// One connection, which is kept.
 pub(crate) struct Client {

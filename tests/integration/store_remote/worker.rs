@@ -1,8 +1,7 @@
 //! A worker with storage, and a server with nothing but the topic and a cache, as processes.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -24,7 +23,7 @@ use super::super::reload::{install, wait_for_version};
 use super::uploading;
 use crate::support::command::{Running, run};
 use crate::support::s3::{Harm, S3};
-use crate::support::{broker, python, wait_for};
+use crate::support::{broker, http, python, wait_for};
 
 /// Moto's server with one bucket, which prints its address and ends with its input.
 const MOTO: &str = "import sys, boto3
@@ -64,20 +63,7 @@ impl Moto {
 
 /// A document of a port that a process has said in its log.
 fn get(log: &Path, path: &str, body: Option<&str>) -> Option<Value> {
-    let said = fs::read_to_string(log).ok()?;
-    let address = said.split("http://127.0.0.1:").nth(1)?;
-    let port: String = address.chars().take_while(char::is_ascii_digit).collect();
-    let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).ok()?;
-    // The admin port answers to this machine's names only.
-    let (method, body) = body.map_or(("GET", ""), |body| ("POST", body));
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
-    stream.write_all([head.as_bytes(), body.as_bytes()].concat().as_slice()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
+    serde_json::from_str(&http::ask(&http::said_address(log)?, path, body)?.1).ok()
 }
 
 fn listed(config: &str) -> Vec<Value> {
