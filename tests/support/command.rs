@@ -1,9 +1,15 @@
 //! The `deepfm` binary as a user runs it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+/// How long a command may take to its end: several times what any takes on a slow machine.
+const PATIENCE: Duration = Duration::from_mins(15);
 
 /// What the binary said and how it ended.
 #[derive(Debug)]
@@ -14,7 +20,18 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    fn of(output: &Output) -> Self {
+    /// Waits for the end of a process. One that does not come to it is killed, and the test fails with what its threads were at.
+    fn of(child: Child) -> Self {
+        let (id, is_over) = (child.id(), AtomicBool::new(false));
+        let output = thread::scope(|scope| {
+            let watch = scope.spawn(|| kill_late(id, &is_over));
+            let output = child.wait_with_output().expect("it is ours");
+            is_over.store(true, Ordering::Release);
+            watch.thread().unpark();
+            let late = watch.join().expect("it does not panic");
+            assert!(late.is_none(), "no end within {PATIENCE:?}: {late:?} {}", String::from_utf8_lossy(&output.stderr));
+            output
+        });
         Self {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -29,6 +46,25 @@ impl Outcome {
     }
 }
 
+/// Kills a process whose time is over, unless it ends before; says then what each of its threads waited for.
+fn kill_late(id: u32, is_over: &AtomicBool) -> Option<Vec<String>> {
+    let end = Instant::now() + PATIENCE;
+    while let left = end.saturating_duration_since(Instant::now())
+        && !left.is_zero()
+    {
+        if is_over.load(Ordering::Acquire) {
+            return None;
+        }
+        thread::park_timeout(left);
+    }
+    let threads = std::fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+    let word = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let at = threads.map(|thread| [word(thread.path().join("comm")), word(thread.path().join("wchan"))].join(": "));
+    let at = at.collect();
+    let killed = Command::new("kill").args(["-KILL", &id.to_string()]).status();
+    killed.is_ok_and(|status| status.success()).then_some(at)
+}
+
 /// A command line.
 pub(crate) fn deepfm(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_deepfm"));
@@ -38,7 +74,7 @@ pub(crate) fn deepfm(args: &[&str]) -> Command {
 
 /// Runs a command line to its end.
 pub(crate) fn run(args: &[&str]) -> Outcome {
-    Outcome::of(&deepfm(args).output().expect("the binary starts"))
+    Running::start(args).wait()
 }
 
 /// A running command, which is ended with the test at the latest.
@@ -89,8 +125,7 @@ impl Running {
 
     /// Waits until it ends by itself.
     pub(crate) fn wait(mut self) -> Outcome {
-        let child = self.0.take().expect("it was not waited for yet");
-        Outcome::of(&child.wait_with_output().expect("it ends"))
+        Outcome::of(self.0.take().expect("it was not waited for yet"))
     }
 
     /// Ends it at once.
