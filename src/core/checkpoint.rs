@@ -12,6 +12,7 @@ pub mod clicks;
 pub mod export;
 pub mod import;
 mod merge;
+mod seen;
 
 use std::collections::BTreeMap;
 
@@ -36,6 +37,7 @@ use crate::version::names::{self, NameError};
 use crate::version::outbox::Outbox;
 
 pub use merge::{BlockPlace, Merge};
+use seen::SeenIds;
 
 /// The largest block, in bytes: a checkpoint is written, read and merged in such parts.
 pub const BLOCK_BYTES_MAX: usize = 120_000;
@@ -194,11 +196,7 @@ pub fn encode(cut: &StateCut, lineage: &Lineage) -> Layer {
     let mut blocks = Vec::new();
     split(Section::Lineage, &to_bytes(lineage), &mut blocks);
     split(Section::Scalars, &cut.scalars, &mut blocks);
-    let mut rows = RowPacker::new(Section::Rows, cut.row_bytes);
-    for row in cut.rows.chunks_exact(cut.row_bytes) {
-        blocks.extend(rows.push(row));
-    }
-    blocks.extend(rows.finish());
+    pack(Section::Rows, cut.row_bytes, &cut.rows, &mut blocks);
     match cut.scope {
         Scope::Everything => split(Section::Join, &cut.join, &mut blocks),
         Scope::Changes => split(Section::Join, &newest_of_each(&cut.join), &mut blocks),
@@ -208,9 +206,16 @@ pub fn encode(cut: &StateCut, lineage: &Lineage) -> Layer {
     Layer { scope: cut.scope, blocks }
 }
 
+/// Packs rows as they lie.
+fn pack(section: Section, row_bytes: usize, rows: &[u8], blocks: &mut Vec<Block>) {
+    let whole = (BLOCK_BYTES_MAX - ROW_LENGTH_BYTES) / row_bytes * row_bytes;
+    let head = (row_bytes as u32).to_le_bytes();
+    blocks.extend(rows.chunks(whole).map(|rows| Block { section, bytes: [&head, rows].concat() }));
+}
+
 /// Packs the last form of each entry of a log: the first of an id, read from the end.
 fn pack_newest(section: Section, entry_bytes: usize, log: &[u8], blocks: &mut Vec<Block>) {
-    let (mut packer, mut seen) = (RowPacker::new(section, entry_bytes), SlotSet::default());
+    let (mut packer, mut seen) = (RowPacker::new(section, entry_bytes), SeenIds::default());
     for entry in log.rchunks_exact(entry_bytes).filter(|entry| seen.insert(row_id(entry))) {
         blocks.extend(packer.push(entry));
     }
@@ -227,7 +232,7 @@ fn newest_of_each(log: &[u8]) -> Vec<u8> {
     }
     let mut seen = SlotSet::with_capacity_and_hasher(records.len(), SlotHash::default());
     let newest = records.iter().rev().filter(|record| seen.insert(record.key));
-    newest.flat_map(|record| record.whole.iter().copied()).collect()
+    newest.map(|record| record.whole).collect::<Vec<_>>().concat()
 }
 
 /// Reads a trainer back, and checks that its state is the one that was written.
@@ -327,8 +332,8 @@ fn check_shown(shown: &Shown, fields: usize) -> Result<(), CheckpointError> {
     Err(CheckpointError::Shape { what: "the fields of an impression", found, expected: fields })
 }
 
-/// Whether a row or entry is the newest of its id, when layers come from the newest to the oldest. A base holds each once.
-fn is_newest<K: Eq + std::hash::Hash>(scope: Scope, key: K, seen: &mut SlotSet<K>) -> bool {
+/// Whether an entry of the join is the newest of its key, when layers come from the newest to the oldest. A base holds each once.
+fn is_newest(scope: Scope, key: u128, seen: &mut SlotSet<u128>) -> bool {
     match scope {
         Scope::Everything => !seen.contains(&key),
         Scope::Changes => seen.insert(key),
@@ -354,14 +359,14 @@ fn newest_rows(
     if let Some(bad) = blocks.find(|block| rows_in(&block.bytes, row_bytes).is_none()) {
         return Err(CheckpointError::Rows { bytes: bad.bytes.len(), row_bytes });
     }
-    let mut seen = SlotSet::default();
+    let mut seen = SeenIds::default();
     let rows = layers.iter().rev().flat_map(move |layer| {
         let blocks = layer.blocks.iter().filter(move |block| block.section == section);
         let rows = blocks.flat_map(move |block| rows_in(&block.bytes, row_bytes).into_iter().flatten());
         rows.map(|row| (layer.scope, row))
     });
     Ok(rows
-        .filter(move |(scope, row)| is_newest(*scope, row_id(row), &mut seen))
+        .filter(move |(scope, row)| seen.is_newest(*scope, row_id(row)))
         .map(|(_, row)| row)
         .filter(|row| !is_tombstone(row)))
 }
@@ -418,23 +423,30 @@ fn payload(state: &ImpressionState<Box<Shown>>) -> Option<&Shown> {
     }
 }
 
-/// Packs rows, or candidates, into blocks.
+/// What stands before the rows of a block: the length of one.
+const ROW_LENGTH_BYTES: usize = size_of::<u32>();
+
+/// Packs rows, or candidates, into blocks, one by one.
 #[derive(Debug)]
 struct RowPacker {
     section: Section,
     row_bytes: usize,
     block: Vec<u8>,
+    /// Bytes of the block before.
+    before: usize,
 }
 
 impl RowPacker {
     fn new(section: Section, row_bytes: usize) -> Self {
-        Self { section, row_bytes, block: Vec::new() }
+        Self { section, row_bytes, block: Vec::new(), before: 0 }
     }
 
     /// Adds a row; a block when one is full.
     fn push(&mut self, row: &[u8]) -> Option<Block> {
         let full = (self.block.len() + self.row_bytes > BLOCK_BYTES_MAX).then(|| self.finish()).flatten();
         if self.block.is_empty() {
+            // What has filled one block fills another, most often.
+            self.block.reserve_exact(self.before);
             self.block.extend((self.row_bytes as u32).to_le_bytes());
         }
         self.block.extend_from_slice(row);
@@ -444,6 +456,7 @@ impl RowPacker {
     /// The last block, if there is one.
     fn finish(&mut self) -> Option<Block> {
         let bytes = std::mem::take(&mut self.block);
+        self.before = bytes.len();
         (!bytes.is_empty()).then_some(Block { section: self.section, bytes })
     }
 }
@@ -457,5 +470,6 @@ fn split(section: Section, bytes: &[u8], blocks: &mut Vec<Block>) {
 }
 
 fn stream(section: Section, blocks: &[Block]) -> Vec<u8> {
-    blocks.iter().filter(|block| block.section == section).flat_map(|block| block.bytes.iter().copied()).collect()
+    let blocks = blocks.iter().filter(|block| block.section == section);
+    blocks.map(|block| block.bytes.as_slice()).collect::<Vec<_>>().concat()
 }

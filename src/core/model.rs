@@ -19,7 +19,7 @@ mod ageing;
 mod descent;
 pub mod params;
 mod parts;
-mod slot;
+pub(crate) mod slot;
 mod step;
 pub mod weights;
 pub mod table;

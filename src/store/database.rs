@@ -145,14 +145,15 @@ impl Database {
             reason: format!("{what} of checkpoint {}", layer.commit),
         };
         let mut sums = SectionSums::default();
-        let mut look = |key: &[u8], value: &[u8]| {
-            let (bytes, sum) = value.split_last_chunk::<4>().ok_or_else(|| bad("a block"))?;
-            if key.len() != 13 || crc32c::crc32c(bytes) != u32::from_le_bytes(*sum) {
+        let mut look = |key: &[u8], mut bytes: Vec<u8>| {
+            let sum = *bytes.last_chunk::<4>().ok_or_else(|| bad("a block"))?;
+            bytes.truncate(bytes.len() - sum.len());
+            if key.len() != 13 || crc32c::crc32c(&bytes) != u32::from_le_bytes(sum) {
                 return Err(bad("the checksum of a block"));
             }
             let section = Section::of(key[8]).ok_or_else(|| bad("the section of a block"))?;
-            sums.take(&key[8..], *sum);
-            take(Block { section, bytes: bytes.to_vec() })
+            sums.take(&key[8..], sum);
+            take(Block { section, bytes })
         };
         let mut ended = Ok(());
         self.guarded(|engine| {

@@ -75,7 +75,7 @@ pub trait Disk: Send + Sync {
 
 /// What takes blocks, each as its key and value, until it has enough. Why it wants no more is its own affair: the database is
 /// as good as before.
-pub type Take<'t> = &'t mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+pub type Take<'t> = &'t mut dyn FnMut(&[u8], Vec<u8>) -> ControlFlow<()>;
 
 /// A database: blocks under ordered keys, and a head. What is written may be lost, in any order, until it is synced.
 pub trait Engine: Send {

@@ -193,16 +193,19 @@ impl Engine for SledDatabase {
             let (piece, bytes) = entry.map_err(|source| self.failed(source))?;
             let whole = piece.strip_suffix(&[piece.last().copied().unwrap_or(0)]).unwrap_or(&[]);
             if whole != key {
-                if !key.is_empty() && take(&key, &value).is_break() {
+                // Blocks of one commit are of one length, most often.
+                let next = Vec::with_capacity(value.len());
+                let value = std::mem::replace(&mut value, next);
+                if !key.is_empty() && take(&key, value).is_break() {
                     return Ok(());
                 }
-                (key, value) = (whole.to_vec(), Vec::new());
+                whole.clone_into(&mut key);
             }
             value.extend_from_slice(&bytes);
         }
         if !key.is_empty() {
             // It was the last: whether more is wanted does not matter.
-            let _ = take(&key, &value);
+            let _ = take(&key, value);
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Layers become one: a new base out of the old one and its deltas, block by block, in the memory of the deltas' ids.
 
+use super::seen::SeenIds;
 use super::{BLOCK_BYTES_MAX, Block, CheckpointError, RowPacker, Section, is_newest, is_tombstone, row_id, rows_in};
-use crate::feature::FeatureId;
 use crate::feature::hash::SlotSet;
 use crate::join;
 use crate::train::Scope;
@@ -88,7 +88,7 @@ impl Merge {
 /// Rows, or candidates, on their way into the merged layer.
 #[derive(Debug, Default)]
 struct Rows {
-    seen: SlotSet<FeatureId>,
+    seen: SeenIds,
     packer: Option<RowPacker>,
 }
 
@@ -97,9 +97,10 @@ impl Rows {
         let row_bytes = bytes.first_chunk().map_or(0, |length| u32::from_le_bytes(*length) as usize);
         let rows = rows_in(bytes, row_bytes).ok_or(CheckpointError::Rows { bytes: bytes.len(), row_bytes })?;
         let packer = self.packer.get_or_insert_with(|| RowPacker::new(section, row_bytes));
+        rows.clone().for_each(|row| self.seen.prefetch(row_id(row)));
         let mut full = Vec::new();
         for row in rows {
-            if is_newest(scope, row_id(row), &mut self.seen) && !is_tombstone(row) {
+            if self.seen.is_newest(scope, row_id(row)) && !is_tombstone(row) {
                 full.extend(packer.push(row));
             }
         }

@@ -17,7 +17,7 @@ static KEY: LazyLock<SlotKey> = LazyLock::new(|| {
 
 /// What places depend on beside the id; the default is the one of this process.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct SlotKey {
+pub(crate) struct SlotKey {
     pub(super) key: u64,
     /// Odd.
     pub(super) factor: u64,
@@ -32,7 +32,7 @@ impl Default for SlotKey {
 impl SlotKey {
     /// The hash of an id: both halves of a product with what nobody knows.
     #[inline]
-    pub(super) fn hash(self, id: FeatureId) -> u64 {
+    pub(crate) fn hash(self, id: FeatureId) -> u64 {
         let product = u128::from(id ^ self.key) * u128::from(self.factor);
         (product >> 64) as u64 ^ product as u64
     }

@@ -3,7 +3,7 @@
 //! Ids are hashes, so their leading bits spread them evenly: an id belongs at its share of all places, of which there are half as many
 //! again as rows. Whichever finds its place taken has the next one, so that ids ascend from place to place, and a look-up that meets a
 //! greater one is over. A place also has the linear weight: with it a look-up touches one line of memory, most often, and
-//! the embedding's. Whoever makes up ids that belong at one place gets a binary search among all of them, and nothing worse.
+//! the embedding's. Whoever makes up ids that belong at one place gets a search among all of them, and nothing worse.
 
 use crate::feature::FeatureId;
 use crate::kernel;
@@ -13,6 +13,39 @@ const FEW: usize = 8;
 
 /// The row of a place that has none.
 const NONE: u32 = u32::MAX;
+
+/// How often the place of an id is guessed from the id that was found where it was thought to be. Each guess leaves the root of how
+/// far the one before was off: of millions of rows a handful.
+const GUESSES: usize = 3;
+
+/// Steps from the last guess on: they double.
+const FIRST_STEP: usize = 4;
+
+/// The row of an id among ids that ascend, without an index: for who looks up few of them. Of ids that are hashes it reads some four
+/// lines of memory, where a binary search reads as many as rows have bits; of others it is a search in steps that double.
+pub(super) fn row_of(ids: &[FeatureId], id: FeatureId) -> Option<usize> {
+    let last = ids.len().checked_sub(1)?;
+    let far = |distance: u64| share(distance, ids.len());
+    let mut at = far(id);
+    for _ in 0..GUESSES {
+        let found = ids[at];
+        at = if found < id { last.min(at + far(id - found)) } else { at.saturating_sub(far(found - id)) };
+    }
+    let (mut low, mut high, mut step) = (at, at + 1, FIRST_STEP);
+    while low > 0 && ids[low] > id {
+        (low, step) = (low.saturating_sub(step), 2 * step);
+    }
+    while high < ids.len() && ids[high - 1] < id {
+        (high, step) = (ids.len().min(high + step), 2 * step);
+    }
+    ids[low..high].binary_search(&id).ok().map(|row| low + row)
+}
+
+/// As much of a length as a number is of all.
+#[inline]
+fn share(number: u64, length: usize) -> usize {
+    ((u128::from(number) * length as u128) >> u64::BITS) as usize
+}
 
 /// Places of sorted ids. 24 bytes a row.
 #[derive(Clone, Debug)]
@@ -64,7 +97,7 @@ impl RowIndex {
                 return Some((place.row, place.linear));
             }
         }
-        ids.binary_search(&id).ok().map(|row| (row as u32, linear[row]))
+        row_of(ids, id).map(|row| (row as u32, linear[row]))
     }
 
     /// Asks for what a look-up reads.
@@ -83,7 +116,7 @@ impl RowIndex {
     /// The place where an id belongs: as far among those as it is among all numbers.
     #[inline]
     fn own(&self, id: FeatureId) -> usize {
-        ((u128::from(id) * (self.places.len() - FEW) as u128) >> FeatureId::BITS) as usize
+        share(id, self.places.len() - FEW)
     }
 }
 
@@ -102,6 +135,7 @@ mod tests {
             let row = ids.binary_search(id).ok();
             let expected = row.map(|row| (row as u32, linear[row]));
             assert_eq!(index.find(&ids, &linear, *id), expected, "{id} of {} rows", ids.len());
+            assert_eq!(row_of(&ids, *id), row, "{id} of {} rows", ids.len());
         }
     }
 

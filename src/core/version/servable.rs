@@ -16,6 +16,7 @@ use crate::model::weights::{Precision, RowHasher, WeightsDigest, dense_hash};
 use crate::model::{DeepFm, Inline, Scratch};
 
 use super::bytes::{Bytes, Column};
+use super::row_index::row_of;
 use super::safetensors::Tensor;
 
 /// Weights that cannot be used.
@@ -197,12 +198,12 @@ impl Servable {
     ) -> impl Iterator<Item = f64> + 'a {
         let dim = self.architecture.dim;
         let (ids, linear, embeddings) = (&*self.ids, &*self.linear, &*self.embeddings);
-        scratch.gather(&self.architecture, batch, |id, v| match ids.binary_search(&id) {
-            Ok(row) => {
+        scratch.gather(&self.architecture, batch, |id, v| match row_of(ids, id) {
+            Some(row) => {
                 v.copy_from_slice(&embeddings[row * dim..][..dim]);
                 linear[row]
             }
-            Err(_) => 0.0,
+            None => 0.0,
         });
         scratch.forward(&self.architecture, Dense { bias: self.bias, mlp: &self.mlp }, &Inline);
         scratch.logits().iter().map(|logit| f64::from(*logit) + self.logit_offset)

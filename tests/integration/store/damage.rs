@@ -181,7 +181,7 @@ fn damage_block(root: &Path, name: &str, commit: u64) {
     let database = CommitStore::disk(root).expect("nobody else has it").open(name).expect("it is whole");
     let mut blocks = Vec::new();
     let scanned = database.scan(&commit.to_be_bytes(), &mut |key, value| {
-        blocks.push((key.to_vec(), value.to_vec()));
+        blocks.push((key.to_vec(), value));
         ControlFlow::Continue(())
     });
     scanned.expect("it is whole");

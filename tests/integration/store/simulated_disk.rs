@@ -457,7 +457,7 @@ impl Engine for Handle {
         // Whoever takes a block may write to this disk.
         drop(state);
         // Whether there was an end before the last is the taker's affair.
-        let _ = found.iter().try_for_each(|(key, value)| take(key, value));
+        let _ = found.into_iter().try_for_each(|(key, value)| take(&key, value));
         Ok(())
     }
 
