@@ -43,11 +43,11 @@ pub struct Decision {
 }
 
 impl Decision {
-    fn set(key: &'static str, value: &dyn ToString, reasons: Vec<String>) -> Self {
+    pub(super) fn set(key: &'static str, value: &dyn ToString, reasons: Vec<String>) -> Self {
         Self { key, value: value.to_string(), is_set: true, reasons }
     }
 
-    fn shown(key: &'static str, value: &dyn ToString, reasons: Vec<String>) -> Self {
+    pub(super) fn shown(key: &'static str, value: &dyn ToString, reasons: Vec<String>) -> Self {
         Self { key, value: value.to_string(), is_set: false, reasons }
     }
 }

@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::delays::{Delays, Shown, ShownById};
 use super::profile::Profile;
 use super::times::{Order, UNIT_LINES, Unit, milliseconds};
+use super::weights::Weights;
 use super::{InitError, Sample};
 use crate::config::fields::FIELDS_MAX;
 use crate::lines::{self, Lines};
@@ -55,6 +56,7 @@ pub(super) struct Impressions {
     /// How many fields were found beyond those that a model can have.
     pub(super) fields_beyond: BTreeSet<String>,
     pub(super) shown: ShownById,
+    pub(super) weights: Weights,
 }
 
 /// What the clicks' lines have.
@@ -75,7 +77,7 @@ pub(super) fn find(dir: &Path, stem: &str) -> Option<PathBuf> {
 pub(super) fn read_impressions(path: &Path, sample: &Sample) -> Result<Impressions, InitError> {
     let mut profiles: Vec<Profile> = Vec::new();
     let mut index: BTreeMap<String, usize> = BTreeMap::new();
-    let mut shown = ShownById::new();
+    let (mut shown, mut weights) = (ShownById::new(), Weights::default());
     let (unit, mut order, mut fields_beyond) = (read_unit(path)?, Order::default(), BTreeSet::new());
     let (chosen, _) = unit.choose();
     let tally = for_each_line(path, sample.lines, &sample.progress, |line| {
@@ -94,12 +96,13 @@ pub(super) fn read_impressions(path: &Path, sample: &Sample) -> Result<Impressio
                 fields_beyond.insert(name);
             }
         }
+        weights.add(&line.weight);
         order.add(time);
         shown.entry(id).or_insert(Shown { time, clicked: false });
         Ok(())
     })?;
     order.settle();
-    Ok(Impressions { tally, unit, order, profiles, fields_beyond, shown })
+    Ok(Impressions { tally, unit, order, profiles, fields_beyond, shown, weights })
 }
 
 /// Reads clicks and measures how long after its impression each came.
@@ -138,6 +141,8 @@ struct Line {
     impression_id: Option<Value>,
     #[serde(default)]
     event_time: Option<Value>,
+    #[serde(default)]
+    weight: Value,
     #[serde(default)]
     features: Option<Features>,
 }

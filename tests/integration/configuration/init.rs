@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use deepfm_core::event::options::TimeUnit;
+use deepfm_core::event::{Decoder, Event, EventKind, RawRecord};
 use deepfm_stream::config::Config;
 use deepfm_stream::config::init::{Draft, FoundField, InitError, Sample, from_events};
 use deepfm_stream::config::template::template;
@@ -270,6 +271,37 @@ fn the_unit_of_the_times_is_found_and_set_for_each_file() {
     assert_eq!(loaded(&draft).join.attribution_window_seconds, 5);
     let reason = decision(&draft, "events.mapping.click.time_unit").2;
     assert_eq!(reason, "The times of the sample are microseconds, such as \"1700000002500000\".");
+}
+
+#[test]
+fn a_weight_that_is_none_is_not_read_as_one_and_one_that_is_is_said() {
+    let weighted = |weight: &str| {
+        let more = format!(",\"weight\":{weight},\"features\"");
+        events(&[("impressions.jsonl", impressions(300).replace(",\"features\"", &more))])
+    };
+    let dir = weighted("\"1.2 kg\"");
+    let text = draft(dir.path());
+    let key = "events.mapping.impression.weight";
+    let (value, is_set, reason) = decision(&text, key);
+    assert!(
+        is_set && value == "\"/no_weight\"" && reason.contains("such as \"1.2 kg\": they would be refused"),
+        "{reason}"
+    );
+    let config = loaded(&text);
+    let fields = config.field_set().expect("they are valid");
+    let mut decoder = Decoder::new(fields, config.event_options()).expect("it is sound");
+    let lines = fs::read_to_string(dir.path().join("impressions.jsonl")).expect("it was written");
+    for line in lines.lines() {
+        let record = RawRecord { payload: Some(line.as_bytes()), ..RawRecord::default() };
+        let decoded = decoder.decode(EventKind::Impression, &record).expect("it is refused no more");
+        assert!(matches!(decoded.event, Event::Impression(impression) if impression.weight == 1.0));
+    }
+    let (value, is_set, reason) = decision(&draft(weighted("3").path()), key);
+    assert!(
+        !is_set && value == "\"/weight\"" && reason.contains("\"weight\", 3 to 3: each is learned as so many"),
+        "{reason}"
+    );
+    assert!(draft(weighted("1").path()).decisions.iter().all(|decision| decision.key != key));
 }
 
 #[test]
