@@ -79,14 +79,14 @@ fn main() {
 
     let log = place.path().join("worker.log");
     let output = fs::File::create(&log).expect("the disk takes it");
-    let worker = Process::start(deepfm("run", &file).stdout(Stdio::null()).stderr(output));
-    let admin = address(&log);
+    let mut worker = Process::start(deepfm("run", &file).stdout(Stdio::null()).stderr(output));
+    let admin = address(&log, &mut worker);
     let pids = given("DEEPFM_BENCH_BROKERS").map(PathBuf::from);
     let span = std::thread::scope(|scope| {
+        // Also when it panics: the scope would wait for who sends for ever.
+        let _over = Over(&traffic.is_over);
         scope.spawn(|| traffic.send(&config.kafka));
-        let span = measure(&traffic, admin, &worker, pids.as_deref());
-        traffic.is_over.store(true, Ordering::Release);
-        span
+        measure(&traffic, admin, &worker, pids.as_deref())
     });
     drop(worker);
     yardsticks.measure();
@@ -108,6 +108,15 @@ fn configuration(brokers: &str, place: &Path, rows: u64) -> String {
          [versions]\ndir = \"{place}/versions\"\ninterval_seconds = 10\n{fields}",
         2 * rows
     )
+}
+
+/// Says that it is over when it goes.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 /// The learner alone, with as many rows and the same draw.
@@ -142,9 +151,8 @@ impl Learner {
 }
 
 /// Where the worker's admin port is, which its log says.
-fn address(log: &Path) -> SocketAddr {
-    let start = Instant::now();
-    while start.elapsed() < PATIENCE {
+fn address(log: &Path, worker: &mut Process) -> SocketAddr {
+    while worker.0.try_wait().is_ok_and(|status| status.is_none()) {
         let text = fs::read_to_string(log).expect("it was made");
         if let Some((_, rest)) = text.split_once("at http://") {
             let address = rest.split('/').next().unwrap_or_default();

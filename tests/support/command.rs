@@ -21,15 +21,15 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     /// Waits for the end of a process. One that does not come to it is killed, and the test fails with what its threads were at.
-    fn of(child: Child) -> Self {
+    fn of(child: Child, patience: Duration) -> Self {
         let (id, is_over) = (child.id(), AtomicBool::new(false));
         let output = thread::scope(|scope| {
-            let watch = scope.spawn(|| kill_late(id, &is_over));
+            let watch = scope.spawn(|| kill_late(id, patience, &is_over));
             let output = child.wait_with_output().expect("it is ours");
             is_over.store(true, Ordering::Release);
             watch.thread().unpark();
             let late = watch.join().expect("it does not panic");
-            assert!(late.is_none(), "no end within {PATIENCE:?}: {late:?} {}", String::from_utf8_lossy(&output.stderr));
+            assert!(late.is_none(), "no end within {patience:?}: {late:?} {}", String::from_utf8_lossy(&output.stderr));
             output
         });
         Self {
@@ -47,8 +47,8 @@ impl Outcome {
 }
 
 /// Kills a process whose time is over, unless it ends before; says then what each of its threads waited for.
-fn kill_late(id: u32, is_over: &AtomicBool) -> Option<Vec<String>> {
-    let end = Instant::now() + PATIENCE;
+fn kill_late(id: u32, patience: Duration, is_over: &AtomicBool) -> Option<Vec<String>> {
+    let end = Instant::now() + patience;
     while let left = end.saturating_duration_since(Instant::now())
         && !left.is_zero()
     {
@@ -125,7 +125,7 @@ impl Running {
 
     /// Waits until it ends by itself.
     pub(crate) fn wait(mut self) -> Outcome {
-        Outcome::of(self.0.take().expect("it was not waited for yet"))
+        Outcome::of(self.0.take().expect("it was not waited for yet"), PATIENCE)
     }
 
     /// Ends it at once.
@@ -163,4 +163,16 @@ pub(crate) fn installed(directory: &Path) -> Vec<PathBuf> {
         models.map(|version| version.path()).filter(|path| number(path).is_some()).collect();
     versions.sort_by_key(number);
     versions
+}
+
+#[test]
+fn a_command_that_does_not_end_is_killed_and_fails_its_test_with_what_it_waited_for() {
+    let start =
+        |seconds: &str| Command::new("sleep").arg(seconds).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let ended = Outcome::of(start("0").expect("it is there"), PATIENCE);
+    assert_eq!(ended.code, Some(0));
+    let late = start("1000").expect("it is there");
+    let failed = std::panic::catch_unwind(|| Outcome::of(late, Duration::from_millis(50))).expect_err("it did not end");
+    let said = failed.downcast_ref::<String>().expect("it says why");
+    assert!(said.contains("no end within 50ms") && said.contains("sleep: "), "{said}");
 }
