@@ -65,6 +65,11 @@ pub(crate) fn load(path: &Path) -> Result<Config, Failure> {
 }
 
 fn init(events: Option<&Path>, out: &Path, force: bool) -> Result<(), Failure> {
+    let is_printed = out == Path::new("-");
+    // Known before the events are read, which may take a while.
+    if !force && !is_printed && out.exists() {
+        return wrote(out, Err(io::ErrorKind::AlreadyExists.into()));
+    }
     let toml = match events {
         Some(dir) => {
             let sample = init::Sample { memory_bytes: init::memory_bytes(), ..init::Sample::default() };
@@ -76,13 +81,17 @@ fn init(events: Option<&Path>, out: &Path, force: bool) -> Result<(), Failure> {
         }
         None => template::template(),
     };
-    if out == Path::new("-") {
+    if is_printed {
         return output::lines([toml.trim_end()]);
     }
     let mut options = OpenOptions::new();
     let options =
         if force { options.write(true).create(true).truncate(true) } else { options.write(true).create_new(true) };
-    let written = options.open(out).and_then(|mut file| file.write_all(toml.as_bytes()));
+    wrote(out, options.open(out).and_then(|mut file| file.write_all(toml.as_bytes())))
+}
+
+/// Says that a file was written, or why not.
+fn wrote(out: &Path, written: io::Result<()>) -> Result<(), Failure> {
     let is_there = written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists);
     let hint = if is_there { " (--force overwrites an existing file)" } else { "" };
     written.or_exit_with(Exit::Disk, format!("cannot write {}{hint}", out.display()))?;

@@ -198,7 +198,7 @@ pub fn from_events(dir: &Path, sample: &Sample) -> Result<Draft, InitError> {
     decisions.extend(decision::join(files, &impressions, clicks.as_ref(), window.as_ref()));
     decisions.extend(decision::time_unit(EventKind::Impression, &impressions.unit));
     decisions.extend(clicks.as_ref().and_then(|clicks| decision::time_unit(EventKind::Click, &clicks.unit)));
-    decisions.extend(impressions.weights.decide());
+    decisions.extend(decision::weight(&impressions.weights));
     let facts = render::facts(files, &impressions, clicks.as_ref());
     Ok(Draft {
         toml: render::render(&facts, &found, usable, &decisions),

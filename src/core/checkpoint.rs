@@ -473,3 +473,24 @@ fn stream(section: Section, blocks: &[Block]) -> Vec<u8> {
     let blocks = blocks.iter().filter(|block| block.section == section);
     blocks.map(|block| block.bytes.as_slice()).collect::<Vec<_>>().concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_are_packed_at_once_are_in_the_blocks_that_they_are_packed_into_one_by_one() {
+        for row_bytes in [24, 104, 8216, BLOCK_BYTES_MAX - ROW_LENGTH_BYTES] {
+            let whole = (BLOCK_BYTES_MAX - ROW_LENGTH_BYTES) / row_bytes;
+            for count in [0, 1, whole - 1, whole, whole + 1, 2 * whole + 1] {
+                let rows: Vec<u8> = (0..count * row_bytes).map(|at| (at % 251) as u8).collect();
+                let (mut at_once, mut one_by_one) = (Vec::new(), Vec::new());
+                pack(Section::Rows, row_bytes, &rows, &mut at_once);
+                let mut packer = RowPacker::new(Section::Rows, row_bytes);
+                rows.chunks_exact(row_bytes).for_each(|row| one_by_one.extend(packer.push(row)));
+                one_by_one.extend(packer.finish());
+                assert!(at_once == one_by_one, "{count} rows of {row_bytes} bytes");
+            }
+        }
+    }
+}

@@ -45,6 +45,9 @@ const BATCH: usize = 256;
 const MEASURED: Duration = Duration::from_mins(1);
 const ALONE: f64 = 5.0;
 
+/// How long the worker may take to say where it listens, and to answer.
+const STARTED: Duration = Duration::from_mins(2);
+
 /// How long every id may take to become known.
 const PATIENCE: Duration = Duration::from_mins(30);
 
@@ -152,7 +155,8 @@ impl Learner {
 
 /// Where the worker's admin port is, which its log says.
 fn address(log: &Path, worker: &mut Process) -> SocketAddr {
-    while worker.0.try_wait().is_ok_and(|status| status.is_none()) {
+    let start = Instant::now();
+    while start.elapsed() < STARTED && worker.0.try_wait().is_ok_and(|status| status.is_none()) {
         let text = fs::read_to_string(log).expect("it was made");
         if let Some((_, rest)) = text.split_once("at http://") {
             let address = rest.split('/').next().unwrap_or_default();
@@ -166,6 +170,7 @@ fn address(log: &Path, worker: &mut Process) -> SocketAddr {
 /// What a worker says of itself.
 fn status(admin: SocketAddr) -> Value {
     let mut stream = TcpStream::connect(admin).expect("it listens");
+    stream.set_read_timeout(Some(STARTED)).expect("it can be set");
     stream.write_all(b"GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("it is open");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("it answers");

@@ -30,11 +30,20 @@ fn blocks(readme: &str) -> Vec<&str> {
     blocks.collect()
 }
 
-/// The same with ports that are free now.
+/// The same with ports that are free, and stay so: below those that the system gives to whoever asks for any.
 fn with_free_ports(block: &str) -> String {
-    let free = || TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("there is one");
-    let ports = [free().port().to_string(), free().port().to_string()];
-    block.replace("8001", &ports[0]).replace("8002", &ports[1])
+    let first = 20_000 + (std::process::id() % 10_000) as u16;
+    let mut free = (first..32_000).filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    let mut port = || free.next().expect("there is one").to_string();
+    block.replace("8001", &port()).replace("8002", &port())
+}
+
+/// The same with an end to what it waits for.
+fn with_limits(block: &str) -> String {
+    const WAITS: &str = "do sleep 0.2; done";
+    assert_eq!(block.matches(WAITS).count(), 2, "it waits for two versions");
+    let limited = block.replace(WAITS, "do sleep 0.2; ((SECONDS < 600)); done");
+    format!("curl() {{ command curl --max-time 10 \"$@\"; }}\n{limited}")
 }
 
 #[test]
@@ -59,10 +68,10 @@ fn the_readmes_commands_run_as_pasted_from_a_build_to_a_listed_version() {
     assert_eq!(blocks.len(), 2, "to a listed version, and what servers do with a bad one");
     // Job control, so that `%1` is known; whatever happens, nothing is left behind.
     let script = format!(
-        "set -meuo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null; deploy/kafka/kafka stop --dir broker >&2' EXIT\n\
+        "set -meuo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true; deploy/kafka/kafka stop --dir broker >&2' EXIT\n\
          PATH=\"$PWD/tools:$PATH\"\n{}\necho '== servers'\n{}",
         blocks[0],
-        with_free_ports(blocks[1])
+        with_limits(&with_free_ports(blocks[1]))
     );
     let output = Command::new("bash")
         .args(["-c", &script])

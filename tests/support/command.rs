@@ -20,7 +20,7 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// Waits for the end of a process. One that does not come to it is killed, and the test fails with what its threads were at.
+    /// Waits for the end of a process, which starts no others that have its pipes. One that does not come to it is killed, and the test fails with what its threads were at.
     fn of(child: Child, patience: Duration) -> Self {
         let (id, is_over) = (child.id(), AtomicBool::new(false));
         let output = thread::scope(|scope| {
@@ -61,6 +61,9 @@ fn kill_late(id: u32, patience: Duration, is_over: &AtomicBool) -> Option<Vec<St
     let word = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let at = threads.map(|thread| [word(thread.path().join("comm")), word(thread.path().join("wchan"))].join(": "));
     let at = at.collect();
+    if is_over.load(Ordering::Acquire) {
+        return None;
+    }
     let killed = Command::new("kill").args(["-KILL", &id.to_string()]).status();
     killed.is_ok_and(|status| status.success()).then_some(at)
 }

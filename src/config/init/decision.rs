@@ -8,6 +8,7 @@ use super::delays::{AHEAD_MAX_MS, Delays, Times, Window};
 use super::number::duration;
 use super::sample::{Clicks, Impressions};
 use super::times::{Order, Unit, names};
+use super::weights::Weights;
 use crate::config::embedding_alpha;
 use crate::config::join::JoinSection;
 use crate::config::model::Model;
@@ -43,11 +44,11 @@ pub struct Decision {
 }
 
 impl Decision {
-    pub(super) fn set(key: &'static str, value: &dyn ToString, reasons: Vec<String>) -> Self {
+    fn set(key: &'static str, value: &dyn ToString, reasons: Vec<String>) -> Self {
         Self { key, value: value.to_string(), is_set: true, reasons }
     }
 
-    pub(super) fn shown(key: &'static str, value: &dyn ToString, reasons: Vec<String>) -> Self {
+    fn shown(key: &'static str, value: &dyn ToString, reasons: Vec<String>) -> Self {
         Self { key, value: value.to_string(), is_set: false, reasons }
     }
 }
@@ -93,6 +94,32 @@ pub(super) fn time_unit(kind: EventKind, unit: &Unit) -> Option<Decision> {
         &format!("\"{name}\""),
         vec![format!("The times of the sample are {words}, such as {example}.")],
     ))
+}
+
+/// Where the weight is, as long as it makes a difference: nowhere, if most of what is there is none.
+pub(super) fn weight(weights: &Weights) -> Option<Decision> {
+    const KEY: &str = "events.mapping.impression.weight";
+    // A place that is not in any event.
+    const NOWHERE: &str = "\"/no_weight\"";
+    let (fit, others) = (HumanCount(weights.fit), HumanCount(weights.others));
+    if let Some(example) = weights.example.as_ref().filter(|_| weights.others > weights.fit) {
+        let reasons = vec![
+            format!("At \"weight\" {others} impressions have what is no weight of an example, such as {example},"),
+            format!("and {fit} a number that could be one. The first would be refused: so this names a place that no"),
+            "event has, and each example counts once. If it is a feature, it belongs into the features.".to_owned(),
+        ];
+        return Some(Decision::set(KEY, &NOWHERE, reasons));
+    }
+    let (least, most) = weights.range.filter(|range| *range != (1.0, 1.0) || weights.others > 0)?;
+    let range = if least < most { format!("{least:?} to {most:?}") } else { format!("{least:?}") };
+    let mut reasons = vec![
+        format!("At \"weight\" {fit} impressions have a number, {range}, which multiplies the example's gradient."),
+        format!("Where it is no weight of the example, name a place that no event has, such as {NOWHERE}."),
+    ];
+    if let Some(example) = &weights.example {
+        reasons.push(format!("{others} have something else there, such as {example}, and are refused."));
+    }
+    Some(Decision::shown(KEY, &"\"/weight\"", reasons))
 }
 
 /// What the join is told about the order of events, the delays of clicks and the density of impressions.
@@ -213,6 +240,8 @@ fn two_digits(number: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     #[test]
@@ -221,5 +250,29 @@ mod tests {
         assert_eq!([rows(24 << 30), rows(1 << 30), rows(1 << 20)], ["51000000", "2100000", "10000"]);
         assert_eq!(table(None).len(), 1);
         assert_eq!([two_digits(0), two_digits(7), two_digits(99), two_digits(12_999)], [0, 7, 99, 12_000]);
+    }
+    fn decided(weights: &[Value]) -> Option<(bool, String)> {
+        let mut all = Weights::default();
+        for weight in weights {
+            all.add(weight);
+        }
+        weight(&all).map(|decision| (decision.is_set, decision.value + ": " + &decision.reasons.join(" ")))
+    }
+
+    #[test]
+    fn what_is_no_weight_is_not_read_as_one_and_what_is_one_is_said() {
+        assert_eq!(decided(&[]), None);
+        assert_eq!(decided(&[json!(1), Value::Null, json!(1.0)]), None, "it makes no difference");
+        let (is_set, said) = decided(&[json!("12 kg"), json!(-1), json!(2)]).expect("most are none");
+        assert!(is_set && said.starts_with("\"/no_weight\": At \"weight\" 2 impressions have"), "{said}");
+        assert!(said.contains("such as \"12 kg\", and 1 a number"), "{said}");
+        let (is_set, said) = decided(&[json!(0.5), json!(1e-300), json!(1e30)]).expect("most are weights");
+        assert!(
+            !is_set && said.starts_with("\"/weight\": At \"weight\" 2 impressions have a number, 1e-300 to 0.5"),
+            "{said}"
+        );
+        assert!(said.ends_with("1 have something else there, such as 1e+30, and are refused."), "{said}");
+        let (_, said) = decided(&[json!("x".repeat(1000) + "\u{7f}")]).expect("it is none");
+        assert!(said.contains(&("such as \"".to_owned() + &"x".repeat(39) + "…, and 0")), "{said}");
     }
 }

@@ -1,5 +1,7 @@
 //! Numbers as people read them, where indicatif has no form that says as much: its durations have one unit and no fractions.
 
+use serde_json::Value;
+
 /// A share as a percentage with one decimal, `100 %` only where nothing is missing.
 pub(super) fn percent(share: f64) -> String {
     let tenths = (share * 1000.0).round() / 10.0;
@@ -35,10 +37,14 @@ pub(super) fn duration(ms: i64) -> String {
     parts.join(" ")
 }
 
-/// A string in the quotes of TOML, on one line whatever it has in it.
+/// A string in the quotes of TOML, on one line whatever it has in it: JSON's escapes are all escapes of TOML too.
 pub(super) fn quoted(text: &str) -> String {
-    // JSON's escapes are all escapes of TOML too; only DEL must be escaped here and not there.
-    serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
+    escaped(&Value::from(text))
+}
+
+/// A value as JSON on one line, which a file of TOML may have in a comment: only DEL must be escaped there and not in JSON.
+pub(super) fn escaped(value: &Value) -> String {
+    value.to_string().replace('\u{7f}', "\\u007f")
 }
 
 /// A number rounded to four significant digits.

@@ -1,12 +1,12 @@
 //! Ids of rows that were met already, while layers are read from the newest to the oldest: millions, each asked for once. A table of
-//! bare ids, of which a whole block's places are asked for before the first is looked at.
+//! bare ids, whose places whoever merges asks for some rows ahead.
 
 use crate::feature::FeatureId;
 use crate::kernel;
 use crate::model::slot::SlotKey;
 use crate::train::Scope;
 
-/// A set of ids. Of three slots at most two are taken: 12 to 24 bytes an id.
+/// A set of ids. Of three slots at most two are taken: 12 to 24 bytes an id, and 36 for a moment when it grows.
 #[derive(Debug, Default)]
 pub(super) struct SeenIds {
     /// A power of two of them, or none. An id is in the first slot from its own on that is not taken by another; 0 is a free one.
@@ -105,8 +105,10 @@ mod tests {
     #[test]
     fn an_id_takes_twelve_to_twenty_four_bytes() {
         let mut seen = SeenIds::default();
-        (1..=1_000_000).for_each(|id| assert!(seen.insert(id)));
-        let bytes = size_of_val(&*seen.slots) as f64 / 1e6;
-        assert!((12.0..=24.0).contains(&bytes), "{bytes}");
+        for id in 1..=1_000_000 {
+            assert!(seen.insert(id));
+            let bytes = size_of_val(&*seen.slots) as f64 / id as f64;
+            assert!(id < 100 || (12.0..=24.1).contains(&bytes), "{bytes} at {id}");
+        }
     }
 }

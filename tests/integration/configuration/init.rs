@@ -10,6 +10,7 @@ use deepfm_stream::config::init::{Draft, FoundField, InitError, Sample, from_eve
 use deepfm_stream::config::template::template;
 use tempfile::TempDir;
 
+use crate::support::command::run;
 use crate::support::real_data;
 
 const START: i64 = 1_700_000_000_000;
@@ -279,14 +280,11 @@ fn a_weight_that_is_none_is_not_read_as_one_and_one_that_is_is_said() {
         let more = format!(",\"weight\":{weight},\"features\"");
         events(&[("impressions.jsonl", impressions(300).replace(",\"features\"", &more))])
     };
-    let dir = weighted("\"1.2 kg\"");
+    let dir = weighted("\"1.2\u{7f}kg\"");
     let text = draft(dir.path());
     let key = "events.mapping.impression.weight";
     let (value, is_set, reason) = decision(&text, key);
-    assert!(
-        is_set && value == "\"/no_weight\"" && reason.contains("such as \"1.2 kg\": they would be refused"),
-        "{reason}"
-    );
+    assert!(is_set && value == "\"/no_weight\"" && reason.contains("such as \"1.2\\u007fkg\", and 0"), "{reason}");
     let config = loaded(&text);
     let fields = config.field_set().expect("they are valid");
     let mut decoder = Decoder::new(fields, config.event_options()).expect("it is sound");
@@ -298,10 +296,24 @@ fn a_weight_that_is_none_is_not_read_as_one_and_one_that_is_is_said() {
     }
     let (value, is_set, reason) = decision(&draft(weighted("3").path()), key);
     assert!(
-        !is_set && value == "\"/weight\"" && reason.contains("\"weight\", 3 to 3: each is learned as so many"),
+        !is_set && value == "\"/weight\"" && reason.contains("300 impressions have a number, 3.0, which"),
         "{reason}"
     );
     assert!(draft(weighted("1").path()).decisions.iter().all(|decision| decision.key != key));
+}
+
+#[test]
+fn a_file_that_is_there_is_left_alone_and_said_before_events_are_read() {
+    let dir = events(&[("impressions.jsonl", impressions(300)), ("kept.toml", "kept".to_owned())]);
+    let (place, kept) = (dir.path().display().to_string(), dir.path().join("kept.toml"));
+    let out = kept.display().to_string();
+    let refused = run(&["config", "init", "--events", &place, "--out", &out]);
+    assert!(refused.stderr.contains("--force overwrites an existing file"), "{}", refused.stderr);
+    assert!(refused.code == Some(74) && !refused.stderr.contains("fields:"), "{}", refused.stderr);
+    assert_eq!(fs::read_to_string(&kept).expect("it is there"), "kept");
+    let forced = run(&["config", "init", "--events", &place, "--out", &out, "--force"]);
+    assert_eq!(forced.code, Some(0), "{}", forced.stderr);
+    assert!(fs::read_to_string(&kept).expect("it is there").contains("[[fields]]"));
 }
 
 #[test]
