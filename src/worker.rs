@@ -7,7 +7,7 @@
 //! | `intake` | [`crate::drive`], where there is a second core | the learner | 6 lots of 64 records ahead of it | is the learner's | the learner |
 //! | `learning` | `start` | the learner | `training.threads` less one, who are waited for | is the learner's | the learner |
 //! | `ends-asking` | `source::topics` | the learner | 64 questions, a second each | ends the run, 70 | who goes idle |
-//! | `farewell` | a reader whose client hangs | nothing | ends by itself | is its own | nothing |
+//! | `farewell` | a reader whose client hangs; the end of a run | nothing | ends by itself | is its own | the end, for 20 s |
 //! | `writing` | [`committer`] | a cut of the state or of a version | one of them | ends the run, 70 | the next checkpoint or version |
 //! | `merging`, `opening` | `store` | a commit, a start | one merge; an opening is waited for | is damage, and said | the second merge after |
 //! | `exporting` | [`exporter`] | a commit | one export | is said | nothing |

@@ -147,7 +147,7 @@ impl Publisher {
     ///
     /// # Errors
     /// When one could not be announced.
-    pub fn finish(mut self) -> Result<Vec<Announced>, WorkerError> {
+    pub fn finish(&mut self) -> Result<Vec<Announced>, WorkerError> {
         let mut announced = self.announced()?;
         let start = Instant::now();
         while self.hand.in_flight() > 0 {

@@ -27,7 +27,7 @@ use crate::drive::{Drive, Witness as _};
 use crate::letters::Letters;
 use crate::source::topics::KafkaSource;
 use crate::store::{Store, UNFIT_BYTES_MAX};
-use crate::thread::vital;
+use crate::thread::{self, vital};
 use deepfm_core::checkpoint::clicks::ClickTimes;
 use deepfm_core::feature::field::FieldSet;
 use deepfm_core::metric::Report;
@@ -44,6 +44,9 @@ const _: () = assert!(2 * UNSAVED_BYTES_MAX as u64 <= UNFIT_BYTES_MAX, "one full
 
 /// How often the status board is brought up to date.
 const STATUS_EVERY: Duration = Duration::from_millis(500);
+
+/// How long Kafka clients may take to end: a second or so, or for ever.
+const FAREWELL_MAX: Duration = Duration::from_secs(20);
 
 /// How a run ended.
 #[derive(Clone, Debug, Serialize)]
@@ -123,7 +126,7 @@ pub fn run(
         clicks,
         checkpoint,
     } = opened;
-    let worker = Worker {
+    let mut worker = Worker {
         minute: Minute::new(drive.trainer.released()),
         drive,
         letters,
@@ -143,7 +146,9 @@ pub fn run(
         checkpoint,
     };
     drop(heart);
-    worker.go_on(&options, stop)
+    let summary = worker.go_on(&options, stop);
+    worker.part();
+    summary
 }
 
 fn intervals(config: &Config) -> Intervals {
@@ -155,7 +160,7 @@ fn intervals(config: &Config) -> Intervals {
 }
 
 impl Worker<'_> {
-    fn go_on(mut self, options: &Options, stop: &Stop) -> Result<RunSummary, WorkerError> {
+    fn go_on(&mut self, options: &Options, stop: &Stop) -> Result<RunSummary, WorkerError> {
         self.board.update(|status| status.phase = Phase::CatchingUp);
         self.show();
         let learned = self.learn(stop);
@@ -401,7 +406,7 @@ impl Worker<'_> {
         self.minute.note(&self.board.read());
     }
 
-    fn finish(mut self) -> Result<RunSummary, WorkerError> {
+    fn finish(&mut self) -> Result<RunSummary, WorkerError> {
         let announced = self.publisher.finish()?;
         if let Some(Announced { version, .. }) = announced.last() {
             self.board.update(|status| status.announced(*version));
@@ -425,5 +430,14 @@ impl Worker<'_> {
                 self.letters.seen(),
             ),
         })
+    }
+
+    /// Lets go of the brokers. Everything is durable and said by now: a client that hangs in its farewell is left to the end of the
+    /// process.
+    fn part(self) {
+        let Self { drive, letters, publisher, .. } = self;
+        if !thread::leave((drive, letters, publisher), FAREWELL_MAX) {
+            tracing::warn!("a Kafka client hangs in its farewell; nobody needs to wait for that");
+        }
     }
 }
