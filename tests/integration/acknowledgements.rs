@@ -12,10 +12,9 @@ use serde_json::{Value, json};
 
 use super::commands::{Place, simulated_fields};
 use super::keeping::{learn, send};
-use super::serving::address_in;
 use crate::support::broker::{self, Broker};
 use crate::support::command::{Running, run};
-use crate::support::http::Client;
+use crate::support::http::{Client, address_in};
 use crate::support::wait_for;
 
 const PASSES: &str = "[gate]\nimpressions_min = 1\nclicks_min = 0\n";
@@ -246,7 +245,7 @@ fn a_status_shows_the_worker_and_when_it_is_away_the_servers_all_the_same() {
     std::fs::write(&fleet.config, text.replace("listen = \"\"", "listen = \"127.0.0.1:0\"")).expect("it is ours");
     let log = fleet.log("worker");
     let worker = Running::start_logged(&["run", "--config", &fleet.config], &log);
-    let url = format!("http://{}", address_in_admin(&log));
+    let url = format!("http://{}", address_in(&log));
     let status = |more: &[&str]| run(&[&["status", "--config", &fleet.config, "--url", &url], more].concat());
     wait_for("the worker", || {
         let document: Value = serde_json::from_str(&status(&["--json"]).stdout).ok()?;
@@ -284,13 +283,4 @@ fn a_status_without_brokers_says_that_it_does_not_know_the_servers_and_why() {
     assert_eq!(shown.code, Some(69), "{}", shown.stderr);
     assert!(shown.stdout.contains("\nservers  ") && shown.stdout.contains("127.0.0.1:1"), "{}", shown.stdout);
     assert!(!shown.stdout.contains("none has said"), "nobody knows that: {}", shown.stdout);
-}
-
-/// The address of a worker's admin port, which it says in its log.
-fn address_in_admin(log: &std::path::Path) -> String {
-    wait_for("the admin port", || {
-        let said = std::fs::read_to_string(log).unwrap_or_default();
-        let (_, rest) = said.split_once("http://")?;
-        Some(rest.split_once("/metrics")?.0.to_owned())
-    })
 }

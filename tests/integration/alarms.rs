@@ -33,7 +33,7 @@ fn a_worker_that_starts_again_tells_how_old_its_newest_version_and_checkpoint_ar
     fs::write(&config, seldom.replace("interval_seconds = 2\n", "interval_seconds = 3600\n")).expect("it is ours");
     let log = place.path("alarms.log");
     let worker = Running::start_logged(&["run", "--config", &config], &log);
-    let get = |path: &str| http::ask(&http::said_address(&log)?, path, None).map(|(_, text)| text);
+    let get = |path: &str| http::ask(http::said_address(&log)?, path, None).map(|(_, text)| text);
     let running = || get("/status").filter(|status| status.contains("\"phase\":\"running\""));
     let status: serde_json::Value = serde_json::from_str(&wait_for("the worker", running)).expect("a document");
     let announced = run(&["versions", "show", "1", "--config", &config]).json();

@@ -1,6 +1,6 @@
 //! What a worker says when it cannot talk to its brokers, or they are away: the cause, in its first line and at once.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use super::commands::{Place, simulated_fields};
@@ -129,7 +129,7 @@ fn brokers_that_are_not_there_are_named_with_the_reason_and_given_up_after_the_b
 }
 
 /// What a path of the admin port answers: the code, and the text.
-fn ask(address: &str, path: &str) -> (u16, String) {
+fn ask(address: SocketAddr, path: &str) -> (u16, String) {
     http::ask(address, path, None).expect("the worker listens")
 }
 
@@ -150,9 +150,7 @@ fn an_outage_is_two_lines_and_the_worker_is_not_ready_while_it_lasts() {
     live.send(1);
     let mut worker = live.worker();
     live.wait_for_announced(&mut worker, 1);
-    let said = live.said();
-    let address =
-        said.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("it says where it listens");
+    let address = http::address_in(&live.log());
     wait_for("a worker that has caught up", || (ask(address, "/readyz").0 == 200).then_some(()));
     cluster.kill(1);
     let reason = wait_for("a worker that is not ready", || {

@@ -12,7 +12,7 @@ use deepfm_stream::simulate;
 use serde_json::{Value, json};
 
 use crate::support::command::Running;
-use crate::support::http::Client;
+use crate::support::http::{Client, address_in};
 use crate::support::{broker, python, skip, wait_for};
 
 /// What reads and checks the files: parsers of YAML and of Dockerfiles (that of the builder itself), and the schemas of
@@ -599,11 +599,7 @@ fn the_services_of_the_compose_file_go_round_without_their_containers() {
 
     let servers = ["server-1", "server-2"].map(|name| {
         let process = Running::spawn(&mut command(name));
-        let address = wait_for("the server's address", || {
-            let said = fs::read_to_string(place.path().join(name)).unwrap_or_default();
-            said.split_once("http://")?.1.split_once(char::is_whitespace)?.0.parse::<std::net::SocketAddr>().ok()
-        });
-        (name, process, address)
+        (name, process, address_in(&place.path().join(name)))
     });
     let is_healthy = |name: &str, port: u16| {
         let check = words(&services[name]["healthcheck"]["test"]);

@@ -121,7 +121,7 @@ fn check_metrics(place: &Place, config: &str) {
     fs::write(&with_admin, text.replace("listen = \"\"", "listen = \"127.0.0.1:0\"")).expect("the disk takes it");
     let log = place.path("admin.log");
     let worker = Running::start_logged(&["run", "--config", &with_admin], &log);
-    let get = |path: &str| http::ask(&http::said_address(&log)?, path, None).map(|(_, text)| text);
+    let get = |path: &str| http::ask(http::said_address(&log)?, path, None).map(|(_, text)| text);
     wait_for("the metric", || get("/metrics")?.contains("deepfm_gap_records_total{model=\"gap\"} 520").then_some(()));
     for kind in ["impression", "click"] {
         let lag = format!("deepfm_partition_lag_records{{model=\"gap\",kind=\"{kind}\",partition=\"0\"}} 0\n");

@@ -19,7 +19,7 @@ use super::reload::{Oracle, ROUNDING, ROWS, VersionFiles, broken, install, insta
 use super::versions::artefact;
 use crate::support::broker;
 use crate::support::command::{Running, run};
-use crate::support::http::{Client, Reply};
+use crate::support::http::{Client, Reply, address_in};
 use crate::support::{python, rounds, wait_for};
 
 /// A server of the versions in a directory of its own.
@@ -66,17 +66,6 @@ impl Served {
     fn oracle(&self, version: u64) -> Oracle {
         Oracle::of(&numbered(&self.base, version))
     }
-}
-
-/// The address that a server says in its log.
-pub(super) fn address_in(log: &Path) -> SocketAddr {
-    wait_for("the server's address", || {
-        let said = fs::read_to_string(log).unwrap_or_default();
-        let (_, address) = said.split_once("http://")?;
-        // The line is whole.
-        let (address, _) = address.split_once(char::is_whitespace)?;
-        address.parse().ok()
-    })
 }
 
 fn near(found: &Value, expected: f64) -> bool {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::DEADLINE;
 
 /// The code and the text that a path of an admin port answers, if somebody listens there: a GET, or a POST of what is given.
-pub(crate) fn ask(address: &str, path: &str, body: Option<&str>) -> Option<(u16, String)> {
+pub(crate) fn ask(address: SocketAddr, path: &str, body: Option<&str>) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(DEADLINE)).expect("it can be set");
     let (method, body) = body.map_or(("GET", ""), |body| ("POST", body));
@@ -23,11 +23,17 @@ pub(crate) fn ask(address: &str, path: &str, body: Option<&str>) -> Option<(u16,
     Some((head.split(' ').nth(1)?.parse().ok()?, text.to_owned()))
 }
 
-/// The address of the admin port that a log has said.
-pub(crate) fn said_address(log: &Path) -> Option<String> {
+/// The first address that a process has said in its log.
+pub(crate) fn said_address(log: &Path) -> Option<SocketAddr> {
     let said = std::fs::read_to_string(log).ok()?;
-    let rest = said.split("http://").nth(1)?;
-    Some(rest.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect())
+    let (_, rest) = said.split_once("http://")?;
+    // Something comes after it, so it is whole.
+    rest[..rest.find([' ', '/', '\n'])?].parse().ok()
+}
+
+/// The same of a process that may not have said it yet.
+pub(crate) fn address_in(log: &Path) -> SocketAddr {
+    super::wait_for("an address in the log", || said_address(log))
 }
 
 /// One connection, which is kept.

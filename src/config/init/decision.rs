@@ -251,6 +251,7 @@ mod tests {
         assert_eq!(table(None).len(), 1);
         assert_eq!([two_digits(0), two_digits(7), two_digits(99), two_digits(12_999)], [0, 7, 99, 12_000]);
     }
+
     fn decided(weights: &[Value]) -> Option<(bool, String)> {
         let mut all = Weights::default();
         for weight in weights {

@@ -4,6 +4,10 @@ use serde_json::Value;
 
 use super::number::escaped;
 use deepfm_core::event::options::EventOptions;
+use deepfm_core::event::plain::plain;
+
+/// Characters that are shown of a value.
+const EXAMPLE_CHARS: usize = 40;
 
 /// Values at that key.
 #[derive(Clone, Debug, Default)]
@@ -28,14 +32,7 @@ impl Weights {
             self.range = Some((least.min(number), most.max(number)));
         } else if !weight.is_null() {
             self.others += 1;
-            self.example.get_or_insert_with(|| short(weight));
+            self.example.get_or_insert_with(|| plain(&escaped(weight), EXAMPLE_CHARS));
         }
     }
-}
-
-/// A value in few characters, which a comment may have.
-fn short(value: &Value) -> String {
-    const MOST: usize = 40;
-    let text = escaped(value);
-    if text.chars().count() <= MOST { text } else { text.chars().take(MOST).chain(['…']).collect() }
 }

@@ -6,9 +6,6 @@ use crate::feature::hash::SlotSet;
 use crate::join;
 use crate::train::Scope;
 
-/// So many rows ahead it is asked for where their ids would be.
-const AHEAD: usize = 64;
-
 /// Where a block stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockPlace {
@@ -100,11 +97,8 @@ impl Rows {
         let row_bytes = bytes.first_chunk().map_or(0, |length| u32::from_le_bytes(*length) as usize);
         let rows = rows_in(bytes, row_bytes).ok_or(CheckpointError::Rows { bytes: bytes.len(), row_bytes })?;
         let packer = self.packer.get_or_insert_with(|| RowPacker::new(section, row_bytes));
-        let mut ahead = rows.clone();
-        ahead.by_ref().take(AHEAD).for_each(|row| self.seen.prefetch(row_id(row)));
         let mut full = Vec::new();
         for row in rows {
-            ahead.by_ref().take(1).for_each(|row| self.seen.prefetch(row_id(row)));
             if self.seen.is_newest(scope, row_id(row)) && !is_tombstone(row) {
                 full.extend(packer.push(row));
             }

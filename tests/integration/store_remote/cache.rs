@@ -20,13 +20,12 @@ use serde_json::Value;
 
 use super::super::deltas::chain;
 use super::super::reload::{VersionFiles, install, name_of, numbered, wait_for_failure, wait_for_version};
-use super::super::serving::address_in;
 use super::super::versions::artefact;
 use super::served::{Scene, scores, versions_in};
 use super::{large, uploading};
 use crate::support::command::Running;
 use crate::support::disk::{SmallDisk, unprivileged};
-use crate::support::http::Client;
+use crate::support::http::{Client, address_in};
 use crate::support::s3::{Harm, S3};
 use crate::support::wait_for;
 

@@ -63,7 +63,7 @@ impl Moto {
 
 /// A document of a port that a process has said in its log.
 fn get(log: &Path, path: &str, body: Option<&str>) -> Option<Value> {
-    serde_json::from_str(&http::ask(&http::said_address(log)?, path, body)?.1).ok()
+    serde_json::from_str(&http::ask(http::said_address(log)?, path, body)?.1).ok()
 }
 
 fn listed(config: &str) -> Vec<Value> {
